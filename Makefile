@@ -1,0 +1,44 @@
+# `make help` lists what can be made. Every target sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := bash
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(READY): pyproject.toml docker/constraints.txt
+	@if command -v uv >/dev/null; then \
+	  { test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV); } && \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[s3]' --group dev; \
+	else \
+	  { test -x $(BIN)/pip || python3 -m venv $(VENV); } && \
+	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[s3]' --group dev; \
+	fi
+	@touch $@
+
+setup: $(READY)  ## the Python environment, and WordNet
+	@$(BIN)/mofe data wordnet 2>/dev/null || scripts/install-wordnet
+
+demo: setup  ## the whole pipeline on handwritten digits, offline: a table and runs/demo/report.html
+	@$(BIN)/mofe data digits --to runs/digits
+	@$(BIN)/mofe run -f examples/digits.yaml --work runs/demo
+
+test: setup  ## the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## formatting, style, types, the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
+	@$(BIN)/python -m pipelines.mofe
+
+clean:  ## remove what was made, keep the environment
+	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup demo test lint compile clean

@@ -1,0 +1,28 @@
+"""From scores to metrics and a report."""
+
+from typing import List  # noqa: UP035  (kfp reads this spelling)
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("report"), install_kfp_package=False)
+def evaluate(
+    id_scores: dsl.Input[dsl.Dataset],
+    ood_scores: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    partition: dsl.Input[dsl.Artifact],
+    history: dsl.Input[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    roc: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+):
+    from mofe.stages import evaluate as stage
+
+    scores = [id_scores.path, *(table.path for table in ood_scores)]
+    figures, curve = stage.evaluate(
+        scores, partition.path, history.path, metrics=metrics.path, roc=roc.path, report=report.path
+    )
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
+    roc.log_roc_curve(curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist())

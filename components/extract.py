@@ -1,0 +1,36 @@
+"""Features of the training images under the untouched backbone, and class prototypes."""
+
+from typing import Any, Dict  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def extract(
+    images: dsl.Input[dsl.Dataset],
+    backbone: str,
+    backbone_args: Dict[str, Any],  # noqa: UP006
+    weights: str,
+    weights_digest: str,
+    mofe_depth: int,
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    features: dsl.Output[dsl.Dataset],
+):
+    from mofe.stages import extract as stage
+
+    stage.extract(
+        images.path,
+        features.path,
+        backbone=backbone,
+        backbone_args=backbone_args,
+        weights=weights,
+        weights_digest=weights_digest,
+        mofe_depth=mofe_depth,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        precision=precision,
+    )

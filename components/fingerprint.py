@@ -1,0 +1,19 @@
+"""What lies behind the data URIs right now."""
+
+from typing import Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def fingerprint(
+    train_data: str,
+    test_data: str,
+    ood_data: List[Dict[str, str]],  # noqa: UP006
+    weights: str,
+) -> NamedTuple("Fingerprints", [("train", str), ("test", str), ("weights", str), ("ood_data", List[Dict[str, str]])]):  # noqa: UP006
+    from mofe.stages import fingerprint as stage
+
+    return stage.fingerprint(train_data, test_data, ood_data, weights)

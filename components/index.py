@@ -1,0 +1,28 @@
+"""The bank of known images: one KNN index per expert, and thresholds."""
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("score"), install_kfp_package=False)
+def index(
+    images: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    knn_k: int,
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    detector: dsl.Output[dsl.Model],
+):
+    from mofe.stages import index as stage
+
+    stage.index(
+        images.path,
+        model.path,
+        detector.path,
+        knn_k=knn_k,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        precision=precision,
+    )

@@ -1,0 +1,26 @@
+"""Scores of one evaluation set."""
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("score"), install_kfp_package=False)
+def score(
+    images: dsl.Input[dsl.Dataset],
+    detector: dsl.Input[dsl.Model],
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    scores: dsl.Output[dsl.Dataset],
+):
+    from mofe.stages import score as stage
+
+    stage.score(
+        images.path,
+        detector.path,
+        scores.path,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        precision=precision,
+    )

@@ -1,0 +1,233 @@
+"""The pipeline: from images to a detector and a report of how well it tells known from unknown.
+
+    python -m pipelines.mofe        # writes pipelines/mofe.yaml
+
+Two loops run over the OOD sets: the first reads and checks them, and does not wait for training, so that bad data
+fails in minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over
+artifacts only if one task hands them over.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import compiler, dsl
+
+from components.evaluate import evaluate
+from components.extract import extract
+from components.finetune import finetune
+from components.fingerprint import fingerprint
+from components.index import index
+from components.partition import partition
+from components.prepare import prepare
+from components.score import score
+
+COMPILED = Path(__file__).with_suffix(".yaml")
+
+
+class Outputs(NamedTuple):
+    metrics: dsl.Metrics
+    report: dsl.HTML
+
+
+@dsl.pipeline(name="prepare-ood")
+def prepare_ood(
+    ood_data: List[Dict[str, str]],  # noqa: UP006
+    images_per_class: int,
+    max_rejected: float,
+) -> List[dsl.Dataset]:  # noqa: UP006
+    with dsl.ParallelFor(ood_data) as ood:
+        prepared = prepare(
+            source=ood.uri,
+            name=ood.dataset,
+            role="ood",
+            digest=ood.digest,
+            images_per_class=images_per_class,
+            max_rejected=max_rejected,
+            synsets="",
+        )
+    return dsl.Collected(prepared.outputs["images"])
+
+
+@dsl.pipeline(
+    name="mofe",
+    display_name="MoFE: an image classifier that knows what it does not know",
+    description=(
+        "Fine-tunes a vision transformer as a mixture of feature experts with Dynamic-β Mixup, builds a KNN detector "
+        "from it, and reports how well it tells the classes it was taught from OOD sets. Give train_data, test_data "
+        "and ood_data; the other defaults are the paper's recipe for ImageNet-1K with DINOv2 ViT-B. Data: folders of "
+        "class folders, Hugging Face style Parquet, or CSV manifests (path,label), at any URI."
+    ),
+)
+def mofe(
+    train_data: str,
+    test_data: str,
+    ood_data: List[Dict[str, str]],  # noqa: UP006
+    synsets: str = "",
+    train_images_per_class: int = 0,
+    evaluation_images_per_class: int = 0,
+    max_rejected: float = 0.01,
+    backbone: str = "vit_base_patch14_dinov2.lvd142m",
+    backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
+    weights: str = "",
+    mofe_depth: int = 1,
+    num_experts: int = 7,
+    strategy: str = "wordnet-kmeans",
+    top_k: int = 1,
+    epochs: int = 40,
+    probe_epochs: int = 3,
+    probe_learning_rate: float = 1e-3,
+    batch_size: int = 1024,
+    micro_batch_size: int = 128,
+    learning_rate: float = 1e-4,
+    min_learning_rate: float = 1e-6,
+    warmup_epochs: float = 5.0,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    drop_path: float = 0.1,
+    clip_norm: float = 1.0,
+    augmentation: str = "randaugment",
+    mixup: str = "dynamic",
+    mixup_scale: float = 0.9,
+    mixup_sigma: float = 1.0,
+    regulariser: str = "label-smoothing",
+    regulariser_weight: float = 0.1,
+    validation_fraction: float = 0.05,
+    knn_k: int = 0,
+    inference_batch_size: int = 128,
+    num_workers: int = 4,
+    precision: str = "auto",
+    checkpoints: str = "",
+    seed: int = 0,
+) -> Outputs:
+    """From images to a detector and a report.
+
+    Args:
+        train_data: training images (URI).
+        test_data: in-distribution test images, of the same classes (URI).
+        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}.
+        synsets: CSV (class,synset) for names that WordNet does not know; "" looks for synsets.csv beside the data.
+        train_images_per_class: take only the first so many training images of each class; 0 takes all.
+        evaluation_images_per_class: the same for the test set and the OOD sets.
+        max_rejected: largest share of unreadable files that is put up with.
+        backbone: a vision transformer of timm by name, or "hf-hub:…".
+        backbone_args: further arguments of timm.create_model.
+        weights: "" for timm's pre-trained weights, "random" for none, else the URI of a safetensors file.
+        mofe_depth: how many of the last blocks become experts (M).
+        num_experts: number of experts (E). The paper finds no gain beyond 7.
+        strategy: wordnet-kmeans, taxonomy, kmeans++ or random.
+        top_k: experts an image is sent to at inference.
+        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
+        probe_epochs: of the linear probe that router and heads begin with.
+        probe_learning_rate: of the linear probe.
+        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
+        micro_batch_size: images at once on a device.
+        learning_rate: highest learning rate, of the top layer.
+        min_learning_rate: where the cosine ends.
+        warmup_epochs: of linear warm-up.
+        weight_decay: of AdamW, for matrices.
+        layer_decay: factor on the learning rate from each layer to the one below.
+        drop_path: stochastic depth of the last block.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        augmentation: randaugment, crop-flip, crop (no mirror images) or none.
+        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma) or none.
+        mixup_scale: w in σ = 1 - w·s, from 0 to 1.
+        mixup_sigma: σ of fixed Mixup.
+        regulariser: label-smoothing, l2 or none.
+        regulariser_weight: smoothed share of the target, or factor of the squared norm.
+        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
+        knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
+        inference_batch_size: images at once where nothing is trained.
+        num_workers: processes that decode images.
+        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
+        seed: of everything random.
+    """
+    # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
+    digests = fingerprint(train_data=train_data, test_data=test_data, ood_data=ood_data, weights=weights)
+    digests.set_caching_options(False)
+    train = prepare(
+        source=train_data,
+        name="train",
+        role="train",
+        digest=digests.outputs["train"],
+        images_per_class=train_images_per_class,
+        max_rejected=max_rejected,
+        synsets=synsets,
+    ).set_display_name("prepare train")
+    test = prepare(
+        source=test_data,
+        name="id-test",
+        role="test",
+        digest=digests.outputs["test"],
+        images_per_class=evaluation_images_per_class,
+        max_rejected=max_rejected,
+        synsets="",
+    ).set_display_name("prepare test")
+    ood = prepare_ood(
+        ood_data=digests.outputs["ood_data"], images_per_class=evaluation_images_per_class, max_rejected=max_rejected
+    ).set_display_name("prepare OOD sets")
+    features = extract(
+        images=train.outputs["images"],
+        backbone=backbone,
+        backbone_args=backbone_args,
+        weights=weights,
+        weights_digest=digests.outputs["weights"],
+        mofe_depth=mofe_depth,
+        batch_size=inference_batch_size,
+        num_workers=num_workers,
+        precision=precision,
+    )
+    experts = partition(features=features.outputs["features"], num_experts=num_experts, strategy=strategy, seed=seed)
+    tuned = finetune(
+        images=train.outputs["images"],
+        features=features.outputs["features"],
+        partition=experts.outputs["partition"],
+        top_k=top_k,
+        epochs=epochs,
+        probe_epochs=probe_epochs,
+        probe_learning_rate=probe_learning_rate,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        learning_rate=learning_rate,
+        min_learning_rate=min_learning_rate,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        drop_path=drop_path,
+        clip_norm=clip_norm,
+        augmentation=augmentation,
+        mixup=mixup,
+        mixup_scale=mixup_scale,
+        mixup_sigma=mixup_sigma,
+        regulariser=regulariser,
+        regulariser_weight=regulariser_weight,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        num_workers=num_workers,
+        precision=precision,
+        checkpoints=checkpoints,
+    )
+    detector = index(
+        images=train.outputs["images"],
+        model=tuned.outputs["model"],
+        knn_k=knn_k,
+        batch_size=inference_batch_size,
+        num_workers=num_workers,
+        precision=precision,
+    )
+    scoring = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
+    id_scores = score(images=test.outputs["images"], detector=detector.outputs["detector"], **scoring)
+    id_scores.set_display_name("score test")
+    with dsl.ParallelFor(ood.output, name="score OOD sets") as images:
+        ood_scores = score(images=images, detector=detector.outputs["detector"], **scoring)
+    report = evaluate(
+        id_scores=id_scores.outputs["scores"],
+        ood_scores=dsl.Collected(ood_scores.outputs["scores"]),
+        partition=experts.outputs["partition"],
+        history=tuned.outputs["history"],
+    )
+    return Outputs(metrics=report.outputs["metrics"], report=report.outputs["report"])
+
+
+if __name__ == "__main__":
+    compiler.Compiler().compile(mofe, str(COMPILED))

@@ -1,0 +1,4 @@
+from .detector import Detector, load_detector
+
+__all__ = ["Detector", "load_detector"]
+__version__: str

@@ -1,0 +1,5 @@
+"""``python -m mofe`` is ``mofe``."""
+
+from mofe.cli import main
+
+main()

@@ -1,0 +1,489 @@
+"""What one stage hands to the next: one class an artifact, with its schema, its writer and its reader.
+
+An artifact is a folder (or, for the partition, a folder with one JSON file). Tables are Parquet, everything else JSON,
+safetensors or a FAISS index; nothing is pickled. A folder's JSON manifest is written last, so a folder with a manifest
+is whole. Every manifest carries ``schema_version``; a reader refuses a version it does not know.
+
+Axes in names: N images, C classes, D features of the backbone, E experts, K = C + 1 ("others" last).
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+from upath import UPath
+
+from mofe import storage
+from mofe.errors import MofeError
+
+Role = Literal["train", "test", "ood"]
+"""What an image set is for: training, ID test, or OOD test."""
+
+
+class Manifest(BaseModel):
+    """The JSON file that makes a folder an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    file_name: ClassVar[str]
+    what: ClassVar[str]
+    schema_version: Literal[1] = 1
+
+    def write(self, folder: UPath) -> None:
+        """Write the manifest into ``folder``; call it after every other file is there."""
+        storage.write_json(folder / self.file_name, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, uri: str | UPath) -> Self:
+        """Read and validate the manifest of the artifact at ``uri``.
+
+        Raises:
+            MofeError: it is missing, not JSON, of another schema version, or breaks the schema.
+        """
+        path = storage.resolve(uri) / cls.file_name
+        content = storage.read_bytes(path, cls.what)
+        try:
+            return cls.model_validate(json.loads(content))
+        except (ValidationError, ValueError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+            raise MofeError(f"{path} is not a valid {cls.what}: {reason}") from error
+
+
+# ---------------------------------------------------------------------------------------------------- image shards
+
+
+class Rejected(BaseModel):
+    """A file that could not be used, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    reason: str
+
+
+class ImageSet(Manifest):
+    """The manifest ``dataset.json`` of a set of image shards.
+
+    ``label`` in the shards is an index into ``classes``, or -1 in a set without labels.
+    """
+
+    file_name: ClassVar[str] = "dataset.json"
+    what: ClassVar[str] = "image set"
+    name: str
+    role: Role
+    source: str
+    digest: str
+    classes: tuple[str, ...]
+    synsets: tuple[str | None, ...]
+    """WordNet synset of each class where the data says so (a wnid, or a line of ``synsets.csv``), else None."""
+    counts: tuple[int, ...]
+    num_images: int
+    num_rejected: int
+    rejected: tuple[Rejected, ...]
+    """The first of them."""
+
+
+def image_schema(classes: Sequence[str]) -> pa.Schema:
+    """The Arrow schema of image shards: Hugging Face's, including its ``huggingface`` metadata."""
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
+    return pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+class ImageShardWriter:
+    """Writes images into Parquet shards in row groups; see :func:`write_image_shards`."""
+
+    def __init__(self, folder: UPath, classes: Sequence[str], rows_per_group: int, groups_per_shard: int):
+        self.folder = folder
+        self.schema = image_schema(classes)
+        self.rows_per_group = rows_per_group
+        self.groups_per_shard = groups_per_shard
+        self.counts = [0] * len(classes)
+        self.num_images = 0
+        self._rows: list[tuple[bytes, str, int]] = []
+        self._file: Any = None
+        self._parquet: pq.ParquetWriter | None = None
+        self._groups = 0
+        self._shards = 0
+
+    def add(self, content: bytes, path: str, label: int) -> None:
+        """Append one encoded image; ``label`` -1 means that it has none."""
+        if label >= 0:
+            self.counts[label] += 1
+        self.num_images += 1
+        self._rows.append((content, path, label))
+        if len(self._rows) == self.rows_per_group:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            if self._parquet is None:
+                self._file = (self.folder / f"images-{self._shards:05d}.parquet").open("wb")
+                # encoded images do not shrink, and a dictionary of distinct values is a cost without a gain
+                self._parquet = pq.ParquetWriter(self._file, self.schema, compression="none", use_dictionary=False)
+                self._shards += 1
+            images = [{"bytes": content, "path": path} for content, path, _ in self._rows]
+            labels = [label for _, _, label in self._rows]
+            self._parquet.write_table(pa.table({"image": images, "label": labels}, schema=self.schema))
+            self._groups += 1
+            self._rows = []
+        if self._groups == self.groups_per_shard:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the shard in progress."""
+        if self._rows:
+            self._flush()
+        if self._parquet is not None:
+            self._parquet.close()
+            self._file.close()
+            self._parquet = None
+            self._groups = 0
+
+
+@contextmanager
+def write_image_shards(
+    folder: UPath, classes: Sequence[str], rows_per_group: int = 64, groups_per_shard: int = 64
+) -> Iterator[ImageShardWriter]:
+    """A writer of image shards into ``folder``; the caller writes the :class:`ImageSet` manifest afterwards."""
+    writer = ImageShardWriter(folder, classes, rows_per_group, groups_per_shard)
+    yield writer
+    writer.close()
+
+
+class ImageShards:
+    """The images of a set, read by row group in bounded memory."""
+
+    HELD = 64
+    """How many row groups are kept in memory for :meth:`image`."""
+
+    def __init__(self, uri: str | UPath):
+        self.uri = storage.resolve(uri)
+        self.info = ImageSet.read(self.uri)
+        self._held: OrderedDict[int, tuple[pa.Array, pa.Array]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.info.num_images
+
+    @cached_property
+    def files(self) -> list[UPath]:
+        """The shards, in order."""
+        return sorted(self.uri.glob("images-*.parquet"), key=str)
+
+    @cached_property
+    def row_groups(self) -> list[tuple[int, int, int]]:
+        """``(file, row group in the file, rows)`` of every row group, in order.
+
+        Raises:
+            MofeError: the shards together do not hold the images that the manifest promises.
+        """
+        groups = []
+        for number, path in enumerate(self.files):
+            metadata = storage.open_parquet(path).metadata
+            groups += [(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+        found = sum(rows for _, _, rows in groups)
+        if found != self.info.num_images:
+            raise MofeError(f"{self.uri}: dataset.json promises {self.info.num_images} images, the shards hold {found}")
+        return groups
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The position of the first image of each row group, and the number of images."""
+        return np.concatenate([[0], np.cumsum([rows for _, _, rows in self.row_groups])])
+
+    def image(self, position: int) -> tuple[bytes, str, int]:
+        """File content, path and label of one image; quick where accesses stay within :attr:`HELD` row groups."""
+        group = int(np.searchsorted(self.starts, position, "right")) - 1
+        if group not in self._held:
+            table = self.read_row_group(group)
+            self._held[group] = table["image"].combine_chunks(), table["label"].combine_chunks()
+            if len(self._held) > self.HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(group)
+        images, labels = self._held[group]
+        row = position - int(self.starts[group])
+        image = images[row].as_py()
+        return image["bytes"], image["path"], labels[row].as_py()
+
+    def read_row_group(self, index: int) -> pa.Table:
+        """The table (columns ``image``, ``label``) of row group ``index`` of the whole set."""
+        number, group, _ = self.row_groups[index]
+        with storage.open_parquet(self.files[number]) as parquet:
+            return parquet.read_row_group(group)
+
+    @cached_property
+    def labels_N(self) -> np.ndarray:
+        """The label of every image in order, int64."""
+        columns = [storage.open_parquet(path).read(columns=["label"])["label"].to_numpy() for path in self.files]
+        return np.concatenate(columns) if columns else np.empty(0, np.int64)
+
+    @cached_property
+    def paths(self) -> pa.ChunkedArray:
+        """The path of every image in order: what later tables call ``id``."""
+        columns = [storage.open_parquet(path).read(columns=["image.path"])["image"] for path in self.files]
+        chunks = [chunk.field("path") for column in columns for chunk in column.chunks]
+        return pa.chunked_array(chunks, pa.string())
+
+
+# -------------------------------------------------------------------------------------------------------- features
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes the backbone's input: the backbone's own (timm's data config), nothing else decides it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop_fraction: float
+
+
+class Backbone(BaseModel):
+    """Which vision transformer, from which weights, and where the MoFE layer begins in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    """A timm name or ``hf-hub:`` address."""
+    args: dict[str, Any]
+    """Further arguments of ``timm.create_model``."""
+    weights: str
+    """"" for timm's pre-trained weights, "random" for none, else the path or URI of a file."""
+    weights_digest: str
+    depth: int
+    """Number of last blocks that become experts (M)."""
+    preprocessing: Preprocessing
+
+
+class FeatureInfo(Manifest):
+    """The manifest ``features.json`` of extracted features."""
+
+    file_name: ClassVar[str] = "features.json"
+    what: ClassVar[str] = "feature set"
+    backbone: Backbone
+    dim: int
+    num_images: int
+    classes: tuple[str, ...]
+    synsets: tuple[str | None, ...]
+    dataset_digest: str
+    """Digest of the image set they were made from."""
+
+
+def feature_schema(dim: int) -> pa.Schema:
+    """``trunk``: class embedding entering the MoFE block; ``embedding``: the final class embedding."""
+    vector = pa.list_(pa.float16(), dim)
+    return pa.schema([("id", pa.string()), ("label", pa.int32()), ("trunk", vector), ("embedding", vector)])
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """The N × D numpy array of a fixed-size-list column."""
+    array = column.combine_chunks()
+    return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(len(array), column.type.list_size)
+
+
+def fixed_size_lists(values_ND: np.ndarray, dtype: pa.DataType) -> pa.FixedSizeListArray:
+    """The fixed-size-list column of an N × D numpy array."""
+    flat = pa.array(np.ascontiguousarray(values_ND).reshape(-1).astype(dtype.to_pandas_dtype()), dtype)
+    return pa.FixedSizeListArray.from_arrays(flat, values_ND.shape[1])
+
+
+class Features:
+    """Extracted features of the training images, and the prototypes of their classes."""
+
+    TABLE, PROTOTYPES = "features.parquet", "prototypes.parquet"
+
+    def __init__(self, uri: str | UPath):
+        self.uri = storage.resolve(uri)
+        self.info = FeatureInfo.read(self.uri)
+
+    @cached_property
+    def prototypes_CD(self) -> np.ndarray:
+        """Mean trunk embedding of each class, float32."""
+        table = storage.open_parquet(self.uri / self.PROTOTYPES).read()
+        return vectors(table["prototype"])
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Columns ``id, label, trunk, embedding`` of every image; float16 as stored."""
+        return storage.open_parquet(self.uri / self.TABLE).read()
+
+
+# ------------------------------------------------------------------------------------------------------- partition
+
+
+class Seed(BaseModel):
+    """A super-category from which an expert's cluster was grown: a WordNet synset and the classes under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    synset: str
+    classes: tuple[int, ...]
+
+
+class Partition(Manifest):
+    """Which expert each class belongs to, and how that came about."""
+
+    file_name: ClassVar[str] = "partition.json"
+    what: ClassVar[str] = "partition"
+    num_experts: int
+    strategy: str
+    classes: tuple[str, ...]
+    synsets: tuple[str | None, ...]
+    names: tuple[str, ...]
+    """A name people read for each class: the synset's first lemma, else the class name itself."""
+    expert_of_class: tuple[int, ...]
+    seeds: tuple[Seed, ...]
+    """One per expert, in order of experts; empty for strategies that do not start from WordNet."""
+    centers: tuple[tuple[float, ...], ...]
+    inertia: float
+    iterations: int
+
+    def classes_of(self, expert: int) -> list[int]:
+        """The class indices of ``expert``'s cluster, ascending."""
+        return [c for c, e in enumerate(self.expert_of_class) if e == expert]
+
+
+# ---------------------------------------------------------------------------------------------- model and detector
+
+
+class ModelConfig(Manifest):
+    """``config.json`` of a trained model."""
+
+    file_name: ClassVar[str] = "config.json"
+    what: ClassVar[str] = "model"
+    library_version: str
+    backbone: Backbone
+    top_k: int
+    partition: Partition
+    dataset_digest: str
+    validation_fraction: float
+    seed: int
+    training: dict[str, Any]
+    """The finetune stage's own parameters."""
+
+
+class Epoch(BaseModel):
+    """What was measured at the end of a training epoch; epoch 0 is the state after the linear probe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epoch: int
+    learning_rate: float
+    loss: float
+    route_loss: float
+    expert_loss: float
+    regulariser: float
+    validation_accuracy: float
+    router_accuracy: float
+    class_accuracy: tuple[float, ...]
+    sigma: tuple[float, ...]
+    images_per_second: float
+
+
+class History(Manifest):
+    """``history.json``: the course of a training run."""
+
+    file_name: ClassVar[str] = "history.json"
+    what: ClassVar[str] = "training history"
+    epochs: tuple[Epoch, ...]
+
+
+class DetectorInfo(Manifest):
+    """``detector.json``: a model with one FAISS index per expert, and thresholds."""
+
+    file_name: ClassVar[str] = "detector.json"
+    what: ClassVar[str] = "detector"
+    knn_k: int
+    bank_sizes: tuple[int, ...]
+    """Training images behind each expert's index."""
+    thresholds: dict[str, float]
+    """Per score: the largest threshold that keeps at least 95 % of the validation images."""
+    num_validation: int
+
+
+# ---------------------------------------------------------------------------------------------------------- scores
+
+
+class ScoreInfo(Manifest):
+    """``scores.json``: the manifest of the scores of one evaluation set."""
+
+    file_name: ClassVar[str] = "scores.json"
+    what: ClassVar[str] = "score table"
+    dataset: str
+    role: Role
+    scores: tuple[str, ...]
+    num_images: int
+
+
+def score_schema(scores: Sequence[str]) -> pa.Schema:
+    """``label`` is the index among the *model's* classes, -1 where the image is of none; higher scores = more ID."""
+    fixed = [("id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()), ("expert", pa.int32())]
+    return pa.schema([*fixed, *((name, pa.float32()) for name in scores)])
+
+
+GALLERY_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "kind": pa.string(),
+        "thumbnail": pa.binary(),
+        "label": pa.int32(),
+        "predicted": pa.int32(),
+        "expert": pa.int32(),
+        "knn": pa.float32(),
+    }
+)
+"""JPEG thumbnails of the most confident mistakes; ``kind``: accepted (OOD image that looks most ID), rejected (ID image
+that looks most OOD), misclassified (ID image of another class than predicted, with the highest score)."""
+
+
+class ScoreTable:
+    """The scores of one evaluation set."""
+
+    def __init__(self, uri: str | UPath):
+        self.uri = storage.resolve(uri)
+        self.info = ScoreInfo.read(self.uri)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """One row an image, of :func:`score_schema`."""
+        table = storage.open_parquet(self.uri / "scores.parquet").read()
+        if table.num_rows != self.info.num_images:
+            raise MofeError(f"{self.uri}: scores.json promises {self.info.num_images} rows, found {table.num_rows}")
+        return table
+
+    @cached_property
+    def gallery(self) -> pa.Table:
+        """Thumbnails of :data:`GALLERY_SCHEMA`."""
+        return storage.open_parquet(self.uri / "gallery.parquet").read()
+
+
+# --------------------------------------------------------------------------------------------------------- metrics
+
+
+class Result(BaseModel):
+    """One row of the result table: an OOD set under a score. Fractions in [0, 1]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    ood: str
+    score: str
+    fpr95: float
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    fpr95_ood_positive: float
+
+
+class Metrics(Manifest):
+    """``metrics.json`` of a run."""
+
+    file_name: ClassVar[str] = "metrics.json"
+    what: ClassVar[str] = "metrics file"
+    id_accuracy: float
+    router_accuracy: float
+    results: tuple[Result, ...]

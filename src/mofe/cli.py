@@ -1,0 +1,238 @@
+"""The command line: mofe run, compile, stage, data.
+
+Start-up counts, so each command imports what it needs when it is called.
+"""
+
+import difflib
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+from mofe import __version__
+from mofe.errors import MofeError
+from mofe.stages import STAGES
+
+SUMMARY = """An image classifier that knows what it does not know.
+
+  mofe data digits --to digits          write a small data set to play with
+  mofe run -f params.yaml               run the pipeline on this machine, cached
+  mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
+  mofe stage extract --help             one stage by hand
+
+'mofe COMMAND --help' says more."""
+
+_KINDS = {
+    "STRING": (str, "text"),
+    "NUMBER_INTEGER": (int, "a whole number"),
+    "NUMBER_DOUBLE": (float, "a number"),
+    "BOOLEAN": (bool, "true or false"),
+    "LIST": (list, "a list"),
+    "STRUCT": (dict, "a mapping"),
+}
+
+
+def run(
+    params: Annotated[Path, tyro.conf.arg(aliases=["-f"])],
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    work: Path | None = None,
+    runner: Literal["subprocess", "docker"] = "subprocess",
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    Stages whose inputs, parameters and code have not changed are taken from the cache of the work folder. After a
+    failure, the same command goes on from the stage that failed.
+
+    Example: mofe run -f examples/digits.yaml --set num_experts=4 epochs=5
+
+    Args:
+        params: YAML file with the pipeline's parameters.
+        settings: parameters that override the file's, as name=value; the value is read as YAML.
+        work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
+        runner: each stage in a process of its own, or in its container.
+    """
+    from mofe.digests import shipped
+
+    started = time.monotonic()
+    pipeline = shipped("mofe.yaml")
+    work = work or Path("runs") / params.stem
+    parameters = {"checkpoints": str((work / "checkpoints").resolve()), **_read_parameters(params, settings)}
+    check_parameters(parameters, pipeline_parameters(pipeline), str(params))
+
+    from mofe.local_runner import run_pipeline
+
+    result = run_pipeline(pipeline, parameters, work, runner, name=params.stem)
+    _show_result(result.outputs, work, time.monotonic() - started)
+
+
+def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except FileNotFoundError as error:
+        raise MofeError(f"there is no parameter file {file}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MofeError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise MofeError(f"--set {setting}: expected name=value")
+        content[name] = yaml.safe_load(value) if value else ""
+    return content
+
+
+def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of a compiled pipeline: name → its type, default and description."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    root = next(iter(yaml.load_all(pipeline.read_text(), loader)))["root"]
+    return dict(root["inputDefinitions"]["parameters"])
+
+
+def check_parameters(given: dict[str, Any], known: dict[str, dict[str, Any]], where: str) -> None:
+    """Refuse unknown names, missing values and values of another type, before any work; whole numbers become floats.
+
+    Raises:
+        MofeError: names the parameter, the value, and what was expected.
+    """
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
+            raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
+        kind, wanted = _KINDS[known[name]["parameterType"]]
+        if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
+            given[name] = float(value)  # YAML takes 1e-4 for text
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
+    missing = [
+        n for n, spec in known.items() if "defaultValue" not in spec and not spec.get("isOptional") and n not in given
+    ]
+    if missing:
+        raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
+    from mofe import storage
+    from mofe.artifacts import Metrics
+    from mofe.report.text import format_table
+
+    metrics = Metrics.model_validate_json(outputs["metrics"].read_text())
+    for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
+        storage.write_bytes(storage.resolve(work / name), source.read_bytes())
+    print(f"\n{format_table(metrics)}\n\nreport: {work / 'report.html'}   ({seconds:.1f} s)")
+
+
+def compile(output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None, registry: str | None = None) -> None:
+    """Write the pipeline as YAML for Kubeflow: upload it in the UI, or 'kfp run create -f FILE name=value …'.
+
+    Args:
+        output: file to write; the terminal if left out.
+        registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
+            that Kubeflow's cache sees a change of code.
+    """
+    from mofe import storage
+    from mofe.digests import shipped, stamp
+
+    text = shipped("mofe.yaml").read_text()
+    if registry:
+        text = stamp(text, registry.rstrip("/"))
+    if output:
+        storage.write_bytes(storage.resolve(output), text.encode())
+    else:
+        print(text, end="")
+
+
+def data_digits(to: str) -> None:
+    """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
+
+    Args:
+        to: folder to make.
+    """
+    from mofe.data.digits import write_digits
+
+    print(f"wrote {to}" if write_digits(to) else f"{to} is complete already")
+
+
+def data_wordnet() -> None:
+    """Find WordNet on this machine, or fetch it."""
+    from mofe.partitioning.wordnet import ensure_wordnet
+
+    print(f"WordNet is at {ensure_wordnet()}")
+
+
+def _stage(arguments: Sequence[str]) -> None:
+    """``mofe stage NAME …``: the stage's signature and docstring make its options; only its module is imported."""
+    if not arguments or arguments[0] not in STAGES:
+        asked = f"there is no stage {arguments[0]!r}; " if arguments and not arguments[0].startswith("-") else ""
+        text = f"{asked}run one stage by hand: mofe stage NAME --help, where NAME is one of {', '.join(STAGES)}"
+        if asked:
+            raise MofeError(text)
+        print(text)
+        return
+    name = arguments[0]
+    function: Callable[..., Any] = getattr(importlib.import_module(f"mofe.stages.{name}"), name)
+    result = tyro.cli(function, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
+    if name == "fingerprint":
+        print(result)
+
+
+def _json_options() -> tyro.constructors.ConstructorRegistry:
+    """Options that are mappings of anything are given as JSON."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        if info.type != dict[str, Any] | None:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="JSON",
+            instance_from_str=lambda args: json.loads(args[0]),
+            is_instance=lambda value: value is None or isinstance(value, dict),
+            str_from_instance=lambda value: [json.dumps(value or {})],
+        )
+
+    return registry
+
+
+def main() -> None:
+    """The entry point of the ``mofe`` command."""
+    arguments = sys.argv[1:]
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(SUMMARY)
+        elif arguments[0] == "--version":
+            print(f"mofe {__version__}")
+        elif arguments[0] == "stage":
+            _stage(arguments[1:])
+        elif arguments[0] == "data":
+            commands: dict[str, Callable[..., Any]] = {"digits": data_digits, "wordnet": data_wordnet}
+            tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
+        else:
+            tyro.extras.subcommand_cli_from_dict({"run": run, "compile": compile}, prog="mofe", args=arguments)
+    except MofeError as error:
+        if os.environ.get("MOFE_DEBUG"):
+            raise
+        sys.exit(f"mofe: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""One image: from a file's bytes, in whatever mode it was saved, to RGB pixels."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MOST_PIXELS = 100_000_000
+"""A larger image is refused before it is decoded: 300 MB of pixels, more than any camera makes."""
+
+_KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
+_ORIENTATION = 0x0112
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Upright RGB: EXIF rotation applied, transparency laid over white, deep greys scaled to 8 bits, first frame."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A 16- or 32-bit grey image with its range scaled; Pillow's own conversion clips it."""
+    values = np.asarray(image, np.float64)
+    if image.mode == "F":
+        top = 1.0 if values.max(initial=0) <= 1 else 255.0
+    else:
+        top = 65535.0 if values.max(initial=0) <= 65535 else 2.0**31 - 1
+    return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+
+
+def _opened(content: bytes) -> Image.Image:
+    if not content:
+        raise ValueError("the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(content))
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
+            image.load()
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
+        except UnidentifiedImageError as error:
+            raise ValueError("it is not an image that can be read") from error
+        except ValueError:
+            raise
+        except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+            raise ValueError(f"it does not decode: {error}") from error
+    return image
+
+
+def decode(content: bytes) -> Image.Image:
+    """The pixels of an image file, RGB.
+
+    Raises:
+        ValueError: a short reason why the bytes are no usable image (empty, not an image, truncated, too large).
+    """
+    image = _opened(content)
+    try:
+        return to_rgb(image)
+    except (ValueError, OSError, SyntaxError, TypeError) as error:
+        raise ValueError(f"it does not convert to RGB: {error}") from error
+
+
+def stored_form(content: bytes) -> bytes:
+    """What a shard holds of an image file: the bytes themselves if they decode to RGB as they are, else lossless PNG.
+
+    Raises:
+        ValueError: as :func:`decode`.
+    """
+    image = _opened(content)
+    plain = image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(_ORIENTATION, 1) == 1
+    if plain and image.format in _KEPT_FORMATS and getattr(image, "n_frames", 1) == 1:
+        return content
+    encoded = io.BytesIO()
+    decode(content).save(encoded, "PNG")
+    return encoded.getvalue()

@@ -1,0 +1,113 @@
+"""From image shards to batches of tensors: decoding, the backbone's transform, shuffling, workers.
+
+Shuffling happens in windows of row groups: the row groups of an epoch are permuted, and images are permuted within
+each window of consecutive row groups, so that a worker holds a bounded number of them. Shards are written in mixed
+order, so this comes close to a global shuffle.
+
+What an image looks like after augmentation depends on (seed, epoch, position in the set) alone: neither on the number
+of workers nor on what was drawn before, so a resumed run sees what the interrupted one would have seen.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mofe.artifacts import ImageShards, Preprocessing
+from mofe.data.images import decode
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def evaluation_transform(preprocessing: Preprocessing) -> Transform:
+    """The backbone's own: resize, centre crop, normalise."""
+    return create_transform(
+        input_size=preprocessing.image_size,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop_pct=preprocessing.crop_fraction,
+    )
+
+
+def training_transform(preprocessing: Preprocessing, augmentation: str) -> Transform:
+    """The backbone's transform with augmentation.
+
+    Args:
+        augmentation: ``randaugment`` (random resized crop, flip, RandAugment of magnitude 9: the paper's recipe),
+            ``crop-flip``, ``crop`` (for images whose mirror image means something else), or ``none``.
+    """
+    if augmentation == "none":
+        return evaluation_transform(preprocessing)
+    return create_transform(
+        input_size=preprocessing.image_size,
+        is_training=True,
+        interpolation=preprocessing.interpolation,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        scale=(0.08, 1.0) if augmentation == "randaugment" else (0.5, 1.0),
+        hflip=0.0 if augmentation == "crop" else 0.5,
+        color_jitter=0.0,
+        auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
+    )
+
+
+class ShardDataset(Dataset[tuple[Tensor, int, int]]):
+    """Images of a shard set by position: ``(tensor (3, H, W), label, position)``.
+
+    Args:
+        shards: the image set.
+        transform: what to make of a decoded image.
+        seed: start of the random numbers of augmentation (set ``epoch`` before each epoch); None where the transform
+            draws none.
+    """
+
+    def __init__(self, shards: ImageShards, transform: Transform, seed: int | None = None):
+        self.shards = shards
+        self.transform = transform
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+        content, _, label = self.shards.image(position)
+        if self.seed is not None:  # torchvision and timm draw from these three, without a generator of one's own
+            state = np.random.SeedSequence((self.seed, self.epoch, position)).generate_state(3)
+            random.seed(int(state[0]))
+            np.random.seed(int(state[1]))
+            torch.manual_seed(int(state[2]))
+        return self.transform(decode(content)), label, position
+
+
+def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: every position once, windows of row groups shuffled (see the module's text)."""
+    generator = np.random.default_rng((seed, epoch))
+    starts = np.concatenate([[0], np.cumsum(group_sizes)])
+    groups = generator.permutation(len(group_sizes))
+    order = []
+    for first in range(0, len(groups), ImageShards.HELD):
+        window = [np.arange(starts[g], starts[g + 1]) for g in groups[first : first + ImageShards.HELD]]
+        order.append(generator.permutation(np.concatenate(window)))
+    return np.concatenate(order) if order else np.empty(0, np.int64)
+
+
+def batches(
+    dataset: ShardDataset, positions: np.ndarray, batch_size: int, num_workers: int, *, drop_last: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches ``(images (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order."""
+    cut = len(positions) // batch_size * batch_size if drop_last else len(positions)
+    chunks = [positions[i : i + batch_size].tolist() for i in range(0, cut, batch_size)]
+    loader: DataLoader[tuple[Tensor, int, int]] = DataLoader(
+        dataset,
+        batch_sampler=chunks,
+        num_workers=min(num_workers, len(chunks)),
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from loader

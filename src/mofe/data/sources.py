@@ -1,0 +1,265 @@
+"""Labelled images at any URI: class folders, Hugging Face style Parquet, or a CSV manifest.
+
+What lies at the URI decides which of the three it is. Nothing is read before it is asked for, and no more than asked
+for, so a source of any size costs constant memory (a folder or manifest, its list of names).
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from upath import UPath
+
+from mofe import storage
+from mofe.errors import MofeError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SYNSETS = "synsets.csv"
+_WNID = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image of a source, not yet read."""
+
+    path: str
+    label: int
+    """Index into the source's classes; -1 without a label."""
+    read: Callable[[], bytes]
+    """Its file content; raises OSError or ValueError where there is none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images at a URI and the names of their classes."""
+
+    classes: tuple[str, ...]
+    synsets: tuple[str | None, ...]
+    total: int
+    """Images, before any limit."""
+    images: Callable[[], Iterator[LabelledImage]]
+
+    def limited(self, images_per_class: int) -> "Source":
+        """The first n images of each class (of a set without labels, the first n); 0 leaves all."""
+        if images_per_class == 0:
+            return self
+
+        def first() -> Iterator[LabelledImage]:
+            taken: Counter[int] = Counter()
+            for image in self.images():
+                taken[image.label] += 1
+                if taken[image.label] <= images_per_class:
+                    yield image
+
+        return replace(self, images=first, total=min(self.total, images_per_class * max(1, len(self.classes))))
+
+
+def open_source(uri: str, synsets: str = "") -> Source:
+    """The images at ``uri``.
+
+    Args:
+        uri: a folder of class folders (or of images, which then have no labels); a Parquet file, a glob of them or a
+            folder that holds some; or a CSV file with columns ``path`` and, for labelled images, ``label``.
+        synsets: a CSV with columns ``class`` and ``synset``; if left out, ``synsets.csv`` beside the data, if any.
+
+    Raises:
+        MofeError: nothing usable is there; the message says what was found.
+    """
+    path = storage.resolve(uri)
+    try:
+        if "*" in uri:
+            files = sorted(path.fs.glob(path.path))
+            source = _parquet([_at(path, name) for name in files if name.endswith(".parquet")], uri)
+            beside = path.parent
+        elif path.suffix == ".parquet":
+            source, beside = _parquet([path] if path.is_file() else [], uri), path.parent
+        elif path.suffix == ".csv":
+            source, beside = _manifest(path), path.parent
+        elif path.is_dir():
+            found = sorted(path.glob("*.parquet"), key=str)
+            source, beside = (_parquet(found, uri) if found else _folders(path)), path
+        else:
+            raise MofeError(f"there is nothing at {uri}: expected a folder, a .parquet file or a .csv manifest")
+    except OSError as error:
+        raise MofeError(f"cannot read {uri}: {error}") from error
+    _check_names(source.classes, uri)
+    given = storage.resolve(synsets) if synsets else beside / SYNSETS
+    if synsets or given.exists():
+        return replace(source, synsets=_read_synsets(given, source))
+    return source
+
+
+def _at(like: UPath, path: str) -> UPath:
+    """The path object of a file system's own ``path``, on the same file system as ``like``."""
+    return (
+        storage.resolve(path)
+        if storage.is_local(like)
+        else UPath(like.fs.unstrip_protocol(path), **like.storage_options)
+    )
+
+
+def _own_synsets(classes: Sequence[str]) -> tuple[str | None, ...]:
+    return tuple(name if _WNID.fullmatch(name) else None for name in classes)
+
+
+def _check_names(classes: Sequence[str], uri: str) -> None:
+    seen: dict[str, str] = {}
+    for name in classes:
+        key = name.strip().casefold()
+        if not key:
+            raise MofeError(f"{uri} has a class without a name")
+        if key in seen:
+            raise MofeError(f"{uri} has the class {name!r} twice (as {seen[key]!r}): rename or merge one of them")
+        seen[key] = name
+
+
+def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
+    text = storage.read_bytes(path, "synset list").decode("utf-8-sig")
+    rows = csv.DictReader(io.StringIO(text))
+    if not {"class", "synset"} <= set(rows.fieldnames or ()):
+        raise MofeError(f"{path}: expected the columns class,synset, found {','.join(rows.fieldnames or ())}")
+    given = {row["class"]: row["synset"] for row in rows}
+    if unknown := sorted(set(given) - set(source.classes)):
+        raise MofeError(f"{path} names the class {unknown[0]!r}, which the data does not have")
+    return tuple(given.get(name) or own for name, own in zip(source.classes, source.synsets, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------- class folders
+
+
+def _folders(root: UPath) -> Source:
+    base = root.path.rstrip("/") + "/"
+    names = [name for name in root.fs.find(root.path) if name.lower().endswith(SUFFIXES)]
+    relative = [name.removeprefix(base) for name in names]
+    if not names:
+        raise MofeError(f"there are no images under {root} (looked for {' '.join(SUFFIXES)})")
+    flat = [name for name in relative if "/" not in name]
+    if flat and len(flat) < len(relative):
+        raise MofeError(
+            f"{root} holds both images ({flat[0]}) and folders of images: put every image into the folder of its "
+            "class, or all of them flat for a set without labels"
+        )
+    classes = tuple(sorted({name.split("/", 1)[0] for name in relative if "/" in name}))
+    index = {name: c for c, name in enumerate(classes)}
+    # shards should be mixed: a batch is drawn from a few row groups
+    order = sorted(relative, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
+
+    def images() -> Iterator[LabelledImage]:
+        for name in order:
+            label = index.get(name.split("/", 1)[0], -1) if classes else -1
+            yield LabelledImage(name, label, partial(root.fs.cat_file, base + name))
+
+    return Source(classes, _own_synsets(classes), len(order), images)
+
+
+# --------------------------------------------------------------------------------------------------------- Parquet
+
+
+def _parquet(files: Sequence[UPath], uri: str) -> Source:
+    if not files:
+        raise MofeError(f"there is no Parquet file at {uri}")
+    schema: pa.Schema = storage.open_parquet(files[0]).schema_arrow
+    _check_schema(schema, files[0])
+    labelled = "label" in schema.names
+    classes = _class_names(schema) if labelled else ()
+    if labelled and classes is None:
+        tops = [storage.open_parquet(f).read(columns=["label"])["label"].to_numpy().max(initial=-1) for f in files]
+        classes = tuple(str(c) for c in range(int(max(tops)) + 1))
+    names = classes or ()
+    total = sum(storage.open_parquet(file).metadata.num_rows for file in files)
+    if total == 0:
+        raise MofeError(f"there are no images in {uri}")
+
+    def images() -> Iterator[LabelledImage]:
+        for file in files:
+            row = 0
+            with storage.open_parquet(file) as parquet:
+                _check_schema(parquet.schema_arrow, file)
+                for batch in parquet.iter_batches(256, columns=["image", *(["label"] if labelled else [])]):
+                    labels = batch["label"].to_pylist() if labelled else [-1] * len(batch)
+                    for value, label in zip(batch["image"], labels, strict=True):
+                        if labelled and (label is None or not 0 <= label < len(names)):
+                            raise MofeError(f"{file}, row {row}: label {label} is not one of 0 to {len(names) - 1}")
+                        yield _parquet_image(value, label, f"{file.name}#{row}")
+                        row += 1
+
+    return Source(names, _own_synsets(names), total, images)
+
+
+def _check_schema(schema: pa.Schema, file: UPath) -> None:
+    kind = schema.field("image").type if "image" in schema.names else None
+    is_struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if kind is None or not (is_struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        found = ", ".join(f"{f.name}: {f.type}" for f in schema)
+        raise MofeError(
+            f"{file}: expected a column image: struct<bytes, path> (or binary) and label: int64; found {found}"
+        )
+    if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
+        raise MofeError(f"{file}: the column label must be an integer, found {schema.field('label').type}")
+
+
+def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
+    """The names of Hugging Face's ClassLabel, if the schema carries them."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features["label"]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
+    image = value.as_py()
+    content, path = (image, None) if isinstance(image, bytes | None) else (image.get("bytes"), image.get("path"))
+
+    def read() -> bytes:
+        if content is None:
+            raise ValueError("the row holds no image bytes")
+        return bytes(content)
+
+    return LabelledImage(path or fallback, label, read)
+
+
+# ---------------------------------------------------------------------------------------------------- CSV manifest
+
+
+def manifest_rows(path: UPath) -> list[dict[str, str]]:
+    """The rows of a CSV manifest (``path`` and perhaps ``label``)."""
+    text = storage.read_bytes(path, "CSV manifest").decode("utf-8-sig")
+    reader = csv.DictReader(io.StringIO(text))
+    if "path" not in (reader.fieldnames or ()):
+        raise MofeError(f"{path}: expected the columns path[,label], found {','.join(reader.fieldnames or ())}")
+    return list(reader)
+
+
+def manifest_file(manifest: UPath, name: str) -> UPath:
+    """Where an image of a manifest lies: an absolute path or URI as it is, else beside the manifest."""
+    return storage.resolve(name) if "://" in name or name.startswith("/") else manifest.parent / name
+
+
+def _manifest(path: UPath) -> Source:
+    rows = manifest_rows(path)
+    if not rows:
+        raise MofeError(f"{path} lists no images")
+    labelled = [number for number, row in enumerate(rows, start=2) if row.get("label")]
+    if labelled and len(labelled) < len(rows):
+        line = next(number for number, row in enumerate(rows, start=2) if not row.get("label"))
+        raise MofeError(f"{path}, line {line}: no label, though other lines have one")
+    classes = tuple(sorted({row["label"] for row in rows})) if labelled else ()
+    index = {name: c for c, name in enumerate(classes)}
+    order = sorted(rows, key=lambda row: hashlib.md5(row["path"].encode(errors="surrogateescape")).digest())
+
+    def images() -> Iterator[LabelledImage]:
+        for row in order:
+            file = manifest_file(path, row["path"])
+            label = index[row["label"]] if classes else -1
+            yield LabelledImage(row["path"], label, file.read_bytes)
+
+    return Source(classes, _own_synsets(classes), len(rows), images)

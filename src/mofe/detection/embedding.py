@@ -1,0 +1,69 @@
+"""Images through the model: the one code path by which extract, index, score and the detector embed."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mofe.artifacts import ImageShards, Preprocessing
+from mofe.data.loader import ShardDataset, batches, evaluation_transform
+from mofe.errors import MofeError
+from mofe.models.device import autocast, device
+from mofe.models.mofe import MoFE, MoFEOutput
+from mofe.progress import progress
+
+
+class EmbeddedBatch(NamedTuple):
+    """A batch's place in the image set, and what the model says of it; float32, on the CPU."""
+
+    positions_B: np.ndarray
+    labels_B: np.ndarray
+    output: MoFEOutput
+
+
+@torch.inference_mode()
+def embed_shards(
+    model: MoFE,
+    shards: ImageShards,
+    preprocessing: Preprocessing,
+    *,
+    label: str,
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    positions: np.ndarray | None = None,
+    expert_of_class: np.ndarray | None = None,
+) -> Iterator[EmbeddedBatch]:
+    """Embed the images of a set, in order.
+
+    Args:
+        model: in evaluation mode; it is moved to this machine's device.
+        shards: the images.
+        preprocessing: the backbone's own.
+        label: of the progress bar.
+        batch_size: images at once.
+        num_workers: processes that decode images.
+        precision: ``auto``, ``bf16`` or ``fp32``.
+        positions: which images; all if None.
+        expert_of_class: send each image to the expert of its class instead of where the router would.
+
+    Raises:
+        MofeError: an embedding is not finite; the message names the image.
+    """
+    place = device()
+    model.to(place).eval()
+    dataset = ShardDataset(shards, evaluation_transform(preprocessing))
+    positions = np.arange(len(dataset)) if positions is None else positions
+    with progress(label=label, total=len(positions)) as bar:
+        for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers):
+            routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
+            with autocast(precision):
+                output = model(images.to(place, non_blocking=True), routes)
+            output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+            finite_B = output.embedding_BD.isfinite().all(dim=1)
+            if not finite_B.all():
+                position = int(positions_B[~finite_B][0])
+                raise MofeError(f"the embedding of {shards.image(position)[1]} is not finite; try precision=fp32")
+            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), output)
+            bar.update(len(images))

@@ -1,0 +1,103 @@
+"""Nearest neighbours inside the subspace of the expert that an image is routed to (Sun et al., 2022).
+
+Each expert has a bank: the L2-normalised embeddings of the training images of its cluster, seen through that expert.
+The score of an image is minus its Euclidean distance to the k-th nearest of its expert's bank. The index is exact.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import faiss
+import numpy as np
+
+from mofe.errors import MofeError
+
+
+class ExpertKNN:
+    """One exact FAISS index per expert; the ids in it are rows of the whole bank."""
+
+    def __init__(self, indexes: Sequence[faiss.Index], k: int):
+        self.indexes = indexes
+        self.k = k
+
+    @classmethod
+    def build(cls, embeddings_ND: np.ndarray, experts_N: np.ndarray, k: int) -> Self:
+        """Index N training embeddings by expert.
+
+        Args:
+            embeddings_ND: seen through the expert of their class; normalised here, to float32.
+            experts_N: that expert, 0 ≤ e < E = max + 1.
+            k: which neighbour's distance is the score; an expert with fewer embeddings uses its farthest.
+
+        Raises:
+            MofeError: k < 1, an embedding is not finite or is zero, or an expert has none.
+        """
+        if k < 1:
+            raise MofeError(f"knn_k = {k} must be at least 1")
+        experts_N = np.asarray(experts_N)
+        normalised_ND = _normalised(embeddings_ND)
+        indexes = []
+        for expert in range(int(experts_N.max(initial=-1)) + 1):
+            own = np.flatnonzero(experts_N == expert)
+            if not own.size:
+                raise MofeError(f"expert {expert} has no training embedding to compare with")
+            index = faiss.IndexIDMap(faiss.IndexFlatL2(normalised_ND.shape[1]))
+            index.add_with_ids(normalised_ND[own], own)
+            indexes.append(index)
+        return cls(indexes, k)
+
+    def neighbours(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and bank rows (B, n) of the n nearest in each image's expert; inf and −1 past a bank's end."""
+        normalised_BD = _normalised(embeddings_BD)
+        experts_B = np.asarray(experts_B)
+        distance_Bn = np.full((len(normalised_BD), n), np.inf, np.float32)
+        row_Bn = np.full((len(normalised_BD), n), -1, np.int64)
+        for expert, index in enumerate(self.indexes):
+            mine = np.flatnonzero(experts_B == expert)
+            if mine.size:
+                take = min(n, index.ntotal)
+                squared, found = index.search(normalised_BD[mine], take)
+                distance_Bn[mine, :take] = np.sqrt(np.maximum(squared, 0))
+                row_Bn[mine, :take] = found
+        return distance_Bn, row_Bn
+
+    def score(self, embeddings_BD: np.ndarray, experts_B: np.ndarray) -> np.ndarray:
+        """Minus the distance to the k-th nearest of the expert's bank, float32 (B,), in [−2, 0]."""
+        distance_Bk, _ = self.neighbours(embeddings_BD, experts_B, self.k)
+        held_B = np.isfinite(distance_Bk).sum(axis=1)
+        return -distance_Bk[np.arange(len(distance_Bk)), held_B - 1]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``expert-NNN.faiss`` for each expert into ``folder``, and ``knn.json`` last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for expert, index in enumerate(self.indexes):
+            faiss.write_index(index, str(folder / f"expert-{expert:03d}.faiss"))
+        (folder / "knn.json").write_text(json.dumps({"k": self.k, "experts": len(self.indexes)}))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote; indexes are memory-mapped.
+
+        Raises:
+            MofeError: a file is missing or damaged.
+        """
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / "knn.json").read_text())
+            files = [folder / f"expert-{expert:03d}.faiss" for expert in range(info["experts"])]
+            indexes = [faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY) for file in files]
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise MofeError(f"{folder} holds no usable KNN indexes: {str(error).splitlines()[0]}") from error
+        return cls(indexes, info["k"])
+
+
+def _normalised(embeddings_BD: np.ndarray) -> np.ndarray:
+    embeddings_BD = np.asarray(embeddings_BD, np.float32)
+    norm_B = np.linalg.norm(embeddings_BD, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(norm_B[:, 0]) | (norm_B[:, 0] == 0))
+    if bad.size:
+        raise MofeError(f"embedding {bad[0]} of {len(embeddings_BD)} is not finite or is zero: it has no direction")
+    return np.ascontiguousarray(embeddings_BD / norm_B)

@@ -1,0 +1,97 @@
+"""How well a score tells in-distribution (ID) from out-of-distribution (OOD) images; higher scores mean more ID.
+
+Conventions. ID is the positive class. λ is the largest threshold that keeps at least 95 % of the ID images, FPR95 the
+share of OOD images with S ≥ λ: of MOS, MCM, KNN-OOD and the MoFE paper. OpenOOD and pytorch-ood take OOD as positive;
+that figure is ``fpr95_ood_positive``. Images of equal score stand or fall together. All in float64.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from mofe.errors import MofeError
+
+
+@dataclass(frozen=True)
+class OODMetrics:
+    """Fractions in [0, 1]."""
+
+    fpr95: float
+    """Share of OOD images taken for ID at the threshold that keeps 95 % of ID images. Lower is better."""
+    auroc: float
+    """Probability that an ID image scores higher than an OOD image, ties counting half."""
+    aupr_in: float
+    """Average precision with ID positive."""
+    aupr_out: float
+    """Average precision with OOD positive, by the negated score."""
+    fpr95_ood_positive: float
+    """Share of ID images rejected at the threshold that rejects 95 % of OOD images: OpenOOD's FPR@95."""
+
+
+class ROC(NamedTuple):
+    """Points of a ROC curve with ID positive, from the strictest threshold to the laxest."""
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    thresholds: np.ndarray
+
+
+def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
+    """Compare the scores of ID and OOD images.
+
+    Args:
+        id_scores: (N,) of ID images.
+        ood_scores: (M,) of OOD images.
+
+    Raises:
+        MofeError: a side is empty or holds NaN or infinity.
+    """
+    positive, negative = _checked(id_scores, "ID"), _checked(ood_scores, "OOD")
+    is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
+    scores = np.r_[positive, negative]
+    return OODMetrics(
+        fpr95=float(np.mean(negative >= threshold_at_tpr(positive))),
+        auroc=float(roc_auc_score(is_id, scores)),
+        aupr_in=float(average_precision_score(is_id, scores)),
+        aupr_out=float(average_precision_score(1 - is_id, -scores)),
+        fpr95_ood_positive=float(np.mean(-positive >= threshold_at_tpr(-negative))),
+    )
+
+
+def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
+    """The largest threshold λ that at least a share ``tpr`` of the scores reaches (S ≥ λ).
+
+    Raises:
+        MofeError: no scores, a score that is not finite, or ``tpr`` outside (0, 1].
+    """
+    if not 0 < tpr <= 1:
+        raise MofeError(f"tpr = {tpr} must lie in (0, 1]")
+    scores = _checked(id_scores, "ID")
+    kept = int(np.ceil(round(tpr * len(scores), 9)))  # 0.95 · 20 is 19, not the next above 19.000000000000004
+    return float(np.sort(scores)[len(scores) - kept])
+
+
+def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:
+    """The ROC curve thinned to at most ``most`` points, evenly along the curve, ends included; all values finite."""
+    positive, negative = _checked(id_scores, "ID"), _checked(ood_scores, "OOD")
+    is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
+    fpr, tpr, thresholds = roc_curve(is_id, np.r_[positive, negative])
+    thresholds[0] = np.nextafter(thresholds[1], np.inf)  # scikit-learn begins at infinity
+    if len(fpr) > most:
+        along = fpr + tpr  # grows from 0 to 2
+        keep = np.unique(np.searchsorted(along, np.linspace(0, 2, most)).clip(max=len(fpr) - 1))
+        fpr, tpr, thresholds = fpr[keep], tpr[keep], thresholds[keep]
+    return ROC(fpr, tpr, thresholds)
+
+
+def _checked(scores: ArrayLike, side: str) -> np.ndarray:
+    values = np.asarray(scores, np.float64).ravel()
+    if not len(values):
+        raise MofeError(f"there are no {side} scores to evaluate")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise MofeError(f"{len(bad)} of {len(values)} {side} scores are not finite, the first at position {bad[0]}")
+    return values

@@ -1,0 +1,103 @@
+"""Content digests: the tag of a stage's image says what the stage is made of.
+
+Kubeflow's cache, local or on a cluster, looks at the image string and not inside the image. So the tag is
+``<version>-<digest>``, where the digest covers the source files that the stage imports, its target of the Dockerfile
+and the pinned versions. Editing a file then runs again the stages that import it, and those below them, and no others.
+"""
+
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import grimp
+
+from mofe import __version__
+from mofe.stages import STAGES
+
+PACKAGE = "mofe"
+
+
+def shipped(name: str) -> Path:
+    """A file that belongs to the package: ``mofe.yaml``, ``Dockerfile`` or ``constraints.txt``."""
+    return Path(str(resources.files("mofe.shipped").joinpath(name)))
+
+
+def stamp(pipeline: str, registry: str | None = None) -> str:
+    """A compiled pipeline with content digests for tags.
+
+    Args:
+        pipeline: the YAML, with images ``REGISTRY/mofe-TARGET:VERSION``.
+        registry: put in place of the registry in the YAML; None leaves it.
+    """
+    executor, lines = "", []
+    for line in pipeline.splitlines(keepends=True):
+        if found := re.match(r"\s+exec-([a-z]+)(-\d+)?:\s*$", line):
+            executor = found.group(1)
+        elif found := re.match(r"(\s+image: )(\S+)/(mofe-([a-z]+)):(\S+)\s*$", line):
+            start, place, name, target, version = found.groups()
+            line = f"{start}{registry or place}/{name}:{version}-{stage_digest(executor, target)}\n"
+        lines.append(line)
+    return "".join(lines)
+
+
+def image_tag(stage: str, target: str) -> str:
+    """The tag under which ``stage`` runs in the image of ``target``."""
+    return f"{__version__}-{stage_digest(stage, target)}"
+
+
+def stage_digest(stage: str, target: str) -> str:
+    """12 hexadecimal digits over everything in this repository that the stage runs."""
+    if stage not in STAGES:
+        raise ValueError(f"{stage} is not a stage")
+    digest = hashlib.sha256()
+    for file in source_files(f"{PACKAGE}.stages.{stage}"):
+        digest.update(f"{file.relative_to(_root())}\0".encode() + file.read_bytes())
+    digest.update(dockerfile_target(shipped("Dockerfile").read_text(), target).encode())
+    digest.update(shipped("constraints.txt").read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def source_files(module: str) -> list[Path]:
+    """The files of this package that importing ``module`` may read: modules, packages above them, their data files."""
+    graph = _import_graph()
+    reached: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name not in reached:
+            reached.add(name)
+            parent = name.rpartition(".")[0]
+            pending += [*graph.find_modules_directly_imported_by(name), *([parent] if parent else [])]
+    files: set[Path] = set()
+    for name in reached:
+        place = _root().joinpath(*name.split(".")[1:])
+        if place.is_dir():
+            files.add(place / "__init__.py")
+            files |= {f for f in place.iterdir() if f.suffix == ".html"}
+        else:
+            files.add(place.with_suffix(".py"))
+    return sorted(files)
+
+
+def dockerfile_target(dockerfile: str, target: str) -> str:
+    """The part of a Dockerfile that builds ``target``: its own section and those it builds upon."""
+    sections: dict[str, tuple[str, str]] = {}
+    for section in re.split(r"(?m)^(?=FROM )", dockerfile)[1:]:
+        head = section.split("\n", 1)[0].split()  # FROM base AS name
+        sections[head[3]] = (head[1], section.rstrip())
+    parts = []
+    while target in sections:
+        target, section = sections[target]
+        parts.append(section)
+    return "\n".join(reversed(parts))
+
+
+@cache
+def _import_graph() -> grimp.ImportGraph:
+    return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def _root() -> Path:
+    return Path(str(resources.files(PACKAGE)))

@@ -1,0 +1,280 @@
+"""Runs a compiled pipeline on this machine with kfp.local: cached, with progress, with errors that say where to look.
+
+kfp.local has no hooks, so four of its parts are replaced while a run lasts (:func:`_hooked`): what starts a stage's
+process, what starts its container, the cache (to hear of hits), and how many iterations of a loop run at once. One,
+because stages use every core themselves, and because kfp 2.17 confuses the outputs of iterations that end together.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+from mofe.digests import stamp
+from mofe.errors import MofeError
+
+Runner = Literal["subprocess", "docker"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A stage that ran, or was found in the cache."""
+
+    stage: str
+    label: str
+    """Tells executions of one stage apart: the data set."""
+    cached: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    run_id: str
+    executions: list[Execution]
+    outputs: dict[str, Path]
+    """The pipeline's own outputs by name."""
+
+
+def run_pipeline(
+    pipeline: Path, parameters: dict[str, Any], work: Path, runner: Runner = "subprocess", name: str = ""
+) -> RunResult:
+    """Run a compiled pipeline.
+
+    Args:
+        pipeline: the YAML, with plain version tags.
+        parameters: values of its parameters.
+        work: folder for everything: cached results, logs, the tracking store. Runs in one folder share their cache.
+        runner: each stage in a process of this Python, or in its container.
+        name: of the run in MLflow.
+
+    Raises:
+        MofeError: a stage failed (which, why, and where its log is), or another run is using the folder.
+    """
+    work = work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    logs = work / "logs" / run_id
+    logs.mkdir(parents=True)
+    environment = {
+        "KFP_RUN_ID": run_id,
+        "MOFE_RUN_NAME": name or run_id,
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}"),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    console = _Console(logs)
+    stamped = logs / "pipeline.yaml"
+    stamped.write_text(stamp(pipeline.read_text()))
+    with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with (logs / "kfp.log").open("w") as chatter:
+            outputs = _run(stamped, parameters, work, runner, console, chatter)
+    return RunResult(run_id, console.executions, outputs)
+
+
+def _run(
+    pipeline: Path, parameters: dict[str, Any], work: Path, runner: Runner, console: "_Console", chatter: Any
+) -> dict[str, Path]:
+    from kfp import components, local
+
+    where = (
+        local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner(network_mode="host")
+    )
+    with redirect_stdout(chatter), _hooked(console):
+        local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
+        loaded = components.load_component_from_file(str(pipeline))
+        try:
+            outputs = loaded(**parameters).outputs
+        except RuntimeError as error:
+            raise MofeError(console.failure or f"the pipeline failed: {error}; see {chatter.name}") from error
+    return {name: Path(artifact.path) for name, artifact in outputs.items()}
+
+
+@contextmanager
+def _only_run_in(work: Path) -> Iterator[None]:
+    with (work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MofeError(f"another run is using {work}: wait for it, or name another folder with --work") from error
+        yield
+
+
+@contextmanager
+def _hooked(console: "_Console") -> Iterator[None]:
+    from kfp.local import cache, subprocess_task_handler
+    from kfp.local.orchestrator import enhanced_dag_orchestrator
+
+    class ReportingCache(cache.LocalCache):
+        """The cache of kfp.local, which says when it had an answer."""
+
+        def compute_key(
+            self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
+        ) -> str:
+            self.asked = component_name.removeprefix("comp-"), arguments
+            return str(super().compute_key(component_name, image, full_command, arguments, **more))
+
+        def get(self, key: str) -> dict[str, Any] | None:
+            outputs = super().get(key)
+            if outputs is not None:
+                component, arguments = self.asked
+                console.found_in_cache(re.sub(r"-\d+$", "", component), _label(arguments))
+            return outputs
+
+    class OneByOne(enhanced_dag_orchestrator.ParallelExecutor):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conservative_max = self.max_workers = 1
+
+    def in_process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        return console.execute(full_command, lambda out: _run_process(full_command, env_vars or {}, out))
+
+    def in_container(client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
+        from mofe.docker_runner import run_container
+
+        options.pop("auto_remove", None)
+        tracked = {k: v for k, v in os.environ.items() if k in ("KFP_RUN_ID", "MOFE_RUN_NAME", "MLFLOW_TRACKING_URI")}
+        options["environment"] = {**tracked, **(options.get("environment") or {})}
+        return console.execute(command, lambda out: run_container(client, image, command, volumes, out, **options))
+
+    held: dict[str, ReportingCache] = {}
+
+    def local_cache() -> ReportingCache:
+        from kfp.local import config
+
+        root = os.path.join(config.LocalExecutionConfig.instance.pipeline_root, ".cache")  # noqa: PTH118
+        return held.setdefault(root, ReportingCache(root))
+
+    with (
+        patch.object(subprocess_task_handler, "run_local_subprocess", in_process),
+        patch.object(cache, "get_local_cache", local_cache),
+        patch.object(enhanced_dag_orchestrator, "ParallelExecutor", OneByOne),
+        _docker_patch(in_container),
+    ):
+        yield
+
+
+@contextmanager
+def _docker_patch(in_container: Callable[..., int]) -> Iterator[None]:
+    try:
+        from kfp.local import docker_task_handler
+    except ImportError:  # docker-py is not installed; kfp says so if it is asked for
+        yield
+        return
+    with patch.object(docker_task_handler, "run_docker_container", in_container):
+        yield
+
+
+def _run_process(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while piece := os.read(process.stdout.fileno(), 1 << 16):
+                on_output(piece)
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _label(arguments: dict[str, Any]) -> str:
+    """The data set that a stage works on: its name, or the name of the image set it reads, if it is one of several."""
+    if "name" in arguments:
+        return str(arguments["name"])
+    images = arguments.get("images")
+    uri = images.get("uri") if isinstance(images, dict) else getattr(images, "uri", None)
+    manifest = Path(str(uri)) / "dataset.json"
+    return str(json.loads(manifest.read_text())["name"]) if uri and manifest.is_file() else ""
+
+
+class _Console:
+    """What the person at the terminal sees: a line a stage, and under it, while it runs, its latest progress."""
+
+    def __init__(self, logs: Path):
+        self.logs = logs
+        self.executions: list[Execution] = []
+        self.failure = ""
+        self.terminal = sys.stdout
+        self.live = self.terminal.isatty()
+
+    def found_in_cache(self, stage: str, label: str) -> None:
+        self._done(Execution(stage, "" if label == "train" else label, True, 0.0))
+
+    def execute(self, command: list[str], run: Callable[[Callable[[bytes], None]], int]) -> int:
+        """Run a stage with its output in a log; note whether and why it failed."""
+        stage = command[command.index("--function_to_execute") + 1]
+        inputs = json.loads(command[command.index("--executor_input") + 1])["inputs"]
+        arguments = {
+            **inputs.get("parameterValues", {}),
+            **{
+                name: found["artifacts"][0] for name, found in inputs.get("artifacts", {}).items() if found["artifacts"]
+            },
+        }
+        label = _label(arguments)
+        label = "" if label == "train" else label
+        log = self.logs / f"{len(self.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
+        self._show(f"  {stage} {label} …")
+        started = time.monotonic()
+        with log.open("wb") as file:
+
+            def on_output(piece: bytes) -> None:
+                file.write(piece)
+                file.flush()
+                lines = [line for line in re.split(r"[\r\n]", piece.decode(errors="replace")) if line.strip()]
+                if lines:
+                    self._show(f"  {lines[-1].strip()}")
+
+            status = run(on_output)
+        seconds = time.monotonic() - started
+        if status == 0:
+            self._done(Execution(stage, label, False, seconds))
+        else:
+            name = f"{stage} ({label})" if label else stage
+            self.failure = f"stage {name} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}"
+            self._clear()
+        return status
+
+    def _done(self, execution: Execution) -> None:
+        self.executions.append(execution)
+        self._clear()
+        how = "cached" if execution.cached else f"{execution.seconds:.1f} s"
+        print(f"✓ {execution.stage:<12}{execution.label:<20}{how:>10}", file=self.terminal, flush=True)
+
+    def _show(self, text: str) -> None:
+        if self.live:
+            width = shutil.get_terminal_size().columns
+            print(f"\r\033[2K{text[: width - 1]}", end="", file=self.terminal, flush=True)
+
+    def _clear(self) -> None:
+        if self.live:
+            print("\r\033[2K", end="", file=self.terminal, flush=True)
+
+
+def _cause(log: Path, status: int) -> str:
+    """Why a stage failed, in one line: the exception that ended it, or the signal."""
+    text = log.read_text(errors="replace")
+    raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", text)
+    if raised:
+        kind, message = raised[-1]
+        return message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")
+    if status < 0 or status in (137, 143):
+        signal = -status if status < 0 else status - 128
+        return f"it was killed by signal {signal}" + (" (out of memory?)" if signal == 9 else "")
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else f"exit status {status}"

@@ -1,0 +1,122 @@
+"""Any vision transformer of timm with a class token: DINOv2, CLIP, DeiT, or one of the user's own weights."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import load_state_dict
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+from mofe import storage
+from mofe.artifacts import Backbone, Preprocessing
+from mofe.errors import MofeError
+
+RANDOM_WEIGHTS = "random"
+
+
+def describe_backbone(
+    name: str, args: Mapping[str, Any], weights: str = "", weights_digest: str = "", depth: int = 1
+) -> Backbone:
+    """What is to be known of a backbone without its weights, above all how it wants its images.
+
+    Raises:
+        MofeError: timm does not know the name, or the model cannot carry a MoFE layer.
+    """
+    model = _build(name, args, pretrained=False)
+    blocks = len(model.blocks)
+    if not 1 <= depth < blocks:
+        raise MofeError(f"mofe_depth = {depth} must lie between 1 and {blocks - 1}: {name} has {blocks} blocks")
+    config = resolve_model_data_config(model)
+    height, width = model.patch_embed.img_size or config["input_size"][1:]
+    if height != width:
+        raise MofeError(f"backbone {name} takes images of {height} × {width}; only square ones are supported")
+    preprocessing = Preprocessing(
+        image_size=height,
+        mean=config["mean"],
+        std=config["std"],
+        interpolation=config["interpolation"],
+        crop_fraction=config["crop_pct"],
+    )
+    return Backbone(
+        name=name,
+        args=dict(args),
+        weights=weights,
+        weights_digest=weights_digest,
+        depth=depth,
+        preprocessing=preprocessing,
+    )
+
+
+def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: float = 0.0) -> VisionTransformer:
+    """The backbone of ``spec`` with its pre-trained weights.
+
+    Args:
+        spec: from :func:`describe_backbone`.
+        load_weights: False leaves the weights at their random start, for a caller that overwrites them.
+        drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
+
+    Raises:
+        MofeError: the weights cannot be read, downloaded, or do not fit the architecture.
+    """
+    args = {**spec.args, "drop_path_rate": drop_path}
+    if not load_weights or spec.weights == RANDOM_WEIGHTS:
+        with torch.random.fork_rng(devices=[]):  # every stage that asks for "random" gets the same weights
+            torch.manual_seed(0)
+            return _build(spec.name, args, pretrained=False)
+    if not spec.weights:
+        return _build(spec.name, args, pretrained=True)
+    model = _build(spec.name, args, pretrained=False)
+    with _local_copy(spec.weights) as file:
+        try:
+            state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
+            model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
+        except Exception as error:  # torch, safetensors and timm each raise their own
+            reason = " ".join(str(error).split())[:300]
+            raise MofeError(f"the weights {spec.weights} do not fit {spec.name}: {reason}") from error
+    return model
+
+
+def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransformer:
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
+    except TypeError as error:
+        raise MofeError(f"backbone_args {dict(args)} do not suit {name}: {error}") from error
+    except Exception as error:
+        if pretrained:
+            raise MofeError(
+                f"the pre-trained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
+                "where there is no network, give a file or URI in `weights`"
+            ) from error
+        if isinstance(error, RuntimeError) and "Unknown model" in str(error):
+            close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3])
+            raise MofeError(
+                f"timm knows no model {name!r}" + (f"; it has, for example, {close}" if close else "")
+            ) from error
+        raise
+    if not isinstance(model, VisionTransformer) or not len(model.blocks):
+        raise MofeError(f"{name} is a {type(model).__name__}: a MoFE needs timm's VisionTransformer, with blocks")
+    if model.cls_token is None or model.global_pool != "token":
+        raise MofeError(f"{name} has no class token to route by (pooling {model.global_pool!r}): choose a ViT with one")
+    return model
+
+
+@contextmanager
+def _local_copy(uri: str) -> Iterator[Path]:
+    """The weights as a local file, which is what timm reads; pickles are not among what it may read."""
+    path = storage.resolve(uri)
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
+        raise MofeError(f"weights {uri}: expected a .safetensors file, or a .pth, .pt or .bin of plain tensors")
+    if storage.is_local(path):
+        if not Path(path.path).is_file():
+            raise MofeError(f"there is no weights file at {uri}")
+        yield Path(path.path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / path.name
+        local.write_bytes(storage.read_bytes(path, "weights file"))
+        yield local

@@ -1,0 +1,40 @@
+"""A trained model in a folder: ``model.safetensors`` and ``config.json``."""
+
+from safetensors.torch import load, save
+from upath import UPath
+
+from mofe import storage
+from mofe.artifacts import ModelConfig
+from mofe.errors import MofeError
+from mofe.models.backbone import create_backbone
+from mofe.models.mofe import MoFE
+
+WEIGHTS = "model.safetensors"
+
+
+def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
+    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    storage.write_bytes(folder / WEIGHTS, save(state))
+    config.write(folder)
+
+
+def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
+    """The model at ``uri`` on the CPU, in evaluation mode, with its configuration.
+
+    Raises:
+        MofeError: there is no model, or its weights do not belong to its configuration.
+    """
+    folder = storage.resolve(uri)
+    config = ModelConfig.read(folder)
+    backbone = create_backbone(config.backbone, load_weights=False)
+    model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k)
+    content = storage.read_bytes(folder / WEIGHTS, "model's weights file")
+    try:
+        model.load_state_dict(load(content))
+    except Exception as error:  # safetensors raises its own SafetensorError, torch a RuntimeError
+        reason = str(error).strip().splitlines()
+        raise MofeError(
+            f"{folder / WEIGHTS} does not hold the weights of this model: {' '.join(reason[:2])}"
+        ) from error
+    return model.eval().requires_grad_(False), config

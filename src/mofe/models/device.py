@@ -1,0 +1,32 @@
+"""Where tensors live and in which precision they are multiplied."""
+
+from typing import Literal
+
+import torch
+
+from mofe.errors import MofeError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def device() -> torch.device:
+    """The accelerator of this machine, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def autocast(precision: str, *, training: bool = False) -> torch.autocast:
+    """The autocast context of ``precision`` on this machine's device.
+
+    ``auto`` is bf16 where the hardware multiplies it natively, but float32 for training on a CPU, where the gain is
+    small and the loss of a reproducible curve is not.
+
+    Raises:
+        MofeError: an unknown precision.
+    """
+    if precision not in ("auto", "bf16", "fp32"):
+        raise MofeError(f"precision {precision!r} is not one of auto, bf16, fp32")
+    kind = device().type
+    native = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    wanted = precision == "bf16" or (precision == "auto" and native and not (training and kind == "cpu"))
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)

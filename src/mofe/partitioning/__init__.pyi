@@ -1,0 +1,12 @@
+from .clusters import STRATEGIES, partition_classes
+from .seeds import Supercategory, supercategories
+from .wordnet import ensure_wordnet, resolve_synsets
+
+__all__ = [
+    "STRATEGIES",
+    "Supercategory",
+    "ensure_wordnet",
+    "partition_classes",
+    "resolve_synsets",
+    "supercategories",
+]

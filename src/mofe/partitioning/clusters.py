@@ -1,0 +1,109 @@
+"""The partition of the classes: K-Means over their prototypes, and the other strategies of the paper's Table 6."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from mofe.artifacts import Partition, Seed
+from mofe.errors import MofeError
+from mofe.partitioning.seeds import Supercategory, supercategories
+from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
+
+STRATEGIES = ("wordnet-kmeans", "taxonomy", "kmeans++", "random")
+"""``wordnet-kmeans``: the paper's. ``taxonomy``: WordNet alone, no features. ``kmeans++``, ``random``: no WordNet."""
+
+
+def partition_classes(
+    prototypes_CD: np.ndarray,
+    synsets: Sequence[str | None],
+    num_experts: int,
+    strategy: str = "wordnet-kmeans",
+    *,
+    classes: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Partition:
+    """Divide C classes among E experts.
+
+    With ``wordnet-kmeans`` the mean prototype of each WordNet super-category is the first centre of a cluster, and
+    K-Means (one start, these centres) moves classes to where their features are: the same data gives the same
+    partition, always.
+
+    Args:
+        prototypes_CD: one prototype a class, the mean of its class embeddings that enter the MoFE block.
+        synsets: each class's wnid or synset name; None (looked up by the class name) where it is not known.
+        num_experts: E.
+        strategy: one of :data:`STRATEGIES`.
+        classes: class names; the synsets themselves if left out.
+        seed: for ``kmeans++`` and ``random``.
+
+    Raises:
+        MofeError: an unknown strategy, E out of range, non-finite prototypes, a class without a synset (where WordNet
+            is needed), or fewer distinct prototypes than experts.
+    """
+    prototypes_CD = np.asarray(prototypes_CD, np.float64)
+    names = [str(name) for name in (synsets if classes is None else classes)]
+    if strategy not in STRATEGIES:
+        raise MofeError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    if not 1 <= num_experts <= len(names):
+        raise MofeError(f"num_experts = {num_experts} must lie between 1 and the number of classes, {len(names)}")
+    if prototypes_CD.shape[0] != len(names):
+        raise MofeError(f"{prototypes_CD.shape[0]} prototypes for {len(names)} classes")
+    bad = np.flatnonzero(~np.isfinite(prototypes_CD).all(axis=1))
+    if bad.size:
+        raise MofeError(f"the prototype of class {names[bad[0]]!r} is not finite")
+
+    resolved: Sequence[str | None] = synsets
+    readable = names
+    seeds: list[Supercategory] = []
+    if strategy in ("wordnet-kmeans", "taxonomy"):
+        resolved = known = resolve_synsets(names, synsets)
+        readable = [readable_name(synset) for synset in known]
+        seeds = supercategories(known, num_experts)
+
+    inertia, iterations = 0.0, 0
+    if strategy == "taxonomy":
+        expert_C = _by_taxonomy(resolved, seeds)
+    elif strategy == "random":
+        expert_C = np.random.default_rng(seed).permutation(np.arange(len(names)) % num_experts)
+    else:
+        start = np.stack([prototypes_CD[list(s.classes)].mean(axis=0) for s in seeds]) if seeds else "k-means++"
+        expert_C, inertia, iterations = _by_kmeans(prototypes_CD, num_experts, start, seed)
+    centers_ED = np.stack([prototypes_CD[expert_C == e].mean(axis=0) for e in range(num_experts)])
+    if strategy in ("taxonomy", "random"):
+        inertia = float(((prototypes_CD - centers_ED[expert_C]) ** 2).sum())
+    return Partition(
+        num_experts=num_experts,
+        strategy=strategy,
+        classes=tuple(names),
+        synsets=tuple(resolved),
+        names=tuple(readable),
+        expert_of_class=tuple(int(e) for e in expert_C),
+        seeds=tuple(Seed(synset=s.synset, classes=s.classes) for s in seeds),
+        centers=tuple(tuple(float(x) for x in center) for center in centers_ED),
+        inertia=inertia,
+        iterations=iterations,
+    )
+
+
+def _by_kmeans(
+    prototypes_CD: np.ndarray, num_experts: int, start: np.ndarray | str, seed: int
+) -> tuple[np.ndarray, float, int]:
+    distinct = len(np.unique(prototypes_CD, axis=0))
+    if distinct < num_experts:
+        raise MofeError(f"only {distinct} of the class prototypes differ: they cannot make {num_experts} experts")
+    restarts = 10 if isinstance(start, str) else 1
+    kmeans = KMeans(num_experts, init=start, n_init=restarts, max_iter=1000, tol=0.0, random_state=seed)
+    with threadpool_limits(1):  # the order of a parallel sum would decide the last bits
+        kmeans.fit(prototypes_CD)
+    return kmeans.labels_, float(kmeans.inertia_), int(kmeans.n_iter_)
+
+
+def _by_taxonomy(synsets: Sequence[str | None], seeds: Sequence[Supercategory]) -> np.ndarray:
+    """Each class to its super-category; one outside them all to the most similar (Wu and Palmer), larger first."""
+    expert_of = {c: e for e, seed in enumerate(seeds) for c in seed.classes}
+    for c, synset in enumerate(synsets):
+        if c not in expert_of:
+            expert_of[c] = int(np.argmax([similarity(str(synset), seed.synset) for seed in seeds]))
+    return np.array([expert_of[c] for c in range(len(synsets))])

@@ -1,0 +1,156 @@
+"""WordNet: finding it on this machine, and finding the synset that a class name means.
+
+NLTK reads WordNet's files. They come from NLTK's own download, or from Debian's packages ``wordnet-base`` and
+``wordnet-sense-index``, whose files are copied (NLTK follows no links out of its folders) beside the one table that
+they lack, ``lexnames``.
+"""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nltk
+
+from mofe.errors import MofeError
+
+DEBIAN = Path("/usr/share/wordnet")
+WNID = re.compile(r"n\d{8}")
+
+# lexnames(5WN): the lexicographer files by number; their category is 1 noun, 2 verb, 3 adjective, 4 adverb
+_LEXICOGRAPHER_FILES = """
+adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition
+noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person
+noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state
+noun.substance noun.time verb.body verb.change verb.cognition verb.communication verb.competition
+verb.consumption verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social
+verb.stative verb.weather adj.ppl
+"""
+_CATEGORY = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mofe" / "nltk_data"
+
+
+def _installed() -> Path | None:
+    """NLTK's copy of WordNet, or None."""
+    if str(_cache_folder()) not in nltk.data.path:
+        nltk.data.path.append(str(_cache_folder()))
+    for resource in ("corpora/wordnet", "corpora/wordnet.zip"):
+        try:
+            return Path(str(nltk.data.find(resource)))
+        except LookupError:
+            continue
+    return None
+
+
+def _copy_from_debian() -> None:
+    target = _cache_folder() / "corpora" / "wordnet"
+    partial = target.with_name(f".wordnet.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in DEBIAN.iterdir():
+        if file.is_file():
+            shutil.copy(file, partial / file.name)
+    rows = (
+        f"{i:02d}\t{name}\t{_CATEGORY[name.split('.')[0]]}\n" for i, name in enumerate(_LEXICOGRAPHER_FILES.split())
+    )
+    (partial / "lexnames").write_text("".join(rows))
+    try:
+        partial.rename(target)
+    except OSError:  # another process was quicker; its copy is as good
+        shutil.rmtree(partial)
+
+
+def ensure_wordnet(download: bool = True) -> Path:
+    """The place of WordNet on this machine; copied from Debian's package or downloaded where NLTK has none yet.
+
+    Raises:
+        MofeError: it is nowhere, and (if ``download``) could not be fetched.
+    """
+    if found := _installed():
+        return found
+    if all((DEBIAN / name).is_file() for name in ("data.noun", "index.noun", "index.sense")):
+        _copy_from_debian()
+    elif download:
+        nltk.download("wordnet", download_dir=str(_cache_folder()), quiet=True, raise_on_error=False)
+    if found := _installed():
+        return found
+    raise MofeError(
+        "WordNet is not on this machine: run `mofe data wordnet` where there is a network, or on Debian "
+        "`apt-get install wordnet-base wordnet-sense-index`; or choose a strategy that needs none, such as kmeans++"
+    )
+
+
+@cache
+def _reader() -> Any:
+    ensure_wordnet(download=False)
+    from nltk.corpus import wordnet
+
+    wordnet.ensure_loaded()
+    return wordnet
+
+
+def synset(name: str) -> Any:
+    """NLTK's synset of a wnid (``n02099601``) or a synset name (``golden_retriever.n.01``).
+
+    Raises:
+        MofeError: WordNet has no such noun synset.
+    """
+    try:
+        if WNID.fullmatch(name):
+            return _reader().synset_from_pos_and_offset("n", int(name[1:]))
+        return _reader().synset(name)
+    except Exception as error:  # NLTK raises WordNetError, ValueError, KeyError or AssertionError, by the kind of flaw
+        raise MofeError(f"WordNet has no noun synset {name!r}") from error
+
+
+def _looked_up(class_name: str) -> Any:
+    """The synset that a class name means: a wnid, a synset name, or the first sense of a noun."""
+    text = class_name.strip()
+    if WNID.fullmatch(text) or re.fullmatch(r".+\.n\.\d+", text):
+        return synset(text)
+    lemma = re.sub(r"[\s\-]+", "_", text.lower())
+    senses = _reader().synsets(lemma, pos="n")
+    if senses:
+        return senses[0]
+    close = difflib.get_close_matches(lemma, _reader().all_lemma_names(pos="n"), n=3)
+    hint = f"; the nearest nouns are {', '.join(close)}" if close else ""
+    raise MofeError(
+        f"class {class_name!r} is no noun of WordNet{hint}; name its synset in a synsets.csv (columns class,synset), "
+        "or choose a strategy that needs none, such as kmeans++"
+    )
+
+
+def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> list[str]:
+    """A noun synset's name for every class: the one given, else the one that the class name means.
+
+    Args:
+        classes: C class names.
+        synsets: for each class a wnid or synset name, or None where the data does not say.
+
+    Raises:
+        MofeError: a class has no synset; the message names it and the nearest nouns.
+    """
+    return [_looked_up(given or name).name() for name, given in zip(classes, synsets, strict=True)]
+
+
+def readable_name(synset_name: str) -> str:
+    """A name for people: the synset's first lemma, with spaces."""
+    return str(synset(synset_name).lemma_names()[0]).replace("_", " ")
+
+
+def path_from_root(synset_name: str) -> list[str]:
+    """The synset's hypernym path from ``entity.n.01`` to itself: the shortest, then the alphabetically first."""
+    paths = [[node.name() for node in path] for path in synset(synset_name).hypernym_paths()]
+    return min(paths, key=lambda path: (len(path), path))
+
+
+def similarity(a: str, b: str) -> float:
+    """Wu and Palmer's similarity (1994) of two synsets: by the depth of their nearest common hypernym, in (0, 1]."""
+    return float(synset(a).wup_similarity(synset(b)) or 0.0)

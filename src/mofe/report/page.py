@@ -1,0 +1,135 @@
+"""The report: one HTML file with everything in it, to be read on a screen of any size, without a network."""
+
+import base64
+from importlib import resources
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mofe.artifacts import History, Metrics, Partition, ScoreTable
+from mofe.detection.metrics import roc_points, threshold_at_tpr
+from mofe.report.figures import colour_of
+from mofe.report.plots import confusion_plot, histogram, roc_plot, training_plot
+
+PRIMARY = "knn"
+"""The method's own score, which the plots show."""
+
+MISTAKES = {
+    "accepted": "Unknown, but taken for known: the OOD images with the highest scores",
+    "rejected": "Known, but looks unknown: the ID test images with the lowest scores",
+    "misclassified": "Known, but taken for another class: with the highest scores",
+}
+
+
+def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition: Partition, history: History) -> str:
+    """The page as HTML.
+
+    Args:
+        metrics: what evaluate measured.
+        test: scores of the ID test set.
+        ood: scores of the OOD sets.
+        partition: experts and their classes.
+        history: of training.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda fraction: f"{100 * fraction:.2f}"
+    template = environment.from_string(resources.files("mofe.report").joinpath("template.html").read_text())
+    id_scores = test.table[PRIMARY].to_numpy()
+    threshold = threshold_at_tpr(id_scores)
+    scores_of = {table.info.dataset: table.table[PRIMARY].to_numpy() for table in ood}
+    colours = colour_of(list(scores_of))
+    primary = [result for result in metrics.results if result.score == PRIMARY]
+    return template.render(
+        metrics=metrics,
+        primary=PRIMARY,
+        mean_fpr95=fmean(result.fpr95 for result in primary),
+        mean_auroc=fmean(result.auroc for result in primary),
+        num_test=test.info.num_images,
+        num_ood={table.info.dataset: table.info.num_images for table in ood},
+        num_classes=len(partition.classes),
+        rows=_rows(metrics),
+        scores=test.info.scores,
+        roc=Markup(
+            roc_plot(
+                {name: roc_points(id_scores, values) for name, values in scores_of.items()},
+                {result.ood: result.auroc for result in primary},
+            )
+        ),
+        histograms=[
+            Markup(histogram(id_scores, values, threshold, name, colours[name], PRIMARY))
+            for name, values in scores_of.items()
+        ],
+        confusion=Markup(confusion_plot(_confusion(test, partition))) if partition.num_experts > 1 else None,
+        experts=_experts(test, partition),
+        training=Markup(training_plot(history.epochs)) if len(history.epochs) > 1 else None,
+        mistakes=_mistakes([test, *ood], partition),
+    )
+
+
+def _rows(metrics: Metrics) -> list[dict[str, Any]]:
+    """The result table: a row an OOD set, then their average; per score the metrics, and whether they are the best."""
+    sets = list(dict.fromkeys(result.ood for result in metrics.results))
+    value = {(result.ood, result.score): result for result in metrics.results}
+    scores = list(dict.fromkeys(result.score for result in metrics.results))
+    names = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
+    rows = [(name, [{n: getattr(value[name, score], n) for n in names} for score in scores]) for name in sets]
+    if len(sets) > 1:
+        averages = [{n: fmean(cells[i][n] for _, cells in rows) for n in names} for i in range(len(scores))]
+        rows.append(("average", averages))
+    for _, cells in rows:
+        for cell in cells:
+            cell["best_fpr95"] = cell["fpr95"] == min(c["fpr95"] for c in cells)
+            cell["best_auroc"] = cell["auroc"] == max(c["auroc"] for c in cells)
+    return [{"name": name, "cells": cells, "is_average": name == "average"} for name, cells in rows]
+
+
+def _confusion(test: ScoreTable, partition: Partition) -> np.ndarray:
+    """How many images of expert i (row) the router sent to expert j."""
+    true = np.array(partition.expert_of_class)[test.table["label"].to_numpy()]
+    counts_EE = np.zeros((partition.num_experts, partition.num_experts), int)
+    np.add.at(counts_EE, (true, test.table["expert"].to_numpy()), 1)
+    return counts_EE
+
+
+def _experts(test: ScoreTable, partition: Partition) -> list[dict[str, Any]]:
+    labels, predicted = test.table["label"].to_numpy(), test.table["predicted"].to_numpy()
+    cluster = np.array(partition.expert_of_class)[labels]
+    experts = []
+    for expert in range(partition.num_experts):
+        own = cluster == expert
+        experts.append(
+            {
+                "number": expert,
+                "seed": partition.seeds[expert].synset if partition.seeds else "",
+                "classes": [partition.names[c] for c in partition.classes_of(expert)],
+                "accuracy": float((predicted == labels)[own].mean()) if own.any() else None,
+                "images": int(own.sum()),
+            }
+        )
+    return experts
+
+
+def _mistakes(tables: list[ScoreTable], partition: Partition) -> list[dict[str, Any]]:
+    """The galleries: a kind of mistake in a data set, with its images."""
+    galleries = []
+    for table in tables:
+        rows = table.gallery.to_pylist()
+        for kind, title in MISTAKES.items():
+            chosen = [row for row in rows if row["kind"] == kind]
+            if chosen:
+                images = [
+                    {
+                        "data": base64.b64encode(row["thumbnail"]).decode(),
+                        "path": row["id"],
+                        "predicted": partition.names[row["predicted"]],
+                        "label": partition.names[row["label"]] if row["label"] >= 0 else "",
+                        "expert": row["expert"],
+                        "score": row["knn"],
+                    }
+                    for row in chosen
+                ]
+                galleries.append({"dataset": table.info.dataset, "kind": kind, "title": title, "images": images})
+    return galleries

@@ -1,0 +1,8 @@
+"""The stages of the pipeline, one module each.
+
+A stage reads its inputs, does its work, writes its outputs: paths or URIs in, paths or URIs out, nothing in between.
+The same word names the module here, the component, the pipeline task, the word on the command line and the test file.
+"""
+
+STAGES = ("fingerprint", "prepare", "extract", "partition", "finetune", "index", "score", "evaluate")
+"""Every stage, in the order in which data passes them."""

@@ -1,0 +1,95 @@
+"""From scores to metrics and a report."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from mofe import storage, tracking
+from mofe.artifacts import History, Metrics, Partition, Result, ScoreTable
+from mofe.detection.metrics import ROC, ood_metrics, roc_points
+from mofe.errors import MofeError
+from mofe.report.page import PRIMARY, render
+from mofe.report.text import format_table
+
+
+class Evaluation(NamedTuple):
+    """What a dashboard shows of an evaluation."""
+
+    figures: dict[str, float]
+    curve: ROC
+    """Of the KNN score, all OOD sets pooled."""
+
+
+def evaluate(scores: list[str], partition: str, history: str, *, metrics: str, roc: str, report: str) -> Evaluation:
+    """Compare the scores of the ID test set with those of every OOD set; write metrics, ROC curves and the report.
+
+    Args:
+        scores: score tables written by score: one of the ID test set, one or more of OOD sets.
+        partition: partition written by partition.
+        history: training history written by finetune.
+        metrics: where to write metrics.json (path or URI of a file).
+        roc: where to write the ROC curves of the KNN score, at most 200 points each, as JSON.
+        report: where to write the report, one self-contained HTML page.
+    """
+    with tracking.stage_run("evaluate", {"score_tables": len(scores)}) as run:
+        test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
+        classes = Partition.read(partition)
+        labels = test.table["label"].to_numpy()
+        right = test.table["predicted"].to_numpy() == labels
+        routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
+        results = [
+            Result(
+                ood=table.info.dataset,
+                score=score,
+                **vars(ood_metrics(test.table[score].to_numpy(), table.table[score].to_numpy())),
+            )
+            for table in ood
+            for score in test.info.scores
+        ]
+        measured = Metrics(
+            id_accuracy=float(right.mean()), router_accuracy=float(routed_right.mean()), results=tuple(results)
+        )
+        curves = []
+        for table in ood:
+            curve = roc_points(test.table[PRIMARY].to_numpy(), table.table[PRIMARY].to_numpy())
+            points = {name: values.tolist() for name, values in curve._asdict().items()}
+            curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
+
+        storage.write_json(storage.resolve(metrics), measured.model_dump(mode="json"))
+        storage.write_json(storage.resolve(roc), {"curves": curves})
+        page = render(measured, test, ood, classes, History.read(history))
+        storage.write_bytes(storage.resolve(report), page.encode())
+        print(format_table(measured))
+        figures = {"id_accuracy": measured.id_accuracy, "router_accuracy": measured.router_accuracy}
+        figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in results}
+        figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in results}
+        run.metrics(figures)
+        run.file(metrics)
+        run.file(report)
+    pooled = np.concatenate([table.table[PRIMARY].to_numpy() for table in ood])
+    return Evaluation(figures, roc_points(test.table[PRIMARY].to_numpy(), pooled))
+
+
+def _sorted_by_role(tables: list[ScoreTable]) -> tuple[ScoreTable, list[ScoreTable]]:
+    """The ID test set and the OOD sets, checked to be comparable."""
+    names = [table.info.dataset for table in tables]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise MofeError(f"the data set {min(twice)!r} was scored twice: every set needs a name of its own")
+    tests = [table for table in tables if table.info.role == "test"]
+    ood = [table for table in tables if table.info.role == "ood"]
+    if len(tests) != 1:
+        raise MofeError(
+            f"expected the scores of one ID test set, found {len(tests)} among {', '.join(names) or 'none'}"
+        )
+    if not ood:
+        raise MofeError("expected the scores of at least one OOD set, found none")
+    for table in ood:
+        if table.info.scores != tests[0].info.scores:
+            raise MofeError(
+                f"{table.info.dataset} has the scores {table.info.scores}, the ID test set {tests[0].info.scores}"
+            )
+    unlabelled = pc.sum(pc.less(tests[0].table["label"], 0)).as_py()
+    if unlabelled:
+        raise MofeError(f"{unlabelled} images of the ID test set {tests[0].info.dataset} have no known label")
+    return tests[0], ood

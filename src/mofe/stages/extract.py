@@ -1,0 +1,121 @@
+"""Features of the training images under the untouched backbone, and the prototype of each class."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mofe import storage, tracking
+from mofe.artifacts import FeatureInfo, Features, ImageShards, Partition, feature_schema, fixed_size_lists
+from mofe.detection.embedding import embed_shards
+from mofe.errors import MofeError
+from mofe.models.backbone import create_backbone, describe_backbone
+from mofe.models.mofe import MoFE
+
+
+def extract(
+    images: str,
+    features: str,
+    *,
+    backbone: str = "vit_base_patch14_dinov2.lvd142m",
+    backbone_args: dict[str, Any] | None = None,
+    weights: str = "",
+    weights_digest: str = "",
+    mofe_depth: int = 1,
+    batch_size: int = 128,
+    num_workers: int = 4,
+    precision: str = "auto",
+) -> None:
+    """Extract features of training images, and class prototypes, with the pre-trained backbone.
+
+    For each image: the class embedding that enters the MoFE block ("trunk") and the final one ("embedding"), float16.
+    For each class: the mean of its trunk embeddings, the prototype that the partition is made from. One pass, no
+    augmentation, the backbone's own preprocessing.
+
+    Args:
+        images: image set written by prepare (path or URI).
+        features: where to write the features (path or URI of a folder).
+        backbone: a vision transformer of timm by name, or "hf-hub:…".
+        backbone_args: further arguments of timm.create_model, for example {"img_size": 224}.
+        weights: "" for timm's pre-trained weights, "random" for none, else path or URI of a safetensors file.
+        weights_digest: digest of that file, recorded; fingerprint makes it.
+        mofe_depth: how many of the last blocks become experts (M).
+        batch_size: images at once.
+        num_workers: processes that decode images.
+        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+    """
+    with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}) as run:
+        shards = ImageShards(images)
+        spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
+        model = MoFE(create_backbone(spec), _one_expert(shards.info.classes), mofe_depth)
+        schema = feature_schema(model.dim)
+        sums_CD = np.zeros((len(shards.info.classes), model.dim))
+        counts_C = np.zeros(len(sums_CD), np.int64)
+        with storage.staged(features) as folder:
+            with (folder / Features.TABLE).open("wb") as file, pq.ParquetWriter(file, schema) as parquet:
+                for positions_B, labels_B, output in embed_shards(
+                    model,
+                    shards,
+                    spec.preprocessing,
+                    label="extract",
+                    batch_size=batch_size,
+                    num_workers=num_workers,
+                    precision=precision,
+                ):
+                    trunk_BD = output.trunk_BD.numpy()
+                    np.add.at(sums_CD, labels_B, trunk_BD)
+                    counts_C += np.bincount(labels_B, minlength=len(counts_C))
+                    columns = {
+                        "id": shards.paths.take(positions_B),
+                        "label": pa.array(labels_B, pa.int32()),
+                        "trunk": fixed_size_lists(trunk_BD, pa.float16()),
+                        "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
+                    }
+                    parquet.write_table(pa.table(columns, schema=schema))
+            empty = np.flatnonzero(counts_C == 0)
+            if empty.size:
+                raise MofeError(
+                    f"{images}: class {shards.info.classes[empty[0]]!r} has no image to make a prototype of"
+                )
+            prototypes = {
+                "label": pa.array(np.arange(len(counts_C)), pa.int32()),
+                "count": pa.array(counts_C),
+                "prototype": fixed_size_lists(sums_CD / counts_C[:, None], pa.float32()),
+            }
+            with (folder / Features.PROTOTYPES).open("wb") as file:
+                pq.write_table(pa.table(prototypes), file)
+            FeatureInfo(
+                backbone=spec,
+                dim=model.dim,
+                num_images=len(shards),
+                classes=shards.info.classes,
+                synsets=shards.info.synsets,
+                dataset_digest=shards.info.digest,
+            ).write(folder)
+        run.metrics({"images": len(shards), "classes": len(counts_C), "dim": model.dim})
+
+
+def _whole_numbers(value: Any) -> Any:
+    """JSON that has passed through Kubeflow holds every number as a float: 16.0 is 16 again."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _one_expert(classes: tuple[str, ...]) -> Partition:
+    """The trivial partition: with one expert, a MoFE that was not trained is the backbone itself."""
+    return Partition(
+        num_experts=1,
+        strategy="one expert",
+        classes=classes,
+        synsets=(None,) * len(classes),
+        names=classes,
+        expert_of_class=(0,) * len(classes),
+        seeds=(),
+        centers=(),
+        inertia=0.0,
+        iterations=0,
+    )

@@ -1,0 +1,147 @@
+"""The MoFE is made from the backbone and trained."""
+
+import hashlib
+import json
+
+from mofe import __version__, storage, tracking
+from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition
+from mofe.errors import MofeError
+from mofe.models.backbone import create_backbone
+from mofe.models.checkpoint import save_model
+from mofe.models.mofe import MoFE
+from mofe.training.loop import Trainer
+from mofe.training.recipe import Recipe
+
+
+def finetune(
+    images: str,
+    features: str,
+    partition: str,
+    model: str,
+    history: str,
+    *,
+    top_k: int = 1,
+    epochs: int = 40,
+    probe_epochs: int = 3,
+    probe_learning_rate: float = 1e-3,
+    batch_size: int = 1024,
+    micro_batch_size: int = 128,
+    learning_rate: float = 1e-4,
+    min_learning_rate: float = 1e-6,
+    warmup_epochs: float = 5.0,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    drop_path: float = 0.1,
+    clip_norm: float = 1.0,
+    augmentation: str = "randaugment",
+    mixup: str = "dynamic",
+    mixup_scale: float = 0.9,
+    mixup_sigma: float = 1.0,
+    regulariser: str = "label-smoothing",
+    regulariser_weight: float = 0.1,
+    validation_fraction: float = 0.05,
+    seed: int = 0,
+    num_workers: int = 4,
+    precision: str = "auto",
+    checkpoints: str = "",
+) -> None:
+    """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
+
+    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again.
+
+    Args:
+        images: training images written by prepare (path or URI).
+        features: features written by extract from these images.
+        partition: partition written by partition from these features.
+        model: where to write the model (path or URI of a folder).
+        history: where to write what was measured after each epoch (path or URI of a folder).
+        top_k: experts an image is sent to at inference; more than one are weighted by router probability.
+        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
+        probe_epochs: of the linear probe that router and heads begin with.
+        probe_learning_rate: of the linear probe (AdamW, cosine to 0, batches of micro_batch_size).
+        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
+        micro_batch_size: images at once on a device.
+        learning_rate: highest learning rate, of the top layer.
+        min_learning_rate: where the cosine ends.
+        warmup_epochs: of linear warm-up from 0.
+        weight_decay: of AdamW, for matrices.
+        layer_decay: factor on the learning rate from each layer to the one below.
+        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        augmentation: randaugment (crop, flip, RandAugment), crop-flip, crop (no mirror images), or none.
+        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma for all) or none.
+        mixup_scale: w in σ = 1 - w·s, where s is the accuracy of the class; from 0 to 1.
+        mixup_sigma: σ of fixed Mixup.
+        regulariser: label-smoothing, l2 (squared norm of the final embedding) or none.
+        regulariser_weight: smoothed share of the target, or the factor of the norm.
+        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
+        seed: of the split, of the order of images, of augmentation and of Mixup.
+        num_workers: processes that decode images.
+        precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
+        checkpoints: folder (path or URI) for checkpoints; "" keeps none.
+    """
+    recipe = Recipe(
+        epochs=epochs,
+        probe_epochs=probe_epochs,
+        probe_learning_rate=probe_learning_rate,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        learning_rate=learning_rate,
+        min_learning_rate=min_learning_rate,
+        warmup_epochs=warmup_epochs,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        drop_path=drop_path,
+        clip_norm=clip_norm,
+        augmentation=augmentation,
+        mixup=mixup,
+        mixup_scale=mixup_scale,
+        mixup_sigma=mixup_sigma,
+        regulariser=regulariser,
+        regulariser_weight=regulariser_weight,
+        validation_fraction=validation_fraction,
+        seed=seed,
+    )
+    with tracking.stage_run("finetune", {**recipe.to_dict(), "top_k": top_k, "precision": precision}) as run:
+        shards = ImageShards(images)
+        known = Features(features)
+        classes = Partition.read(partition)
+        if not shards.info.classes == known.info.classes == classes.classes:
+            raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
+        config = ModelConfig(
+            library_version=__version__,
+            backbone=known.info.backbone,
+            top_k=top_k,
+            partition=classes,
+            dataset_digest=shards.info.digest,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            training=recipe.to_dict(),
+        )
+
+        def report(epoch: Epoch) -> None:
+            measured = epoch.model_dump(exclude={"epoch", "class_accuracy", "sigma"})
+            run.metrics(measured, step=epoch.epoch)
+
+        network = MoFE(create_backbone(known.info.backbone, drop_path=drop_path), classes, config.backbone.depth, top_k)
+        trainer = Trainer(
+            model=network,
+            shards=shards,
+            features=known,
+            preprocessing=known.info.backbone.preprocessing,
+            recipe=recipe,
+            num_workers=num_workers,
+            precision=precision,
+            checkpoints=storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None,
+            on_epoch=report,
+        )
+        trainer.train()
+        with storage.staged(history) as folder:
+            History(epochs=tuple(trainer.history)).write(folder)
+        with storage.staged(model) as folder:
+            save_model(folder, network, config)
+
+
+def _digest_of(config: ModelConfig) -> str:
+    """What a checkpoint must agree in to be gone on from: everything that shapes the result."""
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]

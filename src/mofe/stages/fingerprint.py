@@ -1,0 +1,70 @@
+"""What lies behind a data URI right now."""
+
+import hashlib
+import re
+from typing import NamedTuple
+
+from mofe import storage
+from mofe.data.sources import SYNSETS, manifest_file, manifest_rows
+from mofe.errors import MofeError
+
+NOT_FILES = ("", "random")
+"""What ``weights`` may be without being a file."""
+
+
+class Fingerprints(NamedTuple):
+    """A digest for each URI."""
+
+    train: str
+    test: str
+    weights: str
+    ood_data: list[dict[str, str]]
+    """The OOD sets, each with its ``digest``."""
+
+
+def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]], weights: str = "") -> Fingerprints:
+    """Turn data URIs into digests of what lies there: names, sizes and versions of the files, not their content.
+
+    In the pipeline this stage is never cached. Its results are parameters of the stages below, so they run again
+    exactly when data behind a URI has changed.
+
+    Args:
+        train_data: training images, as prepare takes them; for a CSV manifest, the images it lists count too.
+        test_data: in-distribution test images.
+        ood_data: out-of-distribution sets, each a "dataset" (its name) and a "uri"; at least one.
+        weights: the file of the backbone's weights; "" or "random" if there is none.
+    """
+    if not ood_data:
+        raise MofeError("ood_data is empty: give at least one out-of-distribution set, as {dataset: NAME, uri: URI}")
+    for number, item in enumerate(ood_data, start=1):
+        if set(item) != {"dataset", "uri"}:
+            raise MofeError(f"ood_data, entry {number}: expected dataset and uri, found {', '.join(map(str, item))}")
+    names = [item["dataset"] for item in ood_data]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in ("train", "id-test"):
+            raise MofeError(f"ood_data: {name!r} cannot name a set: use letters, digits, . _ - (not train or id-test)")
+        if names.count(name) > 1:
+            raise MofeError(f"ood_data names {name!r} twice")
+    return Fingerprints(
+        train=_digest(train_data),
+        test=_digest(test_data),
+        weights="" if weights in NOT_FILES else _digest(weights),
+        ood_data=[{**item, "digest": _digest(item["uri"])} for item in ood_data],
+    )
+
+
+def _digest(uri: str) -> str:
+    path = storage.resolve(uri)
+    if "*" in uri:
+        parts = [storage.digest_of_listing(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
+        if not parts:
+            raise MofeError(f"there are no files at {uri}")
+    else:
+        parts = [storage.digest_of_listing(uri)]
+    if path.suffix == ".csv":
+        listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
+        parts += [storage.digest_of_listing(str(file)) if file.exists() else "missing" for file in listed]
+    beside = (path if path.is_dir() else path.parent) / SYNSETS
+    if beside.exists():
+        parts.append(storage.digest_of_listing(str(beside)))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

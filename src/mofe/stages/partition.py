@@ -1,0 +1,37 @@
+"""Which classes share an expert."""
+
+from mofe import storage, tracking
+from mofe.artifacts import Features
+from mofe.partitioning.clusters import partition_classes
+from mofe.report.partition_plot import partition_plot
+
+
+def partition(
+    features: str, partition: str, *, num_experts: int = 7, strategy: str = "wordnet-kmeans", seed: int = 0
+) -> None:
+    """Divide the classes among experts: K-Means over their prototypes, seeded from WordNet.
+
+    Writes partition.json, and partition.svg: the classes by expert, with the WordNet synset each grew from.
+
+    Args:
+        features: features written by extract (path or URI).
+        partition: where to write the partition (path or URI of a folder).
+        num_experts: number of experts, from 1 to the number of classes. The paper finds no gain beyond 7.
+        strategy: wordnet-kmeans (the paper's), taxonomy (WordNet alone), kmeans++ or random (neither needs WordNet).
+        seed: of kmeans++ and random.
+    """
+    with tracking.stage_run("partition", {"num_experts": num_experts, "strategy": strategy}) as run:
+        known = Features(features)
+        result = partition_classes(
+            known.prototypes_CD, known.info.synsets, num_experts, strategy, classes=known.info.classes, seed=seed
+        )
+        with storage.staged(partition) as folder:
+            storage.write_bytes(folder / "partition.svg", partition_plot(result).encode())
+            result.write(folder)
+            run.file(str(folder / "partition.svg"))
+        run.metrics({"inertia": result.inertia, "iterations": result.iterations})
+        for expert in range(num_experts):
+            grown = f" from {result.seeds[expert].synset}" if result.seeds else ""
+            members = [result.names[c] for c in result.classes_of(expert)]
+            more = f" and {len(members) - 8} more" if len(members) > 8 else ""
+            print(f"expert {expert}{grown}: {len(members)} classes: {', '.join(members[:8])}{more}")

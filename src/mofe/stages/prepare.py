@@ -1,0 +1,138 @@
+"""Images from anywhere become shards in one form."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mofe import storage, tracking
+from mofe.artifacts import ImageSet, Rejected, Role, write_image_shards
+from mofe.data.images import stored_form
+from mofe.data.sources import LabelledImage, Source, open_source
+from mofe.errors import MofeError
+from mofe.progress import progress
+
+THREADS = 4
+AHEAD = 64
+"""Images read ahead of the writer: what bounds the memory."""
+LISTED = 1000
+"""Rejected files that the manifest lists; all are counted."""
+
+
+def prepare(
+    source: str,
+    images: str,
+    *,
+    name: str,
+    role: Role,
+    digest: str = "",
+    images_per_class: int = 0,
+    max_rejected: float = 0.01,
+    synsets: str = "",
+) -> None:
+    """Read images, check that each decodes, and write them as Parquet shards.
+
+    An unreadable file is set aside and listed with its reason. RGB files in JPEG, PNG or WebP are kept byte for byte;
+    others become lossless PNG.
+
+    Args:
+        source: a folder of class folders, Hugging Face style Parquet (file, glob or folder), or a CSV manifest with
+            columns path,label; a local path or any fsspec URI.
+        images: where to write the image set (path or URI of a folder).
+        name: what the set is called in tables and plots.
+        role: train, test (in-distribution, of the classes of train) or ood.
+        digest: of what lies at the source; fingerprint makes it. It is recorded, and it decides caching.
+        images_per_class: take only the first so many of each class; 0 takes all.
+        max_rejected: the largest share of unreadable files that is put up with.
+        synsets: CSV with columns class,synset for class names that WordNet does not know; "" looks for synsets.csv
+            beside the data.
+    """
+    if role not in ("train", "test", "ood"):
+        raise MofeError(f"role {role!r} is not one of train, test, ood")
+    if images_per_class < 0:
+        raise MofeError(f"images_per_class = {images_per_class} must not be negative")
+    if not 0 <= max_rejected <= 1:
+        raise MofeError(f"max_rejected = {max_rejected} must lie between 0 and 1")
+    parameters = {"dataset": name, "images_per_class": images_per_class, "max_rejected": max_rejected}
+    with tracking.stage_run("prepare", parameters, label=name) as run:
+        found = open_source(source, synsets).limited(images_per_class)
+        if role != "ood" and not found.classes:
+            raise MofeError(f"{source} has no labels: the {role} set needs class folders, a label column, or both")
+        rejected: list[Rejected] = []
+        bad = 0
+        with storage.staged(images) as folder:
+            with write_image_shards(folder, found.classes) as writer:
+                for image, content, reason in _checked(found, f"prepare {name}"):
+                    if content is not None:
+                        writer.add(content, image.path, image.label)
+                        continue
+                    bad += 1
+                    if len(rejected) < LISTED:
+                        rejected.append(Rejected(path=image.path, reason=reason))
+            _check_result(source, role, found.classes, writer.counts, writer.num_images, bad, rejected, max_rejected)
+            ImageSet(
+                name=name,
+                role=role,
+                source=source,
+                digest=digest,
+                classes=found.classes,
+                synsets=found.synsets,
+                counts=tuple(writer.counts),
+                num_images=writer.num_images,
+                num_rejected=bad,
+                rejected=tuple(rejected),
+            ).write(folder)
+        print(f"{name}: {writer.num_images} images of {len(found.classes)} classes, {bad} set aside")
+        run.metrics({"images": writer.num_images, "classes": len(found.classes), "rejected": bad})
+
+
+def _checked(source: Source, label: str) -> Iterator[tuple[LabelledImage, bytes | None, str]]:
+    """Each image with its stored form, or None and the reason why it has none; read and decoded a little ahead."""
+
+    def check(image: LabelledImage) -> tuple[bytes | None, str]:
+        try:
+            return stored_form(image.read()), ""
+        except (OSError, ValueError) as error:
+            return None, str(error) or type(error).__name__
+
+    waiting: deque[tuple[LabelledImage, Future[tuple[bytes | None, str]]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool, progress(label=label, total=source.total) as bar:
+        for image in source.images():
+            waiting.append((image, pool.submit(check, image)))
+            if len(waiting) == AHEAD:
+                first, result = waiting.popleft()
+                yield first, *result.result()
+                bar.update()
+        for first, result in waiting:
+            yield first, *result.result()
+            bar.update()
+
+
+def _check_result(
+    source: str,
+    role: str,
+    classes: tuple[str, ...],
+    counts: list[int],
+    good: int,
+    bad: int,
+    rejected: list[Rejected],
+    max_rejected: float,
+) -> None:
+    """Refuse a set that cannot be used for its role."""
+    if bad and bad > max_rejected * (good + bad):
+        examples = "; ".join(f"{r.path}: {r.reason}" for r in rejected[:3])
+        raise MofeError(
+            f"{bad} of {good + bad} files at {source} are unreadable, more than max_rejected = {max_rejected:g}: "
+            f"{examples}"
+        )
+    if good == 0:
+        raise MofeError(f"there are no images at {source}")
+    if role == "train":
+        if len(classes) < 2:
+            raise MofeError(f"{source} has one class only, {classes[0]!r}: there is nothing to tell apart")
+        scarce = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < 2]
+        if scarce:
+            more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+            raise MofeError(
+                f"every class of {source} needs at least two images, one to train on and one to validate; too few in "
+                f"{', '.join(scarce[:5])}{more}"
+            )

@@ -1,0 +1,106 @@
+"""Scores of one evaluation set."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mofe import storage, tracking
+from mofe.artifacts import GALLERY_SCHEMA, ImageSet, ImageShards, ScoreInfo, score_schema
+from mofe.data.images import decode
+from mofe.detection.embedding import embed_shards
+from mofe.detector import SCORES, load_detector, scores_of
+from mofe.errors import MofeError
+
+GALLERY_SIZE = 12
+THUMBNAIL = 112
+"""Longest side in pixels."""
+
+
+def score(
+    images: str, detector: str, scores: str, *, batch_size: int = 128, num_workers: int = 4, precision: str = "auto"
+) -> None:
+    """Score the images of an evaluation set with the detector.
+
+    Writes one row an image (label, predicted class, expert, a column a score; higher is more in-distribution), and
+    thumbnails of the most confident mistakes.
+
+    Args:
+        images: evaluation set written by prepare (path or URI).
+        detector: detector written by index (path or URI).
+        scores: where to write the scores (path or URI of a folder).
+        batch_size: images at once.
+        num_workers: processes that decode images.
+        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+    """
+    info = ImageSet.read(images)
+    with tracking.stage_run("score", {"dataset": info.name}, label=info.name) as run:
+        shards = ImageShards(images)
+        judge = load_detector(detector)
+        label_of = _labels_in_model(info, judge.classes)
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *SCORES)}
+        for _, labels_B, output in embed_shards(
+            judge.model,
+            shards,
+            judge.config.backbone.preprocessing,
+            label=f"score {info.name}",
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision,
+        ):
+            batch = scores_of(output, judge.knn)
+            columns["label"].append(label_of[labels_B])
+            columns["predicted"].append(batch.predicted_B)
+            columns["expert"].append(batch.expert_B)
+            for name, values_B in batch.values.items():
+                columns[name].append(values_B)
+        schema = score_schema(SCORES)
+        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+        table = pa.table({"id": shards.paths, **arrays}, schema=schema)
+        with storage.staged(scores) as folder:
+            with (folder / "scores.parquet").open("wb") as file:
+                pq.write_table(table, file)
+            with (folder / "gallery.parquet").open("wb") as file:
+                pq.write_table(_gallery(shards, info.role, arrays), file)
+            ScoreInfo(dataset=info.name, role=info.role, scores=SCORES, num_images=len(shards)).write(folder)
+        run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
+
+
+def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
+    """For each label of the set (and, last, for "no label") the model's index of that class, −1 where it has none."""
+    index = {name: c for c, name in enumerate(classes)}
+    labels = [index.get(name, -1) for name in info.classes] if info.role == "test" else [-1] * len(info.classes)
+    unknown = [name for name, label in zip(info.classes, labels, strict=True) if label < 0]
+    if info.role == "test" and unknown:
+        raise MofeError(
+            f"the test set {info.source} has {len(unknown)} classes that the model was not trained on, among them "
+            f"{', '.join(unknown[:5])}: name its classes as the training set does, or give it as an OOD set"
+        )
+    return np.array([*labels, -1], np.int32)
+
+
+def _gallery(shards: ImageShards, role: str, columns: dict[str, np.ndarray]) -> pa.Table:
+    """Thumbnails of the most confident mistakes: see :data:`mofe.artifacts.GALLERY_SCHEMA`."""
+    by_score = np.argsort(columns["knn"], kind="stable")
+    wrong = columns["predicted"] != columns["label"]
+    if role == "ood":
+        chosen = {"accepted": by_score[::-1][:GALLERY_SIZE]}
+    else:
+        misclassified = by_score[::-1][wrong[by_score[::-1]]]
+        chosen = {"rejected": by_score[:GALLERY_SIZE], "misclassified": misclassified[:GALLERY_SIZE]}
+    rows = []
+    for kind, positions in chosen.items():
+        for position in positions.tolist():
+            content, path, _ = shards.image(position)
+            row = {name: columns[name][position].item() for name in ("label", "predicted", "expert", "knn")}
+            rows.append({"id": path, "kind": kind, "thumbnail": _thumbnail(content), **row})
+    return pa.Table.from_pylist(rows, schema=GALLERY_SCHEMA)
+
+
+def _thumbnail(content: bytes) -> bytes:
+    image = decode(content)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=85)
+    return encoded.getvalue()

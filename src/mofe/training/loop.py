@@ -1,0 +1,240 @@
+"""The fine-tuning loop: probe, then epochs of Mixup, losses, steps; measured on the validation split after each.
+
+Every random number comes from (seed, epoch, micro-batch), so a run that is killed and resumed from a checkpoint goes
+on as if it had not been.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from upath import UPath
+
+from mofe.artifacts import Epoch, Features, ImageShards, Preprocessing, vectors
+from mofe.data.loader import ShardDataset, batches, evaluation_transform, shuffled_positions, training_transform
+from mofe.errors import MofeError
+from mofe.models.device import autocast, device
+from mofe.models.mofe import MoFE
+from mofe.progress import progress
+from mofe.training.checkpoint import load_checkpoint, save_checkpoint
+from mofe.training.mixup import DynamicBetaMixup, Mixed
+from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
+from mofe.training.probe import linear_probe, predict_from_features
+from mofe.training.recipe import Recipe
+from mofe.training.split import validation_mask
+from mofe.training.step import TrainingStep
+
+CHECKPOINT_MINUTES = 15.0
+
+
+@dataclass
+class Trainer:
+    """Fine-tunes one model; :meth:`train` is the whole story.
+
+    Args:
+        model: an untrained MoFE.
+        shards: the training images.
+        features: what extract stored of them, in the same order.
+        preprocessing: of the backbone.
+        recipe: how to train.
+        num_workers: processes that decode images.
+        precision: of matrix products.
+        checkpoints: folder of this run's checkpoints; None keeps none.
+        on_epoch: called with what was measured after the probe and after each epoch.
+    """
+
+    model: MoFE
+    shards: ImageShards
+    features: Features
+    preprocessing: Preprocessing
+    recipe: Recipe
+    num_workers: int
+    precision: str
+    checkpoints: UPath | None
+    on_epoch: Callable[[Epoch], None] = lambda _: None
+    history: list[Epoch] = field(default_factory=list)
+
+    def train(self) -> None:
+        """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one."""
+        recipe = self.recipe
+        self.device = device()
+        self.model.to(self.device)
+        self.step = TrainingStep(self.model, recipe.regulariser, recipe.regulariser_weight)
+        self.labels_N = self.shards.labels_N
+        is_validation_N = validation_mask(self.labels_N, recipe.validation_fraction, recipe.seed)
+        self.validation = np.flatnonzero(is_validation_N)
+        self.is_training_N = ~is_validation_N
+        # a set smaller than the batch is trained as one batch
+        self.micro_batch_size = min(recipe.micro_batch_size, recipe.batch_size, int(self.is_training_N.sum()))
+        self.micro_batches = int(self.is_training_N.sum()) // self.micro_batch_size
+        self.accumulate = min(max(1, round(recipe.batch_size / self.micro_batch_size)), self.micro_batches)
+        self.steps_per_epoch = -(-self.micro_batches // self.accumulate)
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.95),
+        )
+        self.mixup = DynamicBetaMixup(len(self.shards.info.classes), recipe.mixup_scale)
+        self.last_saved = time.monotonic()
+
+        resumed = load_checkpoint(self.checkpoints, self.model, self.optimiser) if self.checkpoints else None
+        if resumed is None:
+            self._probe()
+            resumed = {"epoch": 1, "micro_batch": 0, "sums": None, "history": []}
+            self._save(resumed)
+        else:
+            self.history = [Epoch.model_validate(e) for e in resumed["history"]]
+            print(f"resuming in epoch {resumed['epoch']} at micro-batch {resumed['micro_batch']}", flush=True)
+        self._set_sigma(self.history[-1])
+        for epoch in range(resumed["epoch"], recipe.epochs + 1):
+            self._train_epoch(epoch, resumed if epoch == resumed["epoch"] else None)
+
+    def _probe(self) -> None:
+        """Train router and heads on stored features, and measure."""
+        started = time.monotonic()
+        table = self.features.table
+        trunk_ND = torch.from_numpy(vectors(table["trunk"]).astype(np.float32))
+        embedding_ND = torch.from_numpy(vectors(table["embedding"]).astype(np.float32))
+        rows = torch.from_numpy(np.flatnonzero(self.is_training_N))
+        linear_probe(self.model, trunk_ND[rows], embedding_ND[rows], torch.from_numpy(self.labels_N)[rows], self.recipe)
+        held = torch.from_numpy(self.validation)
+        predicted, routed = predict_from_features(self.model, trunk_ND[held], embedding_ND[held])
+        seen = len(rows) * self.recipe.probe_epochs
+        self._record(
+            0, self.recipe.probe_learning_rate, np.zeros(3), predicted, routed, seen / (time.monotonic() - started)
+        )
+
+    def _train_epoch(self, epoch: int, resumed: dict[str, Any] | None) -> None:
+        recipe = self.recipe
+        started = time.monotonic()
+        dataset = ShardDataset(self.shards, training_transform(self.preprocessing, recipe.augmentation), recipe.seed)
+        dataset.epoch = epoch
+        order = shuffled_positions([rows for _, _, rows in self.shards.row_groups], recipe.seed, epoch)
+        order = order[self.is_training_N[order]][: self.micro_batches * self.micro_batch_size]
+        done = resumed["micro_batch"] if resumed else 0
+        sums = np.array(resumed["sums"]) if resumed and resumed["sums"] else np.zeros(3)
+        self.model.train()
+        loader = batches(dataset, order[done * self.micro_batch_size :], self.micro_batch_size, self.num_workers)
+        with progress(label=f"epoch {epoch}/{recipe.epochs}", total=len(order)) as bar:
+            bar.update(done * self.micro_batch_size)
+            for number, (images, labels_B, _) in enumerate(loader, start=done):
+                first, last = self._group_of(number)
+                if number == first:
+                    self.optimiser.zero_grad(set_to_none=True)
+                rate = self._learning_rate(epoch, number)
+                parts = self._backward(images, labels_B, epoch, number, last - first + 1, rate)
+                sums += parts
+                if number == last:
+                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or float("inf"))
+                    set_learning_rate(self.optimiser, rate)
+                    self.optimiser.step()
+                    if time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
+                        self._save({"epoch": epoch, "micro_batch": number + 1, "sums": sums.tolist()})
+                bar.update(len(images))
+                bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
+        seen = (self.micro_batches - done) * self.micro_batch_size
+        rate_of_images = seen / (time.monotonic() - started)
+        predicted, routed = self._predict_validation()
+        self._record(epoch, rate, sums / self.micro_batches, predicted, routed, rate_of_images)
+        self._set_sigma(self.history[-1])
+        self._save({"epoch": epoch + 1, "micro_batch": 0, "sums": None})
+
+    def _group_of(self, number: int) -> tuple[int, int]:
+        """First and last micro-batch of the optimiser step that micro-batch ``number`` belongs to."""
+        first = number // self.accumulate * self.accumulate
+        return first, min(first + self.accumulate, self.micro_batches) - 1
+
+    def _learning_rate(self, epoch: int, number: int) -> float:
+        recipe = self.recipe
+        step = (epoch - 1) * self.steps_per_epoch + number // self.accumulate
+        total = recipe.epochs * self.steps_per_epoch
+        warmup = round(recipe.warmup_epochs * self.steps_per_epoch)
+        return learning_rate(step, total, warmup, recipe.learning_rate, recipe.min_learning_rate)
+
+    def _backward(
+        self, images: Tensor, labels_B: Tensor, epoch: int, number: int, share: int, rate: float
+    ) -> np.ndarray:
+        """Add the gradient of one micro-batch; its route loss, expert loss and regulariser."""
+        recipe = self.recipe
+        torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
+        self.mixup.generator = np.random.default_rng((recipe.seed, epoch, number, 2))
+        images = images.to(self.device, non_blocking=True)
+        if recipe.mixup == "none":
+            batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
+        else:
+            batch = self.mixup(images, labels_B)
+        batch = Mixed(*(t.to(self.device, non_blocking=True) for t in batch))
+        with autocast(self.precision, training=True):
+            losses = self.step(batch, generator)
+        parts = torch.stack(losses).detach().cpu().double().numpy()
+        if not np.isfinite(parts).all():
+            raise MofeError(
+                f"the loss is not finite in epoch {epoch}, micro-batch {number} (route, expert, regulariser = "
+                f"{', '.join(f'{p:g}' for p in parts)}; learning rate {rate:.2e}): try a lower learning_rate, a longer "
+                "warmup_epochs, a clip_norm, or precision=fp32"
+            )
+        (losses.total / share).backward()
+        return parts
+
+    def _predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Class and expert that the model gives each validation image."""
+        self.model.eval()
+        dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))
+        predicted, routed = [], []
+        with torch.inference_mode():
+            for images, _, _ in batches(dataset, self.validation, self.micro_batch_size, self.num_workers):
+                with autocast(self.precision, training=True):
+                    output = self.model(images.to(self.device))
+                predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
+                routed.append(output.expert_B.cpu().numpy())
+        return np.concatenate(predicted), np.concatenate(routed)
+
+    def _record(
+        self, epoch: int, rate: float, parts: np.ndarray, predicted: np.ndarray, routed: np.ndarray, speed: float
+    ) -> None:
+        labels = self.labels_N[self.validation]
+        right = predicted == labels
+        total_C = np.bincount(labels, minlength=len(self.shards.info.classes))
+        accuracy_C = np.bincount(labels, weights=right, minlength=len(total_C)) / np.maximum(total_C, 1)
+        self.mixup.update(accuracy_C)
+        clusters_C = self.model.expert_of_class_C.cpu().numpy()
+        measured = Epoch(
+            epoch=epoch,
+            learning_rate=rate,
+            loss=float(parts.sum()),
+            route_loss=float(parts[0]),
+            expert_loss=float(parts[1]),
+            regulariser=float(parts[2]),
+            validation_accuracy=float(right.mean()),
+            router_accuracy=float((routed == clusters_C[labels]).mean()),
+            class_accuracy=tuple(accuracy_C.tolist()),
+            sigma=tuple(self.mixup.sigma_C.tolist()),
+            images_per_second=speed,
+        )
+        self.history.append(measured)
+        self.on_epoch(measured)
+        print(
+            f"{'after the probe' if epoch == 0 else f'epoch {epoch}'}: loss {measured.loss:.4f}, validation accuracy "
+            f"{measured.validation_accuracy:.2%}, router {measured.router_accuracy:.2%}",
+            flush=True,
+        )
+
+    def _set_sigma(self, measured: Epoch) -> None:
+        """What Mixup draws from in the coming epoch."""
+        if self.recipe.mixup == "fixed":
+            self.mixup.sigma_C = np.full(len(measured.class_accuracy), self.recipe.mixup_sigma)
+        else:
+            self.mixup.update(measured.class_accuracy)
+
+    def _save(self, progress: dict[str, Any]) -> None:
+        if self.checkpoints is None:
+            return
+        done = (progress["epoch"] - 1) * self.micro_batches + progress["micro_batch"]
+        history = [epoch.model_dump(mode="json") for epoch in self.history]
+        save_checkpoint(self.checkpoints, done, self.model, self.optimiser, {**progress, "history": history})
+        self.last_saved = time.monotonic()

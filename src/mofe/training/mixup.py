@@ -1,0 +1,74 @@
+"""Dynamic-β Mixup (Eq. 11-14): the better a class is already known, the less its images are blended.
+
+    λ ~ Beta(σ, σ),  σ = 1 − w·s,  λ̂ = max(λ, 1 − λ),  x̂ = λ̂ x_i + (1 − λ̂) x_j  with  y_j ≠ y_i
+
+s is the accuracy of the class of x_i on the validation split. σ = 1 draws λ uniformly, so a class not known at all is
+blended half and half as often as not at all; a small σ draws λ near 0 or 1, so a class that is known is left alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mofe.errors import MofeError
+
+LEAST_SIGMA = 0.05
+"""At w = 1 and s = 1 σ would be 0, where there is no Beta distribution; at 0.05 λ̂ is 1 but for a few images in 100."""
+
+
+class Mixed(NamedTuple):
+    """A blended batch: image b is ``lam_B[b]`` of class ``labels_a_B[b]``, the rest of ``labels_b_B[b]``."""
+
+    images: Tensor
+    labels_a_B: Tensor
+    labels_b_B: Tensor
+    lam_B: Tensor
+
+
+class DynamicBetaMixup:
+    """Blends each image with one of another class of the batch; one λ̂ an image.
+
+    Args:
+        num_classes: C.
+        scale: w in [0, 1]; 0 keeps σ = 1 for every class and always.
+        generator: source of randomness; a fresh one if None.
+    """
+
+    def __init__(self, num_classes: int, scale: float, generator: np.random.Generator | None = None):
+        if not 0 <= scale <= 1:
+            raise MofeError(f"mixup_scale = {scale} must lie in [0, 1]")
+        self.scale = scale
+        self.generator = generator or np.random.default_rng()
+        self.sigma_C = np.ones(num_classes)
+
+    def update(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
+        """Set each class's σ from its accuracy s in [0, 1] (Eq. 12)."""
+        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
+
+    def sample(self, labels_B: Tensor) -> Tensor:
+        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13)."""
+        sigma_B = self.sigma_C[labels_B.cpu().numpy()]
+        lam_B = self.generator.beta(sigma_B, sigma_B)
+        return torch.from_numpy(np.maximum(lam_B, 1 - lam_B)).float()
+
+    def partners(self, labels_B: Tensor) -> Tensor:
+        """For each image the position of one of another class, uniformly; its own where the batch has no other."""
+        labels = labels_B.cpu().numpy()
+        order = np.argsort(labels, kind="stable")
+        first = np.searchsorted(labels[order], labels, "left")
+        size = np.searchsorted(labels[order], labels, "right") - first
+        others = len(labels) - size
+        pick = (self.generator.random(len(labels)) * others).astype(np.int64)
+        pick += np.where(pick >= first, size, 0)  # step over the block of the image's own class
+        return torch.from_numpy(np.where(others > 0, order[pick % len(labels)], np.arange(len(labels))))
+
+    def __call__(self, images: Tensor, labels_B: Tensor) -> Mixed:
+        """Blend a batch (Eq. 14); images (B, …) in any float type, labels (B,) int64."""
+        partner_B = self.partners(labels_B)
+        lam_B = self.sample(labels_B)
+        weight = lam_B.to(images).view(-1, *[1] * (images.ndim - 1))
+        blended = weight * images + (1 - weight) * images[partner_B.to(images.device)]
+        return Mixed(blended, labels_B, labels_B[partner_B.to(labels_B.device)], lam_B.to(labels_B.device))

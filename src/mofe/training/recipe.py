@@ -1,0 +1,69 @@
+"""How a model is trained: every number that shapes the result, checked before any work begins."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mofe.errors import MofeError
+
+MIXUPS = ("dynamic", "fixed", "none")
+REGULARISERS = ("label-smoothing", "l2", "none")
+AUGMENTATIONS = ("randaugment", "crop-flip", "crop", "none")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parameters of fine-tuning; the finetune stage documents each."""
+
+    epochs: int
+    probe_epochs: int
+    probe_learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    min_learning_rate: float
+    warmup_epochs: float
+    weight_decay: float
+    layer_decay: float
+    drop_path: float
+    clip_norm: float
+    augmentation: str
+    mixup: str
+    mixup_scale: float
+    mixup_sigma: float
+    regulariser: str
+    regulariser_weight: float
+    validation_fraction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        _one_of("mixup", self.mixup, MIXUPS)
+        _one_of("regulariser", self.regulariser, REGULARISERS)
+        _one_of("augmentation", self.augmentation, AUGMENTATIONS)
+        for name in ("epochs", "probe_epochs", "warmup_epochs", "weight_decay", "regulariser_weight", "clip_norm"):
+            _within(name, getattr(self, name), 0, float("inf"))
+        for name in ("learning_rate", "probe_learning_rate"):
+            _within(name, getattr(self, name), 1e-12, 10)
+        _within("min_learning_rate", self.min_learning_rate, 0, self.learning_rate)
+        for name in ("batch_size", "micro_batch_size"):
+            _within(name, getattr(self, name), 1, 1 << 20)
+        _within("layer_decay", self.layer_decay, 1e-6, 1)
+        _within("drop_path", self.drop_path, 0, 0.99)
+        _within("mixup_scale", self.mixup_scale, 0, 1)
+        _within("mixup_sigma", self.mixup_sigma, 0.05, 100)
+        _within("validation_fraction", self.validation_fraction, 1e-6, 0.5)
+        if self.regulariser == "label-smoothing":
+            _within("regulariser_weight", self.regulariser_weight, 0, 0.99)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters as plain JSON values."""
+        return asdict(self)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise MofeError(f"{name} = {value!r} is not one of {', '.join(allowed)}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise MofeError(f"{name} = {value} must lie between {low:g} and {high:g}")

@@ -1,0 +1,98 @@
+"""One forward pass of training: images and labels in, the parts of the loss out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mofe.models.mofe import MoFE
+from mofe.training.losses import (
+    embedding_norm,
+    expert_loss,
+    expert_targets,
+    pairs_with_negatives,
+    route_loss,
+    router_targets,
+)
+from mofe.training.mixup import Mixed
+
+
+class Losses(NamedTuple):
+    """The parts of L = L_route + L_expert + Reg (Eq. 10); scalars."""
+
+    route: Tensor
+    expert: Tensor
+    regulariser: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        return self.route + self.expert + self.regulariser
+
+
+def losses_of(
+    model: MoFE,
+    router_logits_BE: Tensor,
+    embedding_PD: Tensor,
+    image_P: Tensor,
+    expert_P: Tensor,
+    batch: Mixed,
+    *,
+    regulariser: str,
+    weight: float,
+) -> Losses:
+    """The losses of a batch whose pairs (image, expert) have been embedded; tensors on the model's device."""
+    clusters_C, slots_C = model.expert_of_class_C, model.slot_of_class_C
+    _, a_B, b_B, lam_B = batch
+    route = route_loss(router_logits_BE, router_targets(clusters_C, a_B, b_B, lam_B, model.num_experts))
+
+    order_P = torch.argsort(expert_P, stable=True)
+    sizes = torch.bincount(expert_P, minlength=model.num_experts).tolist()
+    image_by_expert = image_P[order_P].split(sizes)
+    embedding_by_expert = embedding_PD[order_P].split(sizes)
+    smoothing = weight if regulariser == "label-smoothing" else 0.0
+    logits, targets = [], []
+    with torch.autocast(embedding_PD.device.type, enabled=False):
+        for expert, head in enumerate(model.heads):
+            i = image_by_expert[expert]
+            logits.append(head(embedding_by_expert[expert].float()))
+            width = model.head_widths[expert]
+            targets.append(expert_targets(slots_C, clusters_C, expert, width, a_B[i], b_B[i], lam_B[i], smoothing))
+    penalty = weight * embedding_norm(embedding_PD) if regulariser == "l2" else route.new_zeros(())
+    return Losses(route, expert_loss(logits, targets), penalty)
+
+
+class TrainingStep(nn.Module):
+    """The model with its losses as one module, which is what a gradient reducer wants to wrap.
+
+    Args:
+        model: the MoFE to train.
+        regulariser: ``none``, ``l2`` (mean squared norm of the final class embedding) or ``label-smoothing``.
+        weight: of the regulariser; for label smoothing, the share of the target that is spread.
+    """
+
+    def __init__(self, model: MoFE, regulariser: str, weight: float):
+        super().__init__()
+        self.model = model
+        self.regulariser = regulariser
+        self.weight = weight
+
+    def forward(self, batch: Mixed, generator: torch.Generator) -> Losses:
+        """Losses of a batch; each expert sees its own images and as many others (``generator``, of the CPU, picks)."""
+        model = self.model
+        device = batch.images.device
+        tokens_BTD = model.tokens(batch.images)
+        router_logits_BE = model.route(tokens_BTD[:, 0])
+        cluster_B = model.expert_of_class_C[batch.labels_a_B]
+        image_P, expert_P = pairs_with_negatives(cluster_B.cpu(), model.num_experts, generator)
+        image_P, expert_P = image_P.to(device), expert_P.to(device)
+        embedding_PD = model.norm(model.run_experts(tokens_BTD, image_P, expert_P))
+        return losses_of(
+            model,
+            router_logits_BE,
+            embedding_PD,
+            image_P,
+            expert_P,
+            batch,
+            regulariser=self.regulariser,
+            weight=self.weight,
+        )

@@ -1,0 +1,105 @@
+"""Backbones: what timm says of them, weights from files and URIs, and models that cannot carry a MoFE."""
+
+from pathlib import Path
+
+import fsspec
+import pytest
+import timm
+import torch
+from conftest import TINY
+from safetensors.torch import save, save_file
+
+from mofe.errors import MofeError
+from mofe.models import create_backbone, describe_backbone
+
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(7)
+    return timm.create_model(NAME, num_classes=5, **TINY).state_dict()
+
+
+def assert_has(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(w, state[name]) for name, w in model.state_dict().items())
+
+
+def test_weights_from_a_local_file_with_a_head_of_its_own(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))), state)
+
+
+def test_weights_from_a_plain_torch_file(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.pth"))), state)
+
+
+def test_weights_from_an_object_store(state: dict[str, torch.Tensor]) -> None:
+    with fsspec.open("memory://bucket/w.safetensors", "wb") as file:
+        file.write(save(state))
+    assert_has(create_backbone(describe_backbone(NAME, TINY, "memory://bucket/w.safetensors")), state)
+
+
+def test_random_weights_are_always_the_same_and_leave_the_generator_alone() -> None:
+    spec = describe_backbone(NAME, TINY, "random")
+    torch.manual_seed(3)
+    first = create_backbone(spec)
+    after = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.rand(()) == after
+    assert_has(create_backbone(spec), first.state_dict())
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"blocks": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(MofeError, match="do not fit"):
+        create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "evil.pth")))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_weights_of_another_depth_are_refused(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    for depth in (2, 4):
+        with pytest.raises(MofeError, match=r"w\.safetensors do not fit"):
+            create_backbone(describe_backbone(NAME, {**TINY, "depth": depth}, str(tmp_path / "w.safetensors")))
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MofeError, match="no weights file at"):
+        create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "none.safetensors")))
+
+
+def test_preprocessing_is_the_backbones_own() -> None:
+    clip = describe_backbone("vit_base_patch16_clip_224.openai", {}).preprocessing
+    assert clip.image_size == 224
+    assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    dino = describe_backbone("vit_small_patch14_dinov2.lvd142m", {"img_size": 224}).preprocessing
+    assert (dino.image_size, dino.interpolation) == (224, "bicubic")
+    overlay = {"mean": (0.1, 0.2, 0.3), "crop_pct": 0.5}
+    own = describe_backbone(NAME, {**TINY, "pretrained_cfg_overlay": overlay}).preprocessing
+    assert (own.mean, own.crop_fraction, own.image_size) == ((0.1, 0.2, 0.3), 0.5, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("resnet18", {}, "is a ResNet"),
+        ("vit_base_patch16_siglip_224", {}, "no class token"),
+        ("nonsense_9", {}, "timm knows no model 'nonsense_9'"),
+        (NAME, {"wheels": 4}, "do not suit"),
+    ],
+)
+def test_what_cannot_carry_a_mofe_is_refused(name: str, args: dict[str, object], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        describe_backbone(name, args)
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_depth_is_checked(depth: int) -> None:
+    with pytest.raises(MofeError, match="mofe_depth"):
+        describe_backbone(NAME, TINY, depth=depth)

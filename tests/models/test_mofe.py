@@ -1,0 +1,96 @@
+"""The MoFE against its definition: exact copies at the start, routing by class token, weighted sum, −inf elsewhere."""
+
+import pytest
+import torch
+from conftest import make_partition
+from timm.models.vision_transformer import VisionTransformer
+
+from mofe.errors import MofeError
+from mofe.models import MoFE
+
+
+def shaken(model: MoFE) -> MoFE:
+    """With experts, router and heads that differ."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in [*model.experts.parameters(), *model.router.parameters(), *model.heads.parameters()]:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_an_untrained_mofe_gives_the_backbones_embedding(backbone: VisionTransformer, depth: int, top_k: int) -> None:
+    model = MoFE(backbone, make_partition([0, 1, 2, 0, 1]), depth, top_k).eval()
+    torch.nn.init.normal_(model.router.weight)  # whatever the route
+    images = torch.randn(6, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(images).embedding_BD, backbone.forward_features(images)[:, 0], atol=1e-6, rtol=0
+        )
+
+
+def test_the_given_backbone_is_left_alone(backbone: VisionTransformer) -> None:
+    before = {name: w.clone() for name, w in backbone.state_dict().items()}
+    shaken(MoFE(backbone, make_partition([0, 1])))
+    assert len(backbone.blocks) == 3
+    assert all(torch.equal(w, before[name]) for name, w in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_routing_and_weighted_sum_in_float64(backbone: VisionTransformer, depth: int, top_k: int) -> None:
+    """Written from the equations, one image and one expert at a time."""
+    model = shaken(MoFE(backbone, make_partition([0, 1, 2, 0, 1]), depth, top_k)).double()
+    images = torch.randn(7, 3, 16, 16, dtype=torch.float64)
+    with torch.inference_mode():
+        # route() works in float32 by design; the reference uses the same router weights in float64
+        model.route = lambda trunk: model.router(trunk)  # type: ignore[method-assign]
+        model.classify = lambda embedding, expert: torch.stack(  # type: ignore[method-assign]
+            [model.heads[e](f).max() for f, e in zip(embedding, expert, strict=True)]
+        )
+        output = model(images)
+        for b in range(7):
+            tokens = model.tokens(images[b : b + 1])
+            p = torch.softmax(model.router.weight @ tokens[0, 0] + model.router.bias, 0)
+            chosen = sorted(range(3), key=lambda e: -p[e].item())[:top_k]
+            assert output.expert_B[b] == chosen[0]
+            mixed = sum(p[e] * model.experts[e](tokens)[0, 0] for e in chosen) / sum(p[e] for e in chosen)
+            torch.testing.assert_close(output.embedding_BD[b], model.norm(mixed), atol=1e-12, rtol=1e-9)
+
+
+def test_logits_stand_at_the_classes_of_the_expert(backbone: VisionTransformer) -> None:
+    partition = make_partition([0, 1, 2, 0, 1])
+    model = shaken(MoFE(backbone, partition))
+    images = torch.randn(9, 3, 16, 16)
+    forced_B = torch.tensor([0, 1, 2] * 3)
+    with torch.no_grad():
+        output = model(images, forced_B)
+    for b, expert in enumerate(forced_B.tolist()):
+        own = partition.classes_of(expert)
+        expected = model.heads[expert](output.embedding_BD[b])
+        torch.testing.assert_close(output.logits[b, own], expected[:-1])
+        torch.testing.assert_close(output.logits[b, -1], expected[-1])
+        foreign = [c for c in range(5) if c not in own]
+        assert torch.isneginf(output.logits[b, foreign]).all()
+
+
+def test_one_expert_has_no_others_and_one_per_class_works(backbone: VisionTransformer) -> None:
+    images = torch.randn(4, 3, 16, 16)
+    with torch.inference_mode():
+        one = MoFE(backbone, make_partition([0, 0, 0])).eval()
+        assert one.heads[0].out_features == 3
+        assert torch.isneginf(one(images).logits[:, -1]).all()
+        each = MoFE(backbone, make_partition([0, 1, 2])).eval()(images)
+        assert torch.isfinite(each.logits[:, :-1]).sum(dim=1).tolist() == [1] * 4
+
+
+def test_an_empty_batch_has_a_defined_answer(backbone: VisionTransformer) -> None:
+    with torch.inference_mode():
+        assert MoFE(backbone, make_partition([0, 1])).eval()(torch.empty(0, 3, 16, 16)).embedding_BD.shape == (0, 24)
+
+
+@pytest.mark.parametrize(("depth", "top_k"), [(0, 1), (3, 1), (1, 0), (1, 3)])
+def test_bad_shapes_are_refused(backbone: VisionTransformer, depth: int, top_k: int) -> None:
+    with pytest.raises(MofeError, match="must lie between"):
+        MoFE(backbone, make_partition([0, 1]), depth, top_k)

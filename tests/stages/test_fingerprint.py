@@ -1,0 +1,84 @@
+"""A digest that changes with the data, and only then."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mofe.errors import MofeError
+from mofe.stages.fingerprint import fingerprint
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for name in ("train/a/1.png", "test/a/1.png", "ood/1.png", "w.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+def digests(data: Path, train: str = "train", ood: str = "ood", weights: str = "") -> tuple[str, ...]:
+    found = fingerprint(str(data / train), str(data / "test"), [{"dataset": "x", "uri": str(data / ood)}], weights)
+    return found.train, found.test, found.ood_data[0]["digest"], found.weights
+
+
+def test_it_changes_with_what_changed_and_nothing_else(data: Path) -> None:
+    before = digests(data)
+    assert digests(data) == before
+    (data / "train/a/2.png").write_bytes(b"new")
+    added = digests(data)
+    assert added[0] != before[0]
+    assert added[1:] == before[1:]
+    (data / "train/a/2.png").unlink()
+    assert digests(data) == before
+    content = (data / "ood/1.png").read_bytes()
+    (data / "ood/1.png").write_bytes(content[::-1])  # same size
+    os.utime(data / "ood/1.png", ns=(1, 1))
+    rewritten = digests(data)
+    assert rewritten[2] != before[2]
+    assert rewritten[:2] == before[:2]
+    (data / "train/a/1.png").rename(data / "train/a/9.png")
+    assert digests(data)[0] != before[0]
+
+
+def test_weights_count_if_they_are_a_file(data: Path) -> None:
+    assert digests(data, weights="")[3] == digests(data, weights="random")[3] == ""
+    file = str(data / "w.safetensors")
+    before = digests(data, weights=file)[3]
+    (data / "w.safetensors").write_bytes(b"other weights")
+    assert before
+    assert digests(data, weights=file)[3] != before
+
+
+def test_a_manifest_counts_with_the_images_it_lists(data: Path) -> None:
+    (data / "set.csv").write_text("path\ntrain/a/1.png\nmissing.png\n")
+    before = digests(data, train="set.csv")
+    (data / "train/a/1.png").write_bytes(b"another image")
+    assert digests(data, train="set.csv")[0] != before[0]
+
+
+def test_a_glob_and_the_synsets_beside_the_data(data: Path) -> None:
+    before = digests(data, train="train/*/*.png"), digests(data)
+    (data / "train/synsets.csv").write_text("class,synset\n")
+    assert digests(data, train="train/*/*.png")[0] == before[0][0]
+    assert digests(data)[0] != before[1][0]
+
+
+@pytest.mark.parametrize(
+    ("ood", "message"),
+    [
+        ([], "ood_data is empty"),
+        ([{"dataset": "a"}], "entry 1: expected dataset and uri"),
+        ([{"dataset": "a b", "uri": "x"}], "'a b' cannot name a set"),
+        ([{"dataset": "id-test", "uri": "x"}], "cannot name a set"),
+        ([{"dataset": "a", "uri": "x"}, {"dataset": "a", "uri": "y"}], "names 'a' twice"),
+    ],
+)
+def test_bad_lists_of_sets(ood: list[dict[str, str]], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        fingerprint("x", "y", ood)
+
+
+def test_nothing_at_a_uri(data: Path) -> None:
+    with pytest.raises(MofeError, match="nowhere"):
+        digests(data, train="nowhere")

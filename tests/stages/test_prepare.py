@@ -1,0 +1,124 @@
+"""prepare: shards that anyone can read, bad files set aside, unusable sets refused, constant memory."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import striped
+
+from mofe.artifacts import ImageSet, ImageShards
+from mofe.errors import MofeError
+from mofe.stages.prepare import prepare
+
+
+def write_images(root: Path, counts: dict[str, int]) -> Path:
+    rng = np.random.default_rng(0)
+    for label, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i}.png").write_bytes(striped(label, rng))
+    return root
+
+
+def test_shards_are_hugging_face_parquet(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "in", {"cat": 70, "dog": 30})
+    prepare(str(source), str(tmp_path / "out"), name="pets", role="train", digest="d1")
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    table = pq.read_table(files)
+    assert str(table.schema.field("image").type) == "struct<bytes: binary, path: string>"
+    names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    assert names == ["cat", "dog"]
+    for row in table.to_pylist():
+        assert row["image"]["bytes"] == (source / row["image"]["path"]).read_bytes()
+        assert names[row["label"]] == row["image"]["path"].split("/")[0]
+    info = ImageSet.read(str(tmp_path / "out"))
+    assert (info.counts, info.num_images, info.digest, info.num_rejected) == ((70, 30), 100, "d1", 0)
+
+
+def test_from_and_to_an_object_store(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "in", {"cat": 3, "dog": 3})
+    memory = fsspec.filesystem("memory")
+    for file in source.rglob("*.png"):
+        memory.pipe(f"/src/{file.relative_to(source)}", file.read_bytes())
+    prepare("memory://src", "memory://dst/train", name="pets", role="train")
+    shards = ImageShards("memory://dst/train")
+    content, path, label = shards.image(4)
+    assert content == (source / path).read_bytes()
+    assert label == ("cat", "dog").index(path.split("/")[0])
+
+
+def test_bad_files_are_set_aside_with_their_reason(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "in", {"cat": 60, "dog": 60})
+    (source / "cat" / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    prepare(str(source), str(tmp_path / "out"), name="pets", role="train")
+    info = ImageSet.read(str(tmp_path / "out"))
+    assert [r.path for r in info.rejected] == ["cat/broken.jpg"]
+    assert info.rejected[0].reason
+    assert info.num_images == 120
+    (source / "cat" / "empty.jpg").write_bytes(b"")
+    with pytest.raises(MofeError, match=r"2 of 122 files .* unreadable, more than max_rejected = 0\.01.*broken"):
+        prepare(str(source), str(tmp_path / "out2"), name="pets", role="train")
+    assert not (tmp_path / "out2").exists()
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "role", "message"),
+    [
+        ({"cat": 5}, "train", "one class only, 'cat'"),
+        ({"cat": 5, "dog": 1, "eel": 1}, "train", r"at least two images.*dog \(1\), eel \(1\)"),
+    ],
+)
+def test_unusable_training_sets(tmp_path: Path, counts: dict[str, int], role: str, message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        prepare(str(write_images(tmp_path / "in", counts)), str(tmp_path / "out"), name="x", role=role)  # type: ignore[arg-type]
+
+
+def test_roles_ask_for_what_they_need(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(striped(0, np.random.default_rng(0)))
+    prepare(str(tmp_path / "flat"), str(tmp_path / "out"), name="x", role="ood")
+    assert ImageShards(str(tmp_path / "out")).labels_N.tolist() == [-1]
+    with pytest.raises(MofeError, match="has no labels"):
+        prepare(str(tmp_path / "flat"), str(tmp_path / "out"), name="x", role="test")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"role": "judge"}, "role"),
+        ({"images_per_class": -1}, "images_per_class"),
+        ({"max_rejected": 2.0}, "max_rejected"),
+    ],
+)
+def test_bad_parameters(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        prepare(str(tmp_path), str(tmp_path / "out"), **{"name": "x", "role": "ood", **options})  # type: ignore[arg-type]
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """20 000 images of 3 kB are 60 MB; what is held at once is a window of them and a row group."""
+    one = striped(0, np.random.default_rng(0), size=32)
+    rows = 5000
+
+    def peak(repeats: int) -> int:
+        import pyarrow as pa
+
+        file = tmp_path / f"{repeats}.parquet"
+        images = [{"bytes": one, "path": "x"}] * rows
+        table = pa.table({"image": images, "label": [0, 1] * (rows // 2)})
+        with pq.ParquetWriter(file, table.schema) as writer:
+            for _ in range(repeats):
+                writer.write_table(table, row_group_size=100)
+        tracemalloc.start()
+        prepare(str(file), str(tmp_path / f"out{repeats}"), name="x", role="train")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(1)  # imports
+    assert peak(3) < 1.5 * peak(1)

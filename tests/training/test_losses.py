@@ -1,0 +1,128 @@
+"""The losses against float64 references written from the equations, one image at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_partition
+from timm.models.vision_transformer import VisionTransformer
+
+from mofe.models import MoFE
+from mofe.training import expert_loss, route_loss
+from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
+from mofe.training.mixup import Mixed
+from mofe.training.step import losses_of
+
+CLUSTERS = [0, 1, 2, 0, 1, 0]
+
+
+def reference_cross_entropy(logits: np.ndarray, target: np.ndarray) -> float:
+    logits = np.asarray(logits, np.float64)
+    log_sum = math.log(sum(math.exp(x - logits.max()) for x in logits)) + logits.max()
+    return -sum(t * (x - log_sum) for x, t in zip(logits, target, strict=True))
+
+
+def test_route_loss_is_soft_cross_entropy_over_clusters() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 3))
+    a, b, lam = [0, 1, 2, 3, 4], [1, 0, 5, 2, 3], rng.uniform(0.5, 1, 5)
+    total = 0.0
+    for i in range(5):
+        target = np.zeros(3)
+        target[CLUSTERS[a[i]]] += lam[i]
+        target[CLUSTERS[b[i]]] += 1 - lam[i]
+        total += reference_cross_entropy(logits[i], target)
+    targets = router_targets(torch.tensor(CLUSTERS), torch.tensor(a), torch.tensor(b), torch.from_numpy(lam), 3)
+    assert route_loss(torch.from_numpy(logits), targets.float()).item() == pytest.approx(total / 5, rel=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_expert_loss_with_others_and_soft_targets(backbone: VisionTransformer, smoothing: float) -> None:
+    """The whole loss of a batch, from embeddings, against a loop over pairs."""
+    partition = make_partition(CLUSTERS)
+    model = MoFE(backbone, partition)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.heads[0].weight)
+    a = torch.tensor([0, 1, 2, 3, 4, 5, 0, 3])
+    b = torch.tensor([1, 0, 0, 5, 2, 4, 2, 1])
+    lam = torch.rand(8) / 2 + 0.5
+    image_P, expert_P = pairs_with_negatives(torch.tensor(CLUSTERS)[a], 3, torch.Generator().manual_seed(0))
+    embedding_PD = torch.randn(len(image_P), 24)
+    batch = Mixed(torch.empty(8), a, b, lam)
+    with torch.no_grad():
+        losses = losses_of(
+            model,
+            torch.randn(8, 3),
+            embedding_PD,
+            image_P,
+            expert_P,
+            batch,
+            regulariser="label-smoothing" if smoothing else "none",
+            weight=smoothing,
+        )
+        total = 0.0
+        for p, (i, e) in enumerate(zip(image_P.tolist(), expert_P.tolist(), strict=True)):
+            own = partition.classes_of(e)
+            target = np.zeros(len(own) + 1)
+            for label, weight in ((a[i].item(), lam[i].item()), (b[i].item(), 1 - lam[i].item())):
+                target[own.index(label) if label in own else len(own)] += weight
+            target = target * (1 - smoothing) + smoothing / len(target)
+            total += reference_cross_entropy(model.heads[e].double()(embedding_PD[p].double()).numpy(), target)
+            model.heads[e].float()
+    assert losses.expert.item() == pytest.approx(total / len(image_P), rel=1e-5)
+
+
+def test_expert_loss_averages_over_images_not_experts() -> None:
+    logits = [torch.zeros(3, 2), torch.zeros(1, 4), torch.zeros(0, 5)]
+    targets = [torch.eye(2)[[0, 1, 0]], torch.eye(4)[:1], torch.zeros(0, 5)]
+    assert expert_loss(logits, targets).item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
+    assert expert_loss(logits[2:], targets[2:]).item() == 0
+
+
+def test_targets_of_an_only_expert_have_no_others() -> None:
+    targets = expert_targets(
+        torch.tensor([0, 1, 2]),
+        torch.zeros(3, dtype=torch.int64),
+        0,
+        3,
+        torch.tensor([0, 2]),
+        torch.tensor([1, 2]),
+        torch.tensor([0.7, 0.6]),
+    )
+    torch.testing.assert_close(targets, torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]]))
+
+
+def test_embedding_norm_is_the_mean_squared_norm() -> None:
+    assert embedding_norm(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).item() == pytest.approx(13.0)
+
+
+def test_every_expert_gets_its_own_and_as_many_others() -> None:
+    cluster_B = torch.tensor([0, 0, 1, 0, 1, 1, 3, 0])  # expert 2 has none
+    image_P, expert_P = pairs_with_negatives(cluster_B, 4, torch.Generator().manual_seed(1))
+    assert image_P[:8].tolist() == list(range(8))
+    assert expert_P[:8].tolist() == cluster_B.tolist()
+    for expert in range(4):
+        given = image_P[expert_P == expert]
+        own = cluster_B[given] == expert
+        assert own.sum() == (cluster_B == expert).sum()
+        assert (~own).sum() == min(own.sum(), (cluster_B != expert).sum())
+        assert len(set(given.tolist())) == len(given)
+
+
+def test_negatives_are_fewer_only_where_the_batch_has_fewer() -> None:
+    image_P, expert_P = pairs_with_negatives(torch.tensor([0, 0, 0, 1]), 2, torch.Generator())
+    assert ((expert_P == 0) & (image_P == 3)).sum() == 1
+    assert (expert_P == 0).sum() == 4
+    alone, experts = pairs_with_negatives(torch.tensor([1, 1]), 2, torch.Generator())
+    assert (alone.tolist(), experts.tolist()) == ([0, 1], [1, 1])
+
+
+def test_negatives_are_drawn_from_everywhere() -> None:
+    cluster_B = torch.tensor([0] + [1] * 20)
+    generator = torch.Generator().manual_seed(0)
+    drawn = set()
+    for _ in range(400):
+        image_P, expert_P = pairs_with_negatives(cluster_B, 2, generator)
+        drawn |= {i for i, e in zip(image_P.tolist(), expert_P.tolist(), strict=True) if e == 0}
+    assert drawn == set(range(21))

@@ -1,0 +1,74 @@
+"""Dynamic-β Mixup against its distribution and its definition."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mofe.errors import MofeError
+from mofe.training import DynamicBetaMixup
+from mofe.training.mixup import LEAST_SIGMA
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("scale", [0.5, 0.9])
+def test_lambda_follows_the_folded_beta_distribution(accuracy: float, scale: float) -> None:
+    mixup = DynamicBetaMixup(2, scale, np.random.default_rng(5))
+    mixup.update([accuracy, 0.5])
+    lam = mixup.sample(torch.zeros(20_000, dtype=torch.int64)).numpy()
+    sigma = 1 - scale * accuracy
+
+    def distance(sigma: float) -> float:
+        """Kolmogorov and Smirnov's; up to 0.999, since nearer to 1 λ̂ is rounded to 1."""
+        x = np.linspace(0.5, 0.999, 2000)
+        # the fold of a symmetric distribution: P(max(λ, 1 − λ) ≤ x) = F(x) − F(1 − x)
+        folded = stats.beta.cdf(x, sigma, sigma) - stats.beta.cdf(1 - x, sigma, sigma)
+        return float(np.abs(np.searchsorted(np.sort(lam), x, "right") / len(lam) - folded).max())
+
+    critical = stats.kstwo.isf(1e-3, len(lam))
+    assert distance(sigma) < critical
+    assert distance(sigma + 0.1) > critical  # the test can fail
+
+
+def test_sigma_is_by_class_and_never_vanishes() -> None:
+    mixup = DynamicBetaMixup(3, 1.0)
+    assert mixup.sigma_C.tolist() == [1, 1, 1]
+    mixup.update([0.0, 0.5, 1.0])
+    assert mixup.sigma_C.tolist() == [1.0, 0.5, LEAST_SIGMA]
+    lam = mixup.sample(torch.full((1000,), 2))
+    assert torch.isfinite(lam).all()
+    assert lam.mean() > 0.95
+
+
+def test_partners_are_of_another_class_and_uniform() -> None:
+    labels = torch.tensor([0, 2, 0, 1, 2, 2, 0, 3])
+    mixup = DynamicBetaMixup(4, 0.9, np.random.default_rng(1))
+    drawn = torch.stack([mixup.partners(labels) for _ in range(4000)])
+    assert (labels[drawn] != labels).all()
+    counts = torch.bincount(drawn[:, 0], minlength=8)  # image 0 has five possible partners
+    assert stats.chisquare(counts[labels != 0].numpy()).pvalue > 1e-3
+
+
+def test_a_batch_of_one_class_is_left_as_it_is() -> None:
+    images = torch.randn(5, 3, 4, 4)
+    mixed = DynamicBetaMixup(2, 0.9)(images, torch.ones(5, dtype=torch.int64))
+    torch.testing.assert_close(mixed.images, images)
+    assert mixed.labels_b_B.tolist() == [1] * 5
+
+
+def test_the_blend_is_the_convex_combination() -> None:
+    labels = torch.arange(6)
+    images = torch.randn(6, 3, 4, 4)
+    mixed = DynamicBetaMixup(6, 0.9, np.random.default_rng(2))(images, labels)
+    for b in range(6):
+        lam = mixed.lam_B[b]
+        assert 0.5 <= lam <= 1
+        expected = lam * images[b] + (1 - lam) * images[mixed.labels_b_B[b]]
+        torch.testing.assert_close(mixed.images[b], expected)
+    assert torch.equal(mixed.labels_a_B, labels)
+
+
+@pytest.mark.parametrize("scale", [-0.1, 1.1])
+def test_scale_is_checked(scale: float) -> None:
+    with pytest.raises(MofeError, match="mixup_scale"):
+        DynamicBetaMixup(2, scale)
