@@ -2,9 +2,9 @@
 
     python -m pipelines.mofe        # writes pipelines/mofe.yaml
 
-Two loops run over the OOD sets: the first reads and checks them, and does not wait for training, so that bad data
-fails in minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over
-artifacts only if one task hands them over.
+Two loops run over the OOD sets: the first reads and checks them before any long stage begins, so that bad data fails in
+minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over artifacts
+only if one task hands them over.
 """
 
 from pathlib import Path
@@ -176,7 +176,7 @@ def mofe(
         batch_size=inference_batch_size,
         num_workers=num_workers,
         precision=precision,
-    )
+    ).after(test, ood)  # bad data should fail before the first long stage
     experts = partition(features=features.outputs["features"], num_experts=num_experts, strategy=strategy, seed=seed)
     tuned = finetune(
         images=train.outputs["images"],

@@ -76,12 +76,14 @@ def run_pipeline(
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
     }
+    if runner == "subprocess":
+        environment["MOFE_TRACKING_FOLDER"] = str(logs / "tracking")
     console = _Console(logs)
     stamped = logs / "pipeline.yaml"
     stamped.write_text(stamp(pipeline.read_text()))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with (logs / "kfp.log").open("w") as chatter:
+        with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
             outputs = _run(stamped, parameters, work, runner, console, chatter)
     return RunResult(run_id, console.executions, outputs)
 
@@ -102,6 +104,33 @@ def _run(
         except RuntimeError as error:
             raise MofeError(console.failure or f"the pipeline failed: {error}; see {chatter.name}") from error
     return {name: Path(artifact.path) for name, artifact in outputs.items()}
+
+
+@contextmanager
+def _tracked(logs: Path, console: "_Console") -> Iterator[None]:
+    """Beside the stages, from the first that leaves something to track, one process that carries it to MLflow."""
+    events = logs / "tracking"
+    events.mkdir()
+    sender: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        if not sender and "MOFE_TRACKING_FOLDER" in os.environ:
+            command = [sys.executable, "-m", "mofe.tracking_store", str(events)]
+            with (logs / "tracking.log").open("wb") as log:
+                sender.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    console.on_tracked_stage = start
+    try:
+        yield
+    finally:
+        (events / "end").touch()
+        try:
+            failed = sender and sender[0].wait(timeout=60) != 0
+        except subprocess.TimeoutExpired:
+            sender[0].kill()
+            failed = True
+        if failed:
+            print(f"tracking in MLflow failed; the run is not affected (see {logs / 'tracking.log'})", file=sys.stderr)
 
 
 @contextmanager
@@ -210,6 +239,7 @@ class _Console:
         self.logs = logs
         self.executions: list[Execution] = []
         self.failure = ""
+        self.on_tracked_stage: Callable[[], None] = lambda: None
         self.terminal = sys.stdout
         self.live = self.terminal.isatty()
 
@@ -230,6 +260,8 @@ class _Console:
         label = "" if label == "train" else label
         log = self.logs / f"{len(self.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
         self._show(f"  {stage} {label} …")
+        if stage != "fingerprint":
+            self.on_tracked_stage()
         started = time.monotonic()
         with log.open("wb") as file:
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import torch
+
 from mofe import __version__, storage, tracking
 from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition
 from mofe.errors import MofeError
@@ -123,6 +125,7 @@ def finetune(
             measured = epoch.model_dump(exclude={"epoch", "class_accuracy", "sigma"})
             run.metrics(measured, step=epoch.epoch)
 
+        torch.manual_seed(seed)  # of the router and the heads
         network = MoFE(create_backbone(known.info.backbone, drop_path=drop_path), classes, config.backbone.depth, top_k)
         trainer = Trainer(
             model=network,

@@ -28,7 +28,7 @@ def partition(
         with storage.staged(partition) as folder:
             storage.write_bytes(folder / "partition.svg", partition_plot(result).encode())
             result.write(folder)
-            run.file(str(folder / "partition.svg"))
+        run.file(storage.resolve(partition) / "partition.svg")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})
         for expert in range(num_experts):
             grown = f" from {result.seeds[expert].synset}" if result.seeds else ""

@@ -61,6 +61,7 @@ class Trainer:
     def train(self) -> None:
         """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one."""
         recipe = self.recipe
+        torch.use_deterministic_algorithms(True, warn_only=True)  # the same seed, the same result
         self.device = device()
         self.model.to(self.device)
         self.step = TrainingStep(self.model, recipe.regulariser, recipe.regulariser_weight)
