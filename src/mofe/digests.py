@@ -60,7 +60,7 @@ def stage_digest(stage: str, target: str) -> str:
 
 
 def source_files(module: str) -> list[Path]:
-    """The files of this package that importing ``module`` may read: modules, packages above them, their data files."""
+    """The files of this package that importing ``module`` may read: modules, packages above them, templates."""
     graph = _import_graph()
     reached: set[str] = set()
     pending = [module]
@@ -73,11 +73,9 @@ def source_files(module: str) -> list[Path]:
     files: set[Path] = set()
     for name in reached:
         place = _root().joinpath(*name.split(".")[1:])
-        if place.is_dir():
-            files.add(place / "__init__.py")
-            files |= {f for f in place.iterdir() if f.suffix == ".html"}
-        else:
-            files.add(place.with_suffix(".py"))
+        files.add(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"))
+        if place.with_suffix(".html").is_file():  # the template of the module beside it
+            files.add(place.with_suffix(".html"))
     return sorted(files)
 
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -66,7 +67,7 @@ def run_pipeline(
     """
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     logs = work / "logs" / run_id
     logs.mkdir(parents=True)
     environment = {
@@ -108,18 +109,18 @@ def _run(
 
 @contextmanager
 def _tracked(logs: Path, console: "_Console") -> Iterator[None]:
-    """Beside the stages, from the first that leaves something to track, one process that carries it to MLflow."""
+    """Beside the stages, once one has left something to track, a process that carries it to MLflow."""
     events = logs / "tracking"
     events.mkdir()
     sender: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        if not sender and "MOFE_TRACKING_FOLDER" in os.environ:
+        if not sender and any(events.iterdir()):
             command = [sys.executable, "-m", "mofe.tracking_store", str(events)]
             with (logs / "tracking.log").open("wb") as log:
                 sender.append(subprocess.Popen(command, stdout=log, stderr=log))
 
-    console.on_tracked_stage = start
+    console.after_stage = start
     try:
         yield
     finally:
@@ -239,7 +240,7 @@ class _Console:
         self.logs = logs
         self.executions: list[Execution] = []
         self.failure = ""
-        self.on_tracked_stage: Callable[[], None] = lambda: None
+        self.after_stage: Callable[[], None] = lambda: None
         self.terminal = sys.stdout
         self.live = self.terminal.isatty()
 
@@ -260,8 +261,6 @@ class _Console:
         label = "" if label == "train" else label
         log = self.logs / f"{len(self.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
         self._show(f"  {stage} {label} …")
-        if stage != "fingerprint":
-            self.on_tracked_stage()
         started = time.monotonic()
         with log.open("wb") as file:
 
@@ -273,6 +272,7 @@ class _Console:
                     self._show(f"  {lines[-1].strip()}")
 
             status = run(on_output)
+        self.after_stage()
         seconds = time.monotonic() - started
         if status == 0:
             self._done(Execution(stage, label, False, seconds))

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 import timm
 import torch
-from conftest import TINY
+from helpers import TINY
 from safetensors.torch import save, save_file
 
 from mofe.errors import MofeError

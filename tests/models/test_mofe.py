@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_partition
+from helpers import make_partition
 from timm.models.vision_transformer import VisionTransformer
 
 from mofe.errors import MofeError

@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import striped
+from helpers import striped
 
 from mofe.artifacts import ImageSet, ImageShards
 from mofe.errors import MofeError

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import make_partition
+from helpers import make_partition
 from timm.models.vision_transformer import VisionTransformer
 
 from mofe.models import MoFE

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -102,12 +103,17 @@ def synset(name: str) -> Any:
     Raises:
         MofeError: WordNet has no such noun synset.
     """
+    reader = _reader()
     try:
-        if WNID.fullmatch(name):
-            return _reader().synset_from_pos_and_offset("n", int(name[1:]))
-        return _reader().synset(name)
+        with warnings.catch_warnings(action="ignore"):
+            found = (
+                reader.synset_from_pos_and_offset("n", int(name[1:])) if WNID.fullmatch(name) else reader.synset(name)
+            )
     except Exception as error:  # NLTK raises WordNetError, ValueError, KeyError or AssertionError, by the kind of flaw
         raise MofeError(f"WordNet has no noun synset {name!r}") from error
+    if found is None or found.pos() != "n":
+        raise MofeError(f"WordNet has no noun synset {name!r}")
+    return found
 
 
 def _looked_up(class_name: str) -> Any:

@@ -16,7 +16,9 @@ def svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element; the same figure gives the same bytes."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "mofe", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     whole = text.getvalue()
     return whole[whole.index("<svg") :]
 

@@ -36,7 +36,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda fraction: f"{100 * fraction:.2f}"
-    template = environment.from_string(resources.files("mofe.report").joinpath("template.html").read_text())
+    template = environment.from_string(resources.files("mofe.report").joinpath("page.html").read_text())
     id_scores = test.table[PRIMARY].to_numpy()
     threshold = threshold_at_tpr(id_scores)
     scores_of = {table.info.dataset: table.table[PRIMARY].to_numpy() for table in ood}

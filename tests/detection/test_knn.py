@@ -1,0 +1,87 @@
+"""KNN inside an expert's subspace against brute force in float64 and pytorch-ood."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pytorch_ood.detector import KNN
+
+from mofe.detection import ExpertKNN
+from mofe.errors import MofeError
+
+RNG = np.random.default_rng(0)
+BANK, EXPERTS = RNG.normal(size=(600, 16)).astype(np.float32) + 0.5, RNG.integers(0, 3, 600)
+QUERIES, ROUTES = RNG.normal(size=(90, 16)).astype(np.float32) + 0.5, RNG.integers(0, 3, 90)
+
+
+def brute_force(query: np.ndarray, bank: np.ndarray) -> np.ndarray:
+    """Sorted distances of one query, L2-normalised, in float64."""
+    q, b = query.astype(np.float64), bank.astype(np.float64)
+    return np.sort(np.linalg.norm(q / np.linalg.norm(q) - b / np.linalg.norm(b, axis=1, keepdims=True), axis=1))
+
+
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(k: int) -> None:
+    scores = ExpertKNN.build(BANK, EXPERTS, k).score(QUERIES, ROUTES)
+    expected = [-brute_force(q, BANK[e == EXPERTS])[k - 1] for q, e in zip(QUERIES, ROUTES, strict=True)]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_with_one_expert_it_is_pytorch_oods() -> None:
+    def unit(x: np.ndarray) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.from_numpy(x), dim=1)
+
+    theirs = KNN(None, k=10)
+    theirs.fit_features(unit(BANK), torch.zeros(600, dtype=torch.int64))
+    ours = ExpertKNN.build(BANK, np.zeros(600, int), 10).score(QUERIES, np.zeros(90, int))
+    np.testing.assert_allclose(ours, -theirs.predict_features(unit(QUERIES)).numpy(), atol=1e-5)
+
+
+def test_neighbours_are_rows_of_the_bank() -> None:
+    knn = ExpertKNN.build(BANK, EXPERTS, 3)
+    distances, rows = knn.neighbours(QUERIES, ROUTES, 5)
+    assert (EXPERTS[rows] == ROUTES[:, None]).all()
+    for q, d, r in zip(QUERIES, distances, rows, strict=True):
+        for one, row in zip(d, r, strict=True):
+            assert one == pytest.approx(brute_force(q, BANK[row : row + 1])[0], abs=1e-4)
+
+
+def test_scaling_and_shuffling_change_nothing() -> None:
+    before = ExpertKNN.build(BANK, EXPERTS, 5).score(QUERIES, ROUTES)
+    order = RNG.permutation(600)
+    after = ExpertKNN.build(7 * BANK[order], EXPERTS[order], 5).score(0.1 * QUERIES, ROUTES)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_fewer_images_than_k_take_the_farthest() -> None:
+    knn = ExpertKNN.build(BANK[:3], np.zeros(3, int), 10)
+    np.testing.assert_allclose(
+        knn.score(QUERIES[:1], np.zeros(1, int)), -brute_force(QUERIES[0], BANK[:3])[-1], atol=1e-5
+    )
+    assert knn.neighbours(QUERIES[:1], np.zeros(1, int), 5)[1][0, 3:].tolist() == [-1, -1]
+
+
+def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
+    knn = ExpertKNN.build(BANK, EXPERTS, 4)
+    knn.save(tmp_path)
+    again = ExpertKNN.load(tmp_path)
+    np.testing.assert_array_equal(again.score(QUERIES, ROUTES), knn.score(QUERIES, ROUTES))
+    np.testing.assert_array_equal(again.neighbours(QUERIES, ROUTES, 3)[1], knn.neighbours(QUERIES, ROUTES, 3)[1])
+    (tmp_path / "expert-001.faiss").unlink()
+    with pytest.raises(MofeError, match="no usable KNN indexes"):
+        ExpertKNN.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bank", "experts", "k", "message"),
+    [
+        (BANK, EXPERTS, 0, "knn_k = 0"),
+        (BANK, np.where(EXPERTS == 1, 0, EXPERTS), 1, "expert 1 has no training embedding"),
+        (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 of 600"),
+        (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 of 600"),
+    ],
+)
+def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        ExpertKNN.build(bank, experts, k)

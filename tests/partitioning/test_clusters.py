@@ -1,0 +1,110 @@
+"""The partition: seeded K-Means against scikit-learn and by hand, determinism, every strategy, every refusal."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from mofe.errors import MofeError
+from mofe.partitioning import STRATEGIES, partition_classes, supercategories
+from mofe.partitioning.wordnet import resolve_synsets
+
+NAMES = [
+    "golden retriever",
+    "beagle",
+    "tabby",
+    "goldfish",
+    "shark",
+    "teapot",
+    "cup",
+    "bucket",
+    "sports car",
+    "truck",
+    "hen",
+]
+PROTOTYPES = np.random.default_rng(0).normal(size=(len(NAMES), 12))
+
+
+def partition(num_experts: int = 3, strategy: str = "wordnet-kmeans", **more: object):  # type: ignore[no-untyped-def]
+    return partition_classes(PROTOTYPES, [None] * len(NAMES), num_experts, strategy, classes=NAMES, **more)  # type: ignore[arg-type]
+
+
+def test_kmeans_starts_from_the_mean_prototypes_of_the_supercategories() -> None:
+    found = partition()
+    seeds = supercategories(resolve_synsets(NAMES, [None] * len(NAMES)), 3)
+    start = np.stack([PROTOTYPES[list(s.classes)].mean(axis=0) for s in seeds])
+    reference = KMeans(3, init=start, n_init=1, max_iter=1000, tol=0).fit(PROTOTYPES)
+    assert list(found.expert_of_class) == reference.labels_.tolist()
+    assert found.inertia == pytest.approx(reference.inertia_)
+    np.testing.assert_allclose(found.centers, reference.cluster_centers_, atol=1e-9)
+    assert [s.synset for s in found.seeds] == [s.synset for s in seeds]
+
+
+def test_clusters_that_are_there_are_found() -> None:
+    groups = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 1])
+    prototypes = np.random.default_rng(1).normal(size=(len(NAMES), 12)) * 0.01 + np.eye(12)[groups] * 5
+    found = partition_classes(prototypes, [None] * len(NAMES), 4, "kmeans++", classes=NAMES)
+    assert len({(g, e) for g, e in zip(groups, found.expert_of_class, strict=True)}) == 4
+
+
+def test_the_same_data_gives_the_same_bytes() -> None:
+    assert partition().model_dump_json() == partition().model_dump_json()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("num_experts", [1, 2, 5, len(NAMES)])
+def test_every_strategy_gives_every_expert_a_class(strategy: str, num_experts: int) -> None:
+    found = partition(num_experts, strategy)
+    assert sorted(set(found.expert_of_class)) == list(range(num_experts))
+    assert len(found.centers) == num_experts
+    assert sorted(c for e in range(num_experts) for c in found.classes_of(e)) == list(range(len(NAMES)))
+
+
+def test_taxonomy_keeps_supercategories_together_and_sends_the_rest_to_the_most_similar() -> None:
+    found = partition(3, "taxonomy")
+    for expert, seed in enumerate(found.seeds):
+        assert {found.expert_of_class[c] for c in seed.classes} == {expert}
+
+
+def test_strategies_without_wordnet_take_any_name() -> None:
+    names = ["xqz-1", "xqz-2", "xqz-3"]
+    assert partition_classes(PROTOTYPES[:3], [None] * 3, 2, "kmeans++", classes=names).names == tuple(names)
+    with pytest.raises(MofeError, match=r"class 'xqz-1' is no noun of WordNet"):
+        partition_classes(PROTOTYPES[:3], [None] * 3, 2, classes=names)
+
+
+def test_synsets_by_wnid_by_name_and_by_noun() -> None:
+    given = ["n02099601", "tabby.n.01", None]
+    assert resolve_synsets(["a", "b", "Sports-car"], given) == [
+        "golden_retriever.n.01",
+        "tabby.n.01",
+        "sports_car.n.01",
+    ]
+    with pytest.raises(MofeError, match=r"nearest nouns are .*retriever"):
+        resolve_synsets(["retreiver"], [None])
+    with pytest.raises(MofeError, match="no noun synset 'n00000001'"):
+        resolve_synsets(["n00000001"], [None])
+
+
+@pytest.mark.parametrize(
+    ("prototypes", "num_experts", "strategy", "message"),
+    [
+        (PROTOTYPES, 0, "kmeans++", "num_experts = 0"),
+        (PROTOTYPES, 12, "wordnet-kmeans", "num_experts = 12"),
+        (PROTOTYPES, 2, "magic", "strategy 'magic'"),
+        (np.where(np.arange(11)[:, None] == 3, np.nan, PROTOTYPES), 2, "kmeans++", "'goldfish' is not finite"),
+        (np.ones((11, 12)), 2, "kmeans++", "only 1 of the class prototypes differ"),
+        (PROTOTYPES[:4], 2, "kmeans++", "4 prototypes for 11 classes"),
+    ],
+)
+def test_what_cannot_be_partitioned(prototypes: np.ndarray, num_experts: int, strategy: str, message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        partition_classes(prototypes, [None] * len(NAMES), num_experts, strategy, classes=NAMES)
+
+
+def test_supercategories_cover_small_cases() -> None:
+    synsets = resolve_synsets(NAMES, [None] * len(NAMES))
+    assert [s.synset for s in supercategories(synsets, 1)] == ["entity.n.01"]
+    each = supercategories(synsets, len(NAMES))
+    assert sorted(c for s in each for c in s.classes) == list(range(len(NAMES)))
+    with pytest.raises(MofeError, match="fall into only 1 synsets"):
+        supercategories(["dog.n.01", "dog.n.01"], 2)

@@ -1,0 +1,83 @@
+"""The real graph with stages that take no time, to watch what runs and what is cached."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mofe.digests import shipped
+from mofe.local_runner import RunResult, run_pipeline
+
+STAND_INS = {
+    "fingerprint": """
+        from pathlib import Path
+        from typing import NamedTuple
+        class Fingerprints(NamedTuple):
+            train: str
+            test: str
+            weights: str
+            ood_data: list
+        def fingerprint(train_data, test_data, ood_data, weights):
+            read = lambda uri: Path(uri).read_text()
+            sets = [{**item, "digest": read(item["uri"])} for item in ood_data]
+            return Fingerprints(read(train_data), read(test_data), weights, sets)
+    """,
+    "prepare": """
+        from pathlib import Path
+        import json
+        def prepare(source, images, *, name, digest, **more):
+            if digest == "broken":
+                class MofeError(Exception): pass
+                raise MofeError(f"{source} is broken")
+            Path(images).mkdir(parents=True)
+            (Path(images) / "dataset.json").write_text(json.dumps({"name": name, "digest": digest}))
+    """,
+    "evaluate": """
+        from pathlib import Path
+        from types import SimpleNamespace
+        import json
+        def evaluate(scores, partition, history, *, metrics, roc, report):
+            for path in (metrics, roc, report):
+                Path(path).write_text(json.dumps(sorted(Path(s).read_text() for s in scores)))
+            numbers = SimpleNamespace(tolist=lambda: [0.0, 1.0])
+            return {"figure": 1.0}, SimpleNamespace(fpr=numbers, tpr=numbers, thresholds=numbers)
+    """,
+    "score": """
+        from pathlib import Path
+        def score(images, detector, scores, **more):
+            Path(scores).write_text((Path(images) / "dataset.json").read_text())
+    """,
+}
+PLAIN = """
+    from pathlib import Path
+    def {name}(*paths, **parameters):
+        for path in paths[-{outputs}:]:
+            Path(path).write_text(str(parameters))
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunResult]:
+    """Runs the compiled pipeline on small text files; ``run(num_experts=3)``, ``run(runner=…)``."""
+    package = tmp_path / "stand-ins" / "mofe" / "stages"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    plain = {"extract": 1, "partition": 1, "finetune": 2, "index": 1}
+    for name, code in STAND_INS.items():
+        (package / f"{name}.py").write_text(textwrap.dedent(code))
+    for name, outputs in plain.items():
+        (package / f"{name}.py").write_text(textwrap.dedent(PLAIN.format(name=name, outputs=outputs)))
+    monkeypatch.setenv("PYTHONPATH", str(package.parents[1]))
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "test", "near", "far"):
+        (tmp_path / name).write_text(name)
+    sets = [{"dataset": name, "uri": name} for name in ("near", "far")]
+
+    def start(**parameters: Any) -> RunResult:
+        given = {"train_data": "train", "test_data": "test", "ood_data": sets, **parameters}
+        return run_pipeline(shipped("mofe.yaml"), given, tmp_path / "work")
+
+    return start

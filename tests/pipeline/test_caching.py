@@ -1,0 +1,99 @@
+"""What runs again when something changes, and what does not: the real graph and runner, with stand-ins for stages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import executed
+
+from mofe import digests
+from mofe.errors import MofeError
+from mofe.local_runner import RunResult
+
+SCORES = ["score:far", "score:id-test", "score:near"]
+BELOW_PARTITION = ["finetune", "index", *SCORES]
+PREPARE = ["prepare", "prepare:id-test", "prepare:near", "prepare:far"]
+EVERYTHING = sorted(["fingerprint", *PREPARE, "extract", "partition", *BELOW_PARTITION, "evaluate"])
+
+
+Run = Callable[..., RunResult]
+
+
+def always(*stages: str) -> list[str]:
+    """``fingerprint`` is never cached."""
+    return sorted(["fingerprint", *stages])
+
+
+def test_everything_runs_once_and_then_nothing(run: Run) -> None:
+    assert executed(run()) == EVERYTHING
+    for _ in range(3):
+        again = run()
+        assert executed(again) == always()
+        assert len(again.executions) == len(EVERYTHING)
+
+
+def test_data_is_read_before_the_first_long_stage(run: Run) -> None:
+    order = [e.stage for e in run().executions]
+    assert max(i for i, stage in enumerate(order) if stage == "prepare") < order.index("extract")
+
+
+def test_num_experts_starts_at_partition(run: Run) -> None:
+    run()
+    assert executed(run(num_experts=3)) == always("partition", *BELOW_PARTITION, "evaluate")
+
+
+def test_knn_k_starts_at_index(run: Run) -> None:
+    run()
+    assert executed(run(knn_k=9)) == always("index", *SCORES, "evaluate")
+
+
+def test_another_image_behind_the_training_uri_starts_at_prepare(run: Run) -> None:
+    run()
+    Path("train").write_text("train with another image")
+    assert executed(run()) == always("prepare", "extract", "partition", *BELOW_PARTITION, "evaluate")
+
+
+def test_another_image_in_an_ood_set_touches_that_set_alone(run: Run) -> None:
+    run()
+    Path("far").write_text("far with another image")
+    # extract waits for the data to be checked, but takes nothing from it
+    assert executed(run()) == always("prepare:far", "score:far", "evaluate")
+
+
+def test_edited_code_runs_its_stage_and_those_below(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+    real = digests.stage_digest
+    monkeypatch.setattr(digests, "stage_digest", lambda s, t: "0123456789ab" if s == "index" else real(s, t))
+    assert executed(run()) == always("index", *SCORES, "evaluate")
+
+
+def test_a_failure_names_stage_cause_and_log_and_the_next_run_goes_on(run: Run) -> None:
+    Path("near").write_text("broken")
+    with pytest.raises(MofeError) as failure:
+        run()
+    first, last = str(failure.value).splitlines()
+    assert first.startswith("stage prepare (near) failed after")
+    assert first.endswith("near is broken")
+    log = Path(last.removeprefix("log: "))
+    assert "Traceback" in log.read_text()
+    Path("near").write_text("mended")
+    mended = executed(run())
+    assert "prepare" not in mended
+    assert "prepare:id-test" not in mended
+    assert {"prepare:near", "extract", "evaluate"} <= set(mended)
+
+
+def test_a_lost_output_is_made_again(run: Run) -> None:
+    first = run()
+    first.outputs["report"].unlink()
+    assert executed(run()) == always("evaluate")
+
+
+def test_two_runs_do_not_share_a_folder_at_once(run: Run, tmp_path: Path) -> None:
+    import fcntl
+
+    run()
+    with (tmp_path / "work" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(MofeError, match="another run is using"):
+            run()

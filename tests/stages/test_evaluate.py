@@ -1,0 +1,116 @@
+"""evaluate: the numbers of the tables, a page with all of them, and clear words where they cannot be had."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import make_partition
+from sklearn.metrics import roc_auc_score
+
+from mofe import storage
+from mofe.artifacts import GALLERY_SCHEMA, History, Metrics, ScoreInfo, score_schema
+from mofe.errors import MofeError
+from mofe.report.text import format_table
+from mofe.stages.evaluate import evaluate
+
+NAMES = ("knn", "msp")
+PARTITION = make_partition([0, 1, 0])
+
+
+def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[str, ...] = NAMES) -> str:
+    rng = np.random.default_rng(len(name))
+    n = 300
+    labels = rng.integers(0, 3, n) if role == "test" else np.full(n, -1)
+    predicted = np.where(rng.random(n) < 0.8, labels, 0) if role == "test" else rng.integers(0, 3, n)
+    columns = {
+        "id": [f"{name}/{i}" for i in range(n)],
+        "label": labels,
+        "predicted": predicted,
+        "expert": predicted % 2,
+    }
+    columns |= {score: rng.normal(shift, 1, n) for score in names}
+    path = folder / name
+    path.mkdir()
+    pq.write_table(pa.table(columns, schema=score_schema(names)), path / "scores.parquet")
+    mistake = {
+        "id": "<script>alert(1)</script>",
+        "kind": "accepted",
+        "thumbnail": b"jpeg",
+        "label": -1,
+        "predicted": 1,
+        "expert": 1,
+        "knn": 0.1,
+    }
+    pq.write_table(pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA), path / "gallery.parquet")
+    ScoreInfo(dataset=name, role=role, scores=names, num_images=n).write(storage.resolve(path))  # type: ignore[arg-type]
+    return str(path)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, str]:
+    for name, artifact in (("partition", PARTITION), ("history", History(epochs=()))):
+        (tmp_path / name).mkdir()
+        artifact.write(storage.resolve(tmp_path / name))
+    return {name: str(tmp_path / name) for name in ("partition", "history", "metrics", "roc", "report")}
+
+
+def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None:
+    scores = [
+        write_scores(tmp_path, "id-test", "test", 2),
+        write_scores(tmp_path, "near", "ood", 1),
+        write_scores(tmp_path, "far", "ood", 0),
+    ]
+    evaluation = evaluate(scores, **inputs)
+    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    known = pq.read_table(f"{scores[0]}/scores.parquet").to_pydict()
+    right = np.array(known["label"]) == np.array(known["predicted"])
+    assert metrics.id_accuracy == pytest.approx(right.mean())
+    routed = np.array(PARTITION.expert_of_class)[known["label"]] == known["expert"]
+    assert metrics.router_accuracy == pytest.approx(routed.mean())
+    assert [(r.ood, r.score) for r in metrics.results] == [(o, s) for o in ("near", "far") for s in NAMES]
+    far = pq.read_table(f"{scores[2]}/scores.parquet").to_pydict()
+    auroc = roc_auc_score([1] * 300 + [0] * 300, known["msp"] + far["msp"])
+    assert metrics.results[3].auroc == pytest.approx(auroc)
+    assert evaluation.figures["msp.far.auroc"] == pytest.approx(auroc)
+    assert len(evaluation.curve.fpr) <= 200
+
+    curves = json.loads(Path(inputs["roc"]).read_text())["curves"]
+    assert [c["ood"] for c in curves] == ["near", "far"]
+    assert all(np.isfinite(c["thresholds"]).all() for c in curves)
+
+    page = Path(inputs["report"]).read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    assert "<script" not in page
+    for text in ("near", "far", f"{100 * auroc:.2f}", "class1"):
+        assert text in page
+    table = format_table(metrics)
+    assert f"{100 * auroc:.2f}" in table
+    assert "average" in table
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ([("near", "ood")], "one ID test set, found 0"),
+        ([("id-test", "test")], "at least one OOD set"),
+        ([("id-test", "test"), ("b", "test"), ("near", "ood")], "one ID test set, found 2"),
+    ],
+)
+def test_sets_that_cannot_be_compared(
+    tmp_path: Path, inputs: dict[str, str], sets: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(MofeError, match=message):
+        evaluate([write_scores(tmp_path, name, role, 0) for name, role in sets], **inputs)
+    assert not Path(inputs["metrics"]).exists()
+
+
+def test_other_scores_and_the_same_set_twice(tmp_path: Path, inputs: dict[str, str]) -> None:
+    test = write_scores(tmp_path, "id-test", "test", 0)
+    with pytest.raises(MofeError, match="near has the scores"):
+        evaluate([test, write_scores(tmp_path, "near", "ood", 0, ("knn",))], **inputs)
+    with pytest.raises(MofeError, match="'id-test' was scored twice"):
+        evaluate([test, test], **inputs)

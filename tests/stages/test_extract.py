@@ -1,0 +1,76 @@
+"""extract: features are the untouched backbone's, prototypes their means."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY
+
+from mofe.artifacts import Features, ImageShards, vectors
+from mofe.data.images import decode
+from mofe.data.loader import evaluation_transform
+from mofe.errors import MofeError
+from mofe.models import create_backbone
+from mofe.stages.extract import extract
+
+NAME = "vit_tiny_patch16_224"
+
+
+def run(images: str, features: Path, **more: object) -> Features:
+    options = {"backbone": NAME, "backbone_args": TINY, "weights": "random", "num_workers": 0, "precision": "fp32"}
+    extract(images, str(features), **{**options, **more})  # type: ignore[arg-type]
+    return Features(str(features))
+
+
+def test_features_and_prototypes_are_the_backbones(make_images: Callable[..., str], tmp_path: Path) -> None:
+    images = make_images()
+    found = run(images, tmp_path / "f", batch_size=7)
+    shards = ImageShards(images)
+    backbone = create_backbone(found.info.backbone).eval()
+    transform = evaluation_transform(found.info.backbone.preprocessing)
+    batch = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    with torch.inference_mode():
+        final = backbone.forward_features(batch)[:, 0].numpy()
+        backbone.blocks, backbone.norm = backbone.blocks[:-1], torch.nn.Identity()
+        trunk = backbone.forward_features(batch)[:, 0].numpy()
+    np.testing.assert_allclose(vectors(found.table["trunk"]), trunk, atol=2e-3)  # stored as float16
+    np.testing.assert_allclose(vectors(found.table["embedding"]), final, atol=2e-3)
+    assert found.table["id"].to_pylist() == [shards.image(i)[1] for i in range(len(shards))]
+    for c in range(4):
+        mean = trunk[shards.labels_N == c].astype(np.float64).mean(axis=0)
+        np.testing.assert_allclose(found.prototypes_CD[c], mean, atol=1e-5)
+
+
+def test_workers_and_batches_change_nothing(make_images: Callable[..., str], tmp_path: Path) -> None:
+    images = make_images()
+    a = run(images, tmp_path / "a", batch_size=48)
+    b = run(images, tmp_path / "b", batch_size=5, num_workers=2)
+    assert a.table.drop(["trunk", "embedding"]) == b.table.drop(["trunk", "embedding"])
+    np.testing.assert_allclose(vectors(a.table["embedding"]), vectors(b.table["embedding"]), atol=2e-3)
+
+
+def test_bf16_is_near_float32(make_images: Callable[..., str], tmp_path: Path) -> None:
+    images = make_images()
+    a, b = run(images, tmp_path / "a"), run(images, tmp_path / "b", precision="bf16")
+    np.testing.assert_allclose(vectors(a.table["embedding"]), vectors(b.table["embedding"]), atol=0.08)
+
+
+def test_deeper_experts_take_their_features_from_an_earlier_block(
+    make_images: Callable[..., str], tmp_path: Path
+) -> None:
+    images = make_images()
+    one, two = run(images, tmp_path / "a"), run(images, tmp_path / "b", mofe_depth=2)
+    assert np.abs(one.prototypes_CD - two.prototypes_CD).max() > 1e-2
+    np.testing.assert_allclose(vectors(one.table["embedding"]), vectors(two.table["embedding"]), atol=2e-3)
+
+
+def test_numbers_that_came_as_floats_through_json(make_images: Callable[..., str], tmp_path: Path) -> None:
+    assert run(make_images(), tmp_path / "f", backbone_args={k: float(v) for k, v in TINY.items()}).info.dim == 24
+
+
+def test_a_backbone_that_does_not_exist_leaves_nothing_behind(make_images: Callable[..., str], tmp_path: Path) -> None:
+    with pytest.raises(MofeError, match="timm knows no model"):
+        run(make_images(), tmp_path / "f", backbone="vit_enormous")
+    assert not (tmp_path / "f").exists()

@@ -1,0 +1,157 @@
+"""finetune: it learns, it repeats, it goes on after a kill, it leaves what it must leave, it says what is wrong."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mofe.artifacts import History, ModelConfig
+from mofe.errors import MofeError
+from mofe.models import create_backbone, load_model
+
+Trained = Callable[..., SimpleNamespace]
+
+
+def weights(paths: SimpleNamespace) -> dict[str, torch.Tensor]:
+    return load_file(f"{paths.model}/model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_what_can_be_learnt(trained: Trained) -> None:
+    history = History.read(trained(epochs=8).history).epochs
+    assert [e.epoch for e in history] == list(range(9))
+    assert history[-1].validation_accuracy == 1.0
+    assert history[-1].router_accuracy == 1.0
+    assert history[-1].expert_loss < history[1].expert_loss
+    for epoch in history:
+        assert epoch.sigma == pytest.approx([max(0.05, 1 - 0.9 * s) for s in epoch.class_accuracy])
+
+
+def test_the_linear_probe_leaves_backbone_and_experts_bitwise_unchanged(trained: Trained) -> None:
+    paths = trained(epochs=0)
+    model, config = load_model(paths.model)
+    untouched = create_backbone(config.backbone).state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.startswith("trunk."):
+            assert torch.equal(tensor, untouched[name.removeprefix("trunk.")]), name
+        elif name.startswith("experts."):
+            assert torch.equal(tensor, untouched["blocks.2." + name.split(".", 3)[3]]), name
+        elif name.startswith("norm."):
+            assert torch.equal(tensor, untouched[name]), name
+    assert History.read(paths.history).epochs[0].validation_accuracy > 0.7  # it is a probe of random features
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(trained: Trained) -> None:
+    options = {"augmentation": "randaugment", "drop_path": 0.2}
+    first = weights(trained("a", **options))
+    assert same(first, weights(trained("b", num_workers=2, **options)))
+    assert not same(first, weights(trained("c", seed=1, **options)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mixup": "none"},
+        {"mixup": "fixed", "mixup_sigma": 0.3},
+        {"regulariser": "l2", "regulariser_weight": 1e-3},
+        {"regulariser": "none"},
+        {"layer_decay": 1.0},
+        {"drop_path": 0.3},
+        {"mixup_scale": 0.1},
+        {"clip_norm": 0.01},
+        {"augmentation": "crop"},
+        {"min_learning_rate": 5e-4},
+        {"warmup_epochs": 0.0},
+        {"weight_decay": 0.9},
+        {"probe_learning_rate": 0.1},
+        {"validation_fraction": 0.3},
+        {"micro_batch_size": 8},
+    ],
+    ids=str,
+)
+def test_every_parameter_is_used(trained: Trained, options: dict[str, object]) -> None:
+    start = {"epochs": 2, "probe_epochs": 2, "batch_size": 16}
+    assert not same(weights(trained("a", **start)), weights(trained("b", **{**start, **options})))
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
+    options = {"epochs": 6, "drop_path": 0.2, "augmentation": "crop-flip"}
+    paths = trained("undisturbed", **options)
+    place = tmp_path / "killed"
+    inputs = [paths.images, paths.features, paths.partition]
+    code = textwrap.dedent(f"""
+        from mofe.stages.finetune import finetune
+        finetune(*{inputs!r}, {str(place / "model")!r}, {str(place / "history")!r},
+            probe_epochs=20, probe_learning_rate=0.01, batch_size=16, micro_batch_size=16, learning_rate=1e-3,
+            warmup_epochs=0.5, num_workers=0, checkpoints={str(place / "checkpoints")!r}, **{options!r})
+    """)
+    command = [sys.executable, "-c", code]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: see conftest.py
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread) as process:
+        for _ in range(600):  # until two epochs are on disk
+            if len({p.name for p in (place / "checkpoints").glob("*/step-*")} - {"step-00000000"}) >= 2:
+                break
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (place / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
+    assert "resuming in epoch" in done.stdout
+    assert same(weights(SimpleNamespace(model=place / "model")), weights(paths))
+    assert len(list((place / "checkpoints").glob("*/step-*"))) == 2
+    assert [e.epoch for e in History.read(place / "history").epochs] == list(range(7))
+
+
+def test_a_checkpoint_of_other_parameters_is_not_taken(trained: Trained, tmp_path: Path) -> None:
+    trained("a", checkpoints=str(tmp_path / "kept"))
+    fresh = weights(trained("b", seed=5))
+    assert same(weights(trained("c", seed=5, checkpoints=str(tmp_path / "kept"))), fresh)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_accumulated_micro_batches_are_one_step_of_the_learning_rate(trained: Trained) -> None:
+    history = History.read(trained(epochs=1, batch_size=32, micro_batch_size=8, warmup_epochs=0.0).history).epochs
+    assert history[1].learning_rate == pytest.approx(1e-6)  # the cosine has reached its end
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(trained: Trained) -> None:
+    with pytest.raises(MofeError, match=r"not finite in epoch \d.*micro-batch \d+.*learning rate .*try a lower"):
+        trained(
+            learning_rate=9.0,
+            warmup_epochs=0.0,
+            epochs=30,
+            clip_norm=0.0,
+            mixup="none",
+            regulariser="l2",
+            regulariser_weight=1e30,
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mixup", "strong"), ("regulariser", "l3"), ("augmentation", "wild"), ("epochs", -1), ("learning_rate", 0.0),
+     ("learning_rate", math.nan), ("layer_decay", 0.0), ("drop_path", 1.0), ("mixup_scale", 1.5),
+     ("micro_batch_size", 0), ("validation_fraction", 0.0), ("regulariser_weight", 1.0), ("min_learning_rate", 1.0)],
+)  # fmt: skip
+def test_bad_parameters_are_refused_before_any_work(trained: Trained, name: str, value: object) -> None:
+    with pytest.raises(MofeError, match=rf"{name} = .*(is not one of|must lie between)"):
+        trained(**{name: value})
+
+
+def test_the_config_says_how_to_make_it_again(trained: Trained) -> None:
+    config = ModelConfig.read(trained(epochs=1).model)
+    assert config.training["epochs"] == 1
+    assert config.backbone.preprocessing.image_size == 16
+    assert config.partition.expert_of_class == (0, 1, 0, 1)

@@ -1,0 +1,59 @@
+"""index: the bank is the training images through their own expert; thresholds keep 95 % of those held out."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mofe import load_detector
+from mofe.artifacts import DetectorInfo, ImageShards
+from mofe.data.images import decode
+from mofe.data.loader import evaluation_transform
+from mofe.detection.knn import ExpertKNN
+from mofe.errors import MofeError
+from mofe.stages.index import index
+from mofe.training.split import validation_mask
+
+
+def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: SimpleNamespace) -> None:
+    judge = load_detector(detector.detector)
+    shards = ImageShards(detector.images)
+    held_N = validation_mask(shards.labels_N, 0.05, 0)
+    bank = pq.read_table(f"{detector.detector}/bank.parquet").to_pydict()
+    known = np.flatnonzero(~held_N)
+    assert bank["id"] == [shards.image(i)[1] for i in known]
+    transform = evaluation_transform(judge.config.backbone.preprocessing)
+    experts_N = np.array(judge.experts)[shards.labels_N[known]]
+    batch = torch.stack([transform(decode(shards.image(i)[0])) for i in known])
+    with torch.inference_mode():
+        embedding_ND = judge.model(batch, torch.from_numpy(experts_N)).embedding_BD.numpy()
+    queries = embedding_ND[:20] + 0.05
+    fresh = ExpertKNN.build(embedding_ND, experts_N, 3)
+    np.testing.assert_allclose(
+        judge.knn.score(queries, experts_N[:20]), fresh.score(queries, experts_N[:20]), atol=1e-4
+    )
+    assert DetectorInfo.read(detector.detector).bank_sizes == tuple(np.bincount(experts_N))
+
+
+def test_thresholds_keep_the_validation_images(detector: SimpleNamespace) -> None:
+    judge = load_detector(detector.detector)
+    shards = ImageShards(detector.images)
+    held = np.flatnonzero(validation_mask(shards.labels_N, 0.05, 0))
+    scores = judge.score([decode(shards.image(i)[0]) for i in held])
+    for name, values in scores.values.items():
+        assert (values >= judge.thresholds[name] - 1e-3).mean() >= 0.95
+    assert judge.info.num_validation == len(held)
+
+
+def test_k_grows_with_the_training_set(detector: SimpleNamespace) -> None:
+    assert load_detector(detector.detector).knn.k == 3
+    index(detector.images, detector.model, detector.detector, num_workers=0)
+    assert load_detector(detector.detector).knn.k == 5
+
+
+def test_a_model_of_other_images_is_refused(detector: SimpleNamespace, make_images: Callable[..., str]) -> None:
+    with pytest.raises(MofeError, match="was not trained on the images"):
+        index(make_images("others"), detector.model, detector.detector, num_workers=0)

@@ -1,0 +1,45 @@
+"""partition: JSON that says everything, a figure that names everything."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from helpers import TINY
+
+from mofe import storage
+from mofe.artifacts import FeatureInfo, Features, Partition, fixed_size_lists
+from mofe.models import describe_backbone
+from mofe.stages.partition import partition
+
+CLASSES = ("n02099601", "n02123045", "teapot", "truck")
+
+
+def write_features(folder: Path) -> str:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    prototypes = {"prototype": fixed_size_lists(rng.normal(size=(4, 8)), pa.float32())}
+    pq.write_table(pa.table(prototypes), folder / Features.PROTOTYPES)
+    FeatureInfo(
+        backbone=describe_backbone("vit_tiny_patch16_224", TINY, "random"),
+        dim=8,
+        num_images=0,
+        classes=CLASSES,
+        synsets=(*CLASSES[:2], None, None),
+        dataset_digest="",
+    ).write(storage.resolve(folder))
+    return str(folder)
+
+
+def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
+    features = write_features(tmp_path / "features")
+    for name in ("a", "b"):
+        partition(features, str(tmp_path / name), num_experts=2)
+    for file in ("partition.json", "partition.svg"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    found = Partition.read(str(tmp_path / "a"))
+    assert found.names == ("golden retriever", "tabby", "teapot", "truck")
+    assert found.synsets[0] == "golden_retriever.n.01"
+    svg = (tmp_path / "a" / "partition.svg").read_text()
+    assert all(name in svg for name in found.names)
+    assert all(seed.synset.split(".")[0].replace("_", " ") in svg for seed in found.seeds)

@@ -1,0 +1,50 @@
+"""score: one row an image, labels by name, thumbnails of the mistakes; what is unlike the training data scores low."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mofe.artifacts import GALLERY_SCHEMA, ScoreTable, score_schema
+from mofe.detection import ood_metrics
+from mofe.detector import SCORES
+from mofe.errors import MofeError
+from mofe.stages.score import score
+
+
+def scored(images: str, paths: SimpleNamespace, where: Path) -> ScoreTable:
+    score(images, paths.detector, str(where), num_workers=0, precision="fp32")
+    return ScoreTable(str(where))
+
+
+def test_known_images_score_above_unknown_ones(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path
+) -> None:
+    known = scored(make_images("test", "test", per_class=10), detector, tmp_path / "a")
+    unknown = scored(make_images("ood", "ood", classes=(5, 6)), detector, tmp_path / "b")
+    assert known.table.schema == score_schema(SCORES)
+    assert (known.table["label"].to_numpy() == known.table["predicted"].to_numpy()).mean() > 0.9
+    assert set(unknown.table["label"].to_pylist()) == {-1}
+    assert ood_metrics(known.table["knn"], unknown.table["knn"]).auroc > 0.9
+
+
+def test_labels_go_by_name_not_by_number(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path
+) -> None:
+    some = scored(make_images("test", "test", classes=(3, 1)), detector, tmp_path / "a").table
+    assert set(some["label"].to_pylist()) == {3, 1}
+    assert (some["label"].to_numpy() == some["predicted"].to_numpy()).mean() > 0.9
+    with pytest.raises(MofeError, match=r"1 classes that the model was not trained on, among them class7"):
+        scored(make_images("odd", "test", classes=(1, 7)), detector, tmp_path / "b")
+
+
+def test_the_gallery_holds_the_most_confident_mistakes(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path
+) -> None:
+    unknown = scored(make_images("ood", "ood", classes=(5, 6)), detector, tmp_path / "b")
+    assert unknown.gallery.schema == GALLERY_SCHEMA
+    best = sorted(unknown.table["knn"].to_pylist(), reverse=True)[:12]
+    assert unknown.gallery["knn"].to_pylist() == best
+    assert set(unknown.gallery["kind"].to_pylist()) == {"accepted"}
+    assert all(t.startswith(b"\xff\xd8") for t in unknown.gallery["thumbnail"].to_pylist())

@@ -1,0 +1,102 @@
+"""The command line as a person meets it: help that teaches, parameters checked before any work, errors in one line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mofe.cli import check_parameters, pipeline_parameters
+from mofe.digests import shipped
+from mofe.errors import MofeError
+from mofe.stages import STAGES
+
+KNOWN = pipeline_parameters(shipped("mofe.yaml"))
+LEAST = {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]}
+
+
+def mofe(*arguments: str, code: int = 0) -> str:
+    """Runs the command; its output."""
+    done = subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_help_teaches() -> None:
+    assert "mofe run -f params.yaml" in mofe()
+    assert mofe("--version").startswith("mofe ")
+    assert "num_experts=4" in mofe("run", "--help")
+    stages = mofe("stage", "--help")
+    assert all(stage in stages for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_docstring_is_its_help(stage: str) -> None:
+    text = mofe("stage", stage, "--help")
+    assert f"usage: mofe stage {stage}" in text
+    assert "--help" in text
+    assert text.count("--") > 3
+
+
+def test_a_stage_by_hand(tmp_path: Path) -> None:
+    mofe("data", "digits", "--to", str(tmp_path / "digits"))
+    images = tmp_path / "images"
+    options = ["--images", str(images), "--name", "letters", "--role", "ood", "--images-per-class", "5"]
+    assert "letters: 5 images" in mofe(
+        "stage", "prepare", "--source", str(tmp_path / "digits/far-ood-letters"), *options
+    )
+    assert json.loads((images / "dataset.json").read_text())["num_images"] == 5
+    wrong = mofe("stage", "prepare", "--source", str(tmp_path / "none"), *options, code=1)
+    assert wrong.strip().splitlines()[-1].startswith(f"mofe: there is nothing at {tmp_path}/none")
+    assert "there is no stage 'prepair'" in mofe("stage", "prepair", code=1)
+
+
+def test_compile_writes_what_kubeflow_takes(tmp_path: Path) -> None:
+    mofe("compile", "-o", str(tmp_path / "plain.yaml"))
+    assert (tmp_path / "plain.yaml").read_bytes() == shipped("mofe.yaml").read_bytes()
+    assert "registry.example/x/mofe-train:" in mofe("compile", "--registry", "registry.example/x/")
+
+
+def test_good_parameters_pass_and_whole_numbers_become_floats() -> None:
+    given = {**LEAST, "learning_rate": 1, "weight_decay": "1e-4", "num_experts": 3, "backbone_args": {"img_size": 32}}
+    check_parameters(given, KNOWN, "x")
+    assert (given["learning_rate"], given["weight_decay"]) == (1.0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({**LEAST, "num_expert": 3}, r"no parameter 'num_expert'; did you mean num_experts\?"),
+        ({**LEAST, "num_experts": 3.5}, r"num_experts = 3\.5 is not a whole number"),
+        ({**LEAST, "num_experts": True}, "num_experts = True is not a whole number"),
+        ({**LEAST, "learning_rate": "fast"}, "learning_rate = 'fast' is not a number"),
+        ({**LEAST, "ood_data": {"a": "b"}}, "is not a list"),
+        ({**LEAST, "backbone": 7}, "backbone = 7 is not text"),
+        ({"train_data": "a", "ood_data": []}, "the parameter test_data is missing"),
+    ],
+)
+def test_bad_parameters_are_named(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        check_parameters(parameters, KNOWN, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n", "must hold parameters"), ("a: [\n", "is not YAML"), ("train: x\n", "no parameter 'train'")],
+)
+def test_bad_parameter_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    output = mofe("run", "-f", str(tmp_path / "p.yaml"), "--work", str(tmp_path / "work"), code=1)
+    assert message in output
+    assert output.startswith("mofe: ")
+    assert not (tmp_path / "work").exists()
+    assert "no parameter file" in mofe("run", "-f", str(tmp_path / "none.yaml"), code=1)
+
+
+@pytest.mark.parametrize("example", sorted(Path(__file__).parents[1].glob("examples/*.yaml")), ids=lambda p: p.stem)
+def test_the_examples_have_valid_parameters(example: Path) -> None:
+    import yaml
+
+    check_parameters(yaml.safe_load(example.read_text()), KNOWN, str(example))

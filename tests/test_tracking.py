@@ -1,0 +1,106 @@
+"""Tracking against a real SQLite store: the tree of runs, and that nothing it does can hurt a stage or tell a secret."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mofe import tracking
+
+STAGE = """
+from mofe import tracking
+with tracking.stage_run({stage!r}, {{"rate": 0.1, "uri": "s3://user:canary@host/x"}}, label="a") as run:
+    run.metrics({{"loss": 1.5}}, step=1)
+    run.metrics({{"loss": 0.5}}, step=2)
+    run.file({file!r})
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report").write_text("<html>")
+    return uri
+
+
+def stage(name: str, tmp_path: Path) -> list[str]:
+    return [sys.executable, "-c", STAGE.format(stage=name, file=str(tmp_path / "report"))]
+
+
+def test_one_parent_and_a_run_a_stage_even_from_two_processes_at_once(store: str, tmp_path: Path) -> None:
+    both = [subprocess.Popen(stage(name, tmp_path)) for name in ("extract", "evaluate")]
+    assert [process.wait() for process in both] == [0, 0]
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("mofe").experiment_id
+    runs = client.search_runs([experiment])
+    (parent,) = [run for run in runs if "mofe.pipeline_run" in run.data.tags]
+    nested = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert set(nested) == {"extract a", "evaluate a"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    extract = nested["extract a"]
+    assert [(m.step, m.value) for m in client.get_metric_history(extract.info.run_id, "loss")] == [(1, 1.5), (2, 0.5)]
+    assert extract.data.params == {"rate": "0.1", "uri": "s3://host/x"}
+    assert [a.path for a in client.list_artifacts(extract.info.run_id)] == ["report.html"]
+    assert b"canary" not in (tmp_path / "mlflow.db").read_bytes()
+
+
+def test_events_left_in_a_folder_are_carried_by_one_process(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(events))
+    code = "import sys; from mofe import tracking; exec(sys.argv[1]); print('mlflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, stage("extract", tmp_path)[2]], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"  # the stage itself did not pay for MLflow
+    with pytest.raises(ValueError, match="boom"), tracking.stage_run("finetune", {}):
+        raise ValueError("boom")
+    (events / "end").touch()
+    subprocess.run([sys.executable, "-m", "mofe.tracking_store", str(events)], check=True)
+    client = MlflowClient(store)
+    runs = client.search_runs([client.get_experiment_by_name("mofe").experiment_id])
+    status = {run.info.run_name: run.info.status for run in runs}
+    assert status == {"run-1": "FAILED", "extract a": "FINISHED", "finetune": "FAILED"}
+
+
+def test_without_an_address_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with tracking.stage_run("extract", {}) as run:
+        run.metrics({"loss": 1.0})
+
+
+def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+        run.metrics({"loss": 1.0})
+        reached = True
+    assert reached
+    warnings = [r.getMessage() for r in caplog.records if "tracking in MLflow" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "127.0.0.1:9" in warnings[0]
+    assert "canary" not in warnings[0]
+
+
+def test_a_run_that_the_platform_made_is_joined_and_left_open(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(store)
+    given = client.create_run(client.create_experiment("platform")).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    subprocess.run(stage("extract", tmp_path), check=True)
+    run = client.get_run(given)
+    assert run.info.status == "RUNNING"
+    assert run.data.metrics == {"loss": 0.5}
+    assert run.data.params["mofe.extract.rate"] == "0.1"
+    assert client.get_experiment_by_name("mofe") is None
