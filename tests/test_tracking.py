@@ -1,4 +1,4 @@
-"""Tracking against a real SQLite store: the tree of runs, and that nothing it does can hurt a stage or tell a secret."""
+"""Tracking against a real SQLite store: the tree of runs; nothing it does hurts a stage or tells a secret."""
 
 import logging
 import subprocess
