@@ -25,6 +25,7 @@ COMPILED = Path(__file__).with_suffix(".yaml")
 
 
 class Outputs(NamedTuple):
+    detector: dsl.Model
     metrics: dsl.Metrics
     report: dsl.HTML
 
@@ -226,7 +227,9 @@ def mofe(
         partition=experts.outputs["partition"],
         history=tuned.outputs["history"],
     )
-    return Outputs(metrics=report.outputs["metrics"], report=report.outputs["report"])
+    return Outputs(
+        detector=detector.outputs["detector"], metrics=report.outputs["metrics"], report=report.outputs["report"]
+    )
 
 
 if __name__ == "__main__":

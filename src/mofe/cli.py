@@ -135,6 +135,9 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     metrics = Metrics.model_validate_json(outputs["metrics"].read_text())
     for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
         storage.write_bytes(storage.resolve(work / name), source.read_bytes())
+    link = work / "detector"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(outputs["detector"], work))
     print(f"\n{format_table(metrics)}\n\nreport: {work / 'report.html'}   ({seconds:.1f} s)")
 
 
