@@ -19,11 +19,16 @@ $(READY): pyproject.toml docker/constraints.txt
 	fi
 	@touch $@
 
-setup: $(READY)  ## the Python environment, and WordNet
+$(VENV)/.wordnet: $(READY)
 	@$(BIN)/mofe data wordnet 2>/dev/null || scripts/install-wordnet
+	@touch $@
 
-demo: setup  ## the whole pipeline on handwritten digits, offline: a table and runs/demo/report.html
+runs/digits/.complete: | $(READY)
 	@$(BIN)/mofe data digits --to runs/digits
+
+setup: $(READY) $(VENV)/.wordnet  ## the Python environment, and WordNet
+
+demo: setup runs/digits/.complete  ## the whole pipeline on handwritten digits: a table and runs/demo/report.html
 	@$(BIN)/mofe run -f examples/digits.yaml --work runs/demo
 
 test: setup  ## the tests
