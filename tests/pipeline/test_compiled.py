@@ -78,16 +78,13 @@ def test_every_image_gets_the_digest_of_its_stage() -> None:
     assert all(re.fullmatch(re.escape(b[2]) + r"-[0-9a-f]{12}", a[2]) for a, b in zip(after, before, strict=True))
 
 
-def test_nothing_changes_from_run_to_run() -> None:
+def test_nothing_changes_from_run_to_run(tmp_path: Path) -> None:
     """Compiling in two fresh interpreters gives the same bytes: no time, no path, no order of a set is in it."""
     code = "from kfp import compiler; from pipelines.mofe import mofe; compiler.Compiler().compile(mofe, '{}')"
     outputs = []
-    for seed, name in (("1", "a.yaml"), ("2", "b.yaml")):
-        subprocess.run(
-            [sys.executable, "-c", code.format(f"/tmp/mofe-{seed}-{name}")],
-            check=True,
-            cwd=ROOT,
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-        )
-        outputs.append(Path(f"/tmp/mofe-{seed}-{name}").read_bytes())
+    for seed in ("1", "2"):
+        file = tmp_path / f"{seed}.yaml"
+        environment = {"PYTHONHASHSEED": seed, "PATH": ""}
+        subprocess.run([sys.executable, "-c", code.format(file)], check=True, cwd=ROOT, env=environment)
+        outputs.append(file.read_bytes())
     assert outputs[0] == outputs[1]
