@@ -13,7 +13,6 @@ from pathlib import Path
 
 import grimp
 
-from mofe import __version__
 from mofe.stages import STAGES
 
 PACKAGE = "mofe"
@@ -40,11 +39,6 @@ def stamp(pipeline: str, registry: str | None = None) -> str:
             line = f"{start}{registry or place}/{name}:{version}-{stage_digest(executor, target)}\n"
         lines.append(line)
     return "".join(lines)
-
-
-def image_tag(stage: str, target: str) -> str:
-    """The tag under which ``stage`` runs in the image of ``target``."""
-    return f"{__version__}-{stage_digest(stage, target)}"
 
 
 def stage_digest(stage: str, target: str) -> str:
