@@ -90,10 +90,15 @@ def mofe(
     mixup: str = "dynamic",
     mixup_scale: float = 0.9,
     mixup_sigma: float = 1.0,
+    fold_lambda: bool = True,
     regulariser: str = "label-smoothing",
     regulariser_weight: float = 0.1,
+    negative_weight: float = 1.0,
+    router: str = "cluster",
+    expert_init: str = "backbone",
     validation_fraction: float = 0.05,
     knn_k: int = 0,
+    bank: str = "expert",
     inference_batch_size: int = 128,
     num_workers: int = 4,
     precision: str = "auto",
@@ -115,7 +120,7 @@ def mofe(
         weights: "" for timm's pre-trained weights, "random" for none, else the URI of a safetensors file.
         mofe_depth: how many of the last blocks become experts (M).
         num_experts: number of experts (E). The paper finds no gain beyond 7.
-        strategy: wordnet-kmeans, taxonomy, kmeans++ or random.
+        strategy: wordnet-kmeans, taxonomy, self-learning, kmeans++ or random.
         top_k: experts an image is sent to at inference.
         epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
         probe_epochs: of the linear probe that router and heads begin with.
@@ -133,10 +138,16 @@ def mofe(
         mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma) or none.
         mixup_scale: w in σ = 1 - w·s, from 0 to 1.
         mixup_sigma: σ of fixed Mixup.
+        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
         regulariser: label-smoothing, l2 or none.
         regulariser_weight: smoothed share of the target, or factor of the squared norm.
+        negative_weight: of images of other clusters in an expert's loss.
+        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
+        expert_init: backbone (experts are copies of its last blocks as they are) or naive (after fine-tuning without
+            experts; twice the time).
         validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
         knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
+        bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
         inference_batch_size: images at once where nothing is trained.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
@@ -200,8 +211,12 @@ def mofe(
         mixup=mixup,
         mixup_scale=mixup_scale,
         mixup_sigma=mixup_sigma,
+        fold_lambda=fold_lambda,
         regulariser=regulariser,
         regulariser_weight=regulariser_weight,
+        negative_weight=negative_weight,
+        router=router,
+        expert_init=expert_init,
         validation_fraction=validation_fraction,
         seed=seed,
         num_workers=num_workers,
@@ -212,6 +227,7 @@ def mofe(
         images=train.outputs["images"],
         model=tuned.outputs["model"],
         knn_k=knn_k,
+        bank=bank,
         batch_size=inference_batch_size,
         num_workers=num_workers,
         precision=precision,

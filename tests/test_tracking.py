@@ -24,7 +24,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("KFP_RUN_ID", "run-1")
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "report").write_text("<html>")
     return uri
 
@@ -47,6 +48,8 @@ def test_one_parent_and_a_run_a_stage_even_from_two_processes_at_once(store: str
     assert [(m.step, m.value) for m in client.get_metric_history(extract.info.run_id, "loss")] == [(1, 1.5), (2, 0.5)]
     assert extract.data.params == {"rate": "0.1", "uri": "s3://host/x"}
     assert [a.path for a in client.list_artifacts(extract.info.run_id)] == ["report.html"]
+    assert (tmp_path / "mlartifacts" / extract.info.run_id / "artifacts" / "report.html").is_file()
+    assert not list((tmp_path / "elsewhere").iterdir())
     assert b"canary" not in (tmp_path / "mlflow.db").read_bytes()
 
 

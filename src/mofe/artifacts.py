@@ -26,6 +26,12 @@ from mofe.errors import MofeError
 Role = Literal["train", "test", "ood"]
 """What an image set is for: training, ID test, or OOD test."""
 
+RouterKind = Literal["cluster", "class"]
+"""What the router has an output for."""
+
+Bank = Literal["expert", "global"]
+"""Whose images a KNN score looks among: those of the expert that an image is routed to, or all."""
+
 
 class Manifest(BaseModel):
     """The JSON file that makes a folder an artifact."""
@@ -345,6 +351,22 @@ class Partition(Manifest):
     inertia: float
     iterations: int
 
+    @classmethod
+    def of_one_expert(cls, classes: tuple[str, ...]) -> Self:
+        """The trivial partition: with one expert, a MoFE that was not trained is the backbone itself."""
+        return cls(
+            num_experts=1,
+            strategy="one expert",
+            classes=classes,
+            synsets=(None,) * len(classes),
+            names=classes,
+            expert_of_class=(0,) * len(classes),
+            seeds=(),
+            centers=(),
+            inertia=0.0,
+            iterations=0,
+        )
+
     def classes_of(self, expert: int) -> list[int]:
         """The class indices of ``expert``'s cluster, ascending."""
         return [c for c, e in enumerate(self.expert_of_class) if e == expert]
@@ -361,6 +383,7 @@ class ModelConfig(Manifest):
     library_version: str
     backbone: Backbone
     top_k: int
+    router: RouterKind = "cluster"
     partition: Partition
     dataset_digest: str
     validation_fraction: float
@@ -400,8 +423,9 @@ class DetectorInfo(Manifest):
     file_name: ClassVar[str] = "detector.json"
     what: ClassVar[str] = "detector"
     knn_k: int
+    bank: Bank = "expert"
     bank_sizes: tuple[int, ...]
-    """Training images behind each expert's index."""
+    """Training images of each expert."""
     thresholds: dict[str, float]
     """Per score: the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int

@@ -28,6 +28,8 @@ from mlflow.entities import Metric, Param
 from mofe import storage
 from mofe.tracking import Event, warn
 
+log = logging.getLogger(__name__)
+
 EXPERIMENT = "mofe"
 PIPELINE_RUN = "mofe.pipeline_run"
 LAST_STAGE = "evaluate"
@@ -50,7 +52,9 @@ class Store:
                 return
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
             found = self.client.get_experiment_by_name(name)
-            self.experiment = found.experiment_id if found else self.client.create_experiment(name)
+            self.experiment = (
+                found.experiment_id if found else self.client.create_experiment(name, artifact_location=_beside_store())
+            )
             if pipeline_run := os.environ.get("KFP_RUN_ID"):
                 self.parent = self._parent(pipeline_run)
 
@@ -106,12 +110,21 @@ class Store:
     def _log_file(self, run_id: str, uri: str) -> None:
         path = storage.resolve(uri)
         if not path.exists():
+            log.warning("%s was to be logged in MLflow but is gone", path)
             return
         suffix = {"report": ".html", "metrics": ".json"}.get(path.name, "")  # Kubeflow's outputs have no suffix
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / (path.name + suffix)
             local.write_bytes(path.read_bytes())
             self.client.log_artifact(run_id, str(local))
+
+
+def _beside_store() -> str | None:
+    """Where a local database keeps its artifacts: in a folder beside it, not in whatever the working directory is."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    if not uri.startswith("sqlite:///"):
+        return None  # a server has its own place
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
 
 
 @contextmanager

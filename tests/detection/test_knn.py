@@ -85,3 +85,16 @@ def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
 def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, message: str) -> None:
     with pytest.raises(MofeError, match=message):
         ExpertKNN.build(bank, experts, k)
+
+
+def test_a_global_bank_looks_among_all_whatever_the_expert() -> None:
+    rng = np.random.default_rng(4)
+    bank, queries = rng.normal(size=(60, 8)), rng.normal(size=(9, 8))
+    knn = ExpertKNN.build(bank, None, 4)
+    distance = np.linalg.norm(
+        (queries / np.linalg.norm(queries, axis=1, keepdims=True))[:, None]
+        - (bank / np.linalg.norm(bank, axis=1, keepdims=True))[None],
+        axis=2,
+    )
+    expected = -np.sort(distance, axis=1)[:, 3]
+    np.testing.assert_allclose(knn.score(queries, rng.integers(0, 5, 9)), expected, atol=1e-5)

@@ -94,3 +94,35 @@ def test_an_empty_batch_has_a_defined_answer(backbone: VisionTransformer) -> Non
 def test_bad_shapes_are_refused(backbone: VisionTransformer, depth: int, top_k: int) -> None:
     with pytest.raises(MofeError, match="must lie between"):
         MoFE(backbone, make_partition([0, 1]), depth, top_k)
+
+
+def test_a_router_by_class_goes_to_the_expert_of_the_likeliest_class(backbone: VisionTransformer) -> None:
+    clusters = [2, 0, 1, 0, 2]
+    model = shaken(MoFE(backbone, make_partition(clusters), router="class"))
+    images = torch.randn(12, 3, 16, 16)
+    with torch.inference_mode():
+        output = model(images)
+        by_class_BC = model.router(output.trunk_BD)
+    assert model.router.out_features == 5
+    assert output.expert_B.tolist() == [clusters[c] for c in by_class_BC.argmax(dim=1).tolist()]
+    for expert in range(3):
+        own = [c for c, e in enumerate(clusters) if e == expert]
+        torch.testing.assert_close(output.router_logits_BE[:, expert], by_class_BC[:, own].amax(dim=1))
+
+
+def test_a_router_by_class_is_not_mixed_up_where_every_class_has_its_expert(backbone: VisionTransformer) -> None:
+    model = shaken(MoFE(backbone, make_partition([1, 2, 0]), router="class"))
+    with torch.inference_mode():
+        output = model(torch.randn(8, 3, 16, 16))
+        likeliest_B = model.router(output.trunk_BD).argmax(dim=1)
+    assert output.expert_B.tolist() == [[1, 2, 0][c] for c in likeliest_B.tolist()]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_one_expert_is_a_backbone_again(backbone: VisionTransformer, depth: int) -> None:
+    model = shaken(MoFE(backbone, make_partition([0, 0]), depth))
+    images = torch.randn(3, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.as_backbone().forward_features(images)[:, 0], model(images).embedding_BD)
+    with pytest.raises(MofeError, match="2 experts"):
+        MoFE(backbone, make_partition([0, 1])).as_backbone()

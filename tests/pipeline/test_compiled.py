@@ -34,12 +34,13 @@ def test_the_yaml_ships_with_the_package() -> None:
 def test_public_parameters() -> None:
     """Renaming or removing one breaks people's parameter files: it needs a line in CHANGELOG and a new version."""
     assert sorted(pipeline_parameters(COMPILED)) == [
-        "augmentation", "backbone", "backbone_args", "batch_size", "checkpoints", "clip_norm", "drop_path", "epochs",
-        "evaluation_images_per_class", "inference_batch_size", "knn_k", "layer_decay", "learning_rate", "max_rejected",
-        "micro_batch_size", "min_learning_rate", "mixup", "mixup_scale", "mixup_sigma", "mofe_depth", "num_experts",
-        "num_workers", "ood_data", "precision", "probe_epochs", "probe_learning_rate", "regulariser",
-        "regulariser_weight", "seed", "strategy", "synsets", "test_data", "top_k", "train_data",
-        "train_images_per_class", "validation_fraction", "warmup_epochs", "weight_decay", "weights",
+        "augmentation", "backbone", "backbone_args", "bank", "batch_size", "checkpoints", "clip_norm", "drop_path",
+        "epochs", "evaluation_images_per_class", "expert_init", "fold_lambda", "inference_batch_size", "knn_k",
+        "layer_decay", "learning_rate", "max_rejected", "micro_batch_size", "min_learning_rate", "mixup",
+        "mixup_scale", "mixup_sigma", "mofe_depth", "negative_weight", "num_experts", "num_workers", "ood_data",
+        "precision", "probe_epochs", "probe_learning_rate", "regulariser", "regulariser_weight", "router", "seed",
+        "strategy", "synsets", "test_data", "top_k", "train_data", "train_images_per_class", "validation_fraction",
+        "warmup_epochs", "weight_decay", "weights",
     ]  # fmt: skip
 
 

@@ -79,6 +79,10 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(trained: Trai
         {"probe_learning_rate": 0.1},
         {"validation_fraction": 0.3},
         {"micro_batch_size": 8},
+        {"fold_lambda": False},
+        {"negative_weight": 0.1},
+        {"router": "class"},
+        {"expert_init": "naive"},
     ],
     ids=str,
 )
@@ -141,13 +145,28 @@ def test_a_loss_that_is_not_finite_stops_with_advice(trained: Trained) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("mixup", "strong"), ("regulariser", "l3"), ("augmentation", "wild"), ("epochs", -1), ("learning_rate", 0.0),
+    [("mixup", "strong"), ("router", "oracle"), ("expert_init", "random"), ("negative_weight", -0.1),
+     ("regulariser", "l3"), ("augmentation", "wild"), ("epochs", -1), ("learning_rate", 0.0),
      ("learning_rate", math.nan), ("layer_decay", 0.0), ("drop_path", 1.0), ("mixup_scale", 1.5),
      ("micro_batch_size", 0), ("validation_fraction", 0.0), ("regulariser_weight", 1.0), ("min_learning_rate", 1.0)],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_any_work(trained: Trained, name: str, value: object) -> None:
     with pytest.raises(MofeError, match=rf"{name} = .*(is not one of|must lie between)"):
         trained(**{name: value})
+
+
+def test_naive_experts_are_copies_of_a_naively_fine_tuned_backbone(trained: Trained, tmp_path: Path) -> None:
+    """With no epochs after it, the MoFE is the naive model: every expert the same, none the backbone's own block."""
+    paths = trained(epochs=1, expert_init="naive", checkpoints=str(tmp_path / "kept"), learning_rate=1e-12,
+                    min_learning_rate=0.0, warmup_epochs=0.0)  # fmt: skip
+    naive_steps = list((tmp_path / "kept").glob("*/naive/step-*"))
+    assert len(naive_steps) == 2
+    state = load_file(max(naive_steps) / "state.safetensors")
+    for name, weight in weights(paths).items():
+        if name.startswith("experts."):
+            torch.testing.assert_close(weight, state["model.experts.0." + name.split(".", 2)[2]], atol=1e-6, rtol=0)
+    history = History.read(paths.history).epochs
+    assert [e.epoch for e in history] == [0, 1]
 
 
 def test_the_config_says_how_to_make_it_again(trained: Trained) -> None:

@@ -126,3 +126,23 @@ def test_negatives_are_drawn_from_everywhere() -> None:
         image_P, expert_P = pairs_with_negatives(cluster_B, 2, generator)
         drawn |= {i for i, e in zip(image_P.tolist(), expert_P.tolist(), strict=True) if e == 0}
     assert drawn == set(range(21))
+
+
+def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
+    """Own images 1, images of other clusters 0.1, over as many images as with weight 1."""
+    model = MoFE(backbone, make_partition([0, 1]))
+    labels = torch.tensor([0, 0, 1])
+    image_P, expert_P = torch.tensor([0, 1, 2, 2, 0]), torch.tensor([0, 0, 1, 0, 1])
+    embedding_PD = torch.randn(5, 24)
+    batch = Mixed(torch.empty(3), labels, labels, torch.ones(3))
+    with torch.no_grad():
+        found = losses_of(model, torch.randn(3, 2), embedding_PD, image_P, expert_P, batch,
+                          regulariser="none", weight=0.0, negative_weight=0.1)  # fmt: skip
+        terms = []
+        for p, (i, e) in enumerate(zip(image_P.tolist(), expert_P.tolist(), strict=True)):
+            own = labels[i].item() == e
+            target = np.array([1.0, 0.0] if own else [0.0, 1.0])
+            terms.append(
+                (1.0 if own else 0.1) * reference_cross_entropy(model.heads[e](embedding_PD[p]).numpy(), target)
+            )
+    assert found.expert.item() == pytest.approx(sum(terms) / 5, rel=1e-5)

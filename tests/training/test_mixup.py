@@ -30,6 +30,14 @@ def test_lambda_follows_the_folded_beta_distribution(accuracy: float, scale: flo
     assert distance(sigma + 0.1) > critical  # the test can fail
 
 
+def test_unfolded_lambda_follows_the_beta_distribution_itself() -> None:
+    mixup = DynamicBetaMixup(1, 0.9, np.random.default_rng(5), fold=False)
+    mixup.update([0.5])
+    lam = mixup.sample(torch.zeros(20_000, dtype=torch.int64)).double().numpy()
+    assert stats.kstest(lam, stats.beta(0.55, 0.55).cdf).pvalue > 1e-3
+    assert stats.kstest(np.maximum(lam, 1 - lam), stats.beta(0.55, 0.55).cdf).pvalue < 1e-9  # the test can fail
+
+
 def test_sigma_is_by_class_and_never_vanishes() -> None:
     mixup = DynamicBetaMixup(3, 1.0)
     assert mixup.sigma_C.tolist() == [1, 1, 1]

@@ -2,6 +2,7 @@
 
 Each expert has a bank: the L2-normalised embeddings of the training images of its cluster, seen through that expert.
 The score of an image is minus its Euclidean distance to the k-th nearest of its expert's bank. The index is exact.
+A global bank, as the authors' code has it, is one index for all experts.
 """
 
 import json
@@ -16,19 +17,19 @@ from mofe.errors import MofeError
 
 
 class ExpertKNN:
-    """One exact FAISS index per expert; the ids in it are rows of the whole bank."""
+    """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank."""
 
     def __init__(self, indexes: Sequence[faiss.Index], k: int):
         self.indexes = indexes
         self.k = k
 
     @classmethod
-    def build(cls, embeddings_ND: np.ndarray, experts_N: np.ndarray, k: int) -> Self:
+    def build(cls, embeddings_ND: np.ndarray, experts_N: np.ndarray | None, k: int) -> Self:
         """Index N training embeddings by expert.
 
         Args:
             embeddings_ND: seen through the expert of their class; normalised here, to float32.
-            experts_N: that expert, 0 ≤ e < E = max + 1.
+            experts_N: that expert, 0 ≤ e < E = max + 1; None makes one bank for all experts.
             k: which neighbour's distance is the score; an expert with fewer embeddings uses its farthest.
 
         Raises:
@@ -36,7 +37,7 @@ class ExpertKNN:
         """
         if k < 1:
             raise MofeError(f"knn_k = {k} must be at least 1")
-        experts_N = np.asarray(experts_N)
+        experts_N = np.zeros(len(embeddings_ND), int) if experts_N is None else np.asarray(experts_N)
         normalised_ND = _normalised(embeddings_ND)
         indexes = []
         for expert in range(int(experts_N.max(initial=-1)) + 1):
@@ -51,11 +52,11 @@ class ExpertKNN:
     def neighbours(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Distances and bank rows (B, n) of the n nearest in each image's expert; inf and −1 past a bank's end."""
         normalised_BD = _normalised(embeddings_BD)
-        experts_B = np.asarray(experts_B)
+        bank_B = np.asarray(experts_B) if len(self.indexes) > 1 else np.zeros(len(normalised_BD), int)
         distance_Bn = np.full((len(normalised_BD), n), np.inf, np.float32)
         row_Bn = np.full((len(normalised_BD), n), -1, np.int64)
-        for expert, index in enumerate(self.indexes):
-            mine = np.flatnonzero(experts_B == expert)
+        for bank, index in enumerate(self.indexes):
+            mine = np.flatnonzero(bank_B == bank)
             if mine.size:
                 take = min(n, index.ntotal)
                 squared, found = index.search(normalised_BD[mine], take)

@@ -28,7 +28,7 @@ def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
     folder = storage.resolve(uri)
     config = ModelConfig.read(folder)
     backbone = create_backbone(config.backbone, load_weights=False)
-    model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k)
+    model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k, config.router)
     content = storage.read_bytes(folder / WEIGHTS, "model's weights file")
     try:
         model.load_state_dict(load(content))

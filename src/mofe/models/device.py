@@ -1,5 +1,6 @@
 """Where tensors live and in which precision they are multiplied."""
 
+import os
 from typing import Literal
 
 import torch
@@ -10,9 +11,11 @@ Precision = Literal["auto", "bf16", "fp32"]
 
 
 def device() -> torch.device:
-    """The accelerator of this machine, else the CPU."""
+    """The accelerator of this machine, else the CPU; of several accelerators the one that is this process's own."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
 def autocast(precision: str, *, training: bool = False) -> torch.autocast:

@@ -20,7 +20,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mofe.artifacts import Partition
+from mofe.artifacts import Partition, RouterKind
 from mofe.errors import MofeError
 
 
@@ -46,11 +46,20 @@ class MoFE(nn.Module):
         partition: class → expert.
         depth: M, how many of the last blocks become experts.
         top_k: how many experts an image is sent to; their outputs are weighted by renormalised router probabilities.
+        router: ``cluster`` has one output an expert (the paper's); ``class`` has one a class, and sends an image to
+            the expert of the likeliest class (the authors' code's).
 
     With one expert there are no "others": the model is the backbone with a plain linear head.
     """
 
-    def __init__(self, backbone: VisionTransformer, partition: Partition, depth: int = 1, top_k: int = 1):
+    def __init__(
+        self,
+        backbone: VisionTransformer,
+        partition: Partition,
+        depth: int = 1,
+        top_k: int = 1,
+        router: RouterKind = "cluster",
+    ):
         super().__init__()
         if not 1 <= depth < len(backbone.blocks):
             raise MofeError(f"depth {depth} must lie between 1 and {len(backbone.blocks) - 1}")
@@ -70,7 +79,8 @@ class MoFE(nn.Module):
         self.trunk.norm = nn.Identity()
         self.trunk.head = nn.Identity()
         self.experts = nn.ModuleList(copy.deepcopy(last) for _ in range(self.num_experts))
-        self.router = nn.Linear(self.dim, self.num_experts)
+        self.routes_by_class = router == "class"
+        self.router = nn.Linear(self.dim, self.num_classes if router == "class" else self.num_experts)
         cluster_sizes = [len(partition.classes_of(e)) for e in range(self.num_experts)]
         self.head_widths = [size + self.has_others for size in cluster_sizes]
         self.heads = nn.ModuleList(nn.Linear(self.dim, width) for width in self.head_widths)
@@ -80,6 +90,10 @@ class MoFE(nn.Module):
 
         self.expert_of_class_C: Tensor
         self.register_buffer("expert_of_class_C", torch.tensor(partition.expert_of_class), persistent=False)
+        # which output of the router stands for class c
+        output_of_class = range(self.num_classes) if router == "class" else partition.expert_of_class
+        self.router_output_of_class_C: Tensor
+        self.register_buffer("router_output_of_class_C", torch.tensor(tuple(output_of_class)), persistent=False)
         # where class c stands in its expert's head
         slot_of_class = [partition.classes_of(e).index(c) for c, e in enumerate(partition.expert_of_class)]
         self.slot_of_class_C: Tensor
@@ -89,10 +103,18 @@ class MoFE(nn.Module):
         """The tokens (B, T, D) that enter the MoFE layer, class token first; images (B, 3, H, W), normalised."""
         return self.trunk.forward_features(images)
 
-    def route(self, trunk_BD: Tensor) -> Tensor:
-        """Router logits (B, E) of the class embeddings, in float32 (Eq. 4)."""
+    def router_outputs(self, trunk_BD: Tensor) -> Tensor:
+        """The router's own outputs, an expert each or a class each, of the class embeddings; in float32."""
         with torch.autocast(trunk_BD.device.type, enabled=False):
             return self.router(trunk_BD.float())
+
+    def route(self, trunk_BD: Tensor) -> Tensor:
+        """Router logits (B, E) of the class embeddings, in float32 (Eq. 4); an expert's is its likeliest class's."""
+        outputs = self.router_outputs(trunk_BD)
+        if not self.routes_by_class:
+            return outputs
+        lowest_BE = outputs.new_full((len(outputs), self.num_experts), -torch.inf)
+        return lowest_BE.scatter_reduce(1, self.expert_of_class_C.expand(len(outputs), -1), outputs, "amax")
 
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
         """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the final norm.
@@ -121,6 +143,19 @@ class MoFE(nn.Module):
             others_E = torch.tensor(self.head_widths, device=expert_B.device) - 1
             logits_BK[:, -1] = own_BQ.gather(1, others_E[expert_B][:, None])[:, 0]
         return logits_BK
+
+    def as_backbone(self) -> VisionTransformer:
+        """A copy of the only expert's whole network as a plain vision transformer, to make another MoFE from.
+
+        Raises:
+            MofeError: there are several experts.
+        """
+        if self.num_experts != 1:
+            raise MofeError(f"{self.num_experts} experts do not make one backbone")
+        backbone = copy.deepcopy(self.trunk)
+        backbone.blocks.extend(copy.deepcopy(self.experts[0]))
+        backbone.norm = copy.deepcopy(self.norm)
+        return backbone
 
     def forward(self, images: Tensor, expert_B: Tensor | None = None) -> MoFEOutput:
         """Embed and classify images.

@@ -9,10 +9,12 @@ from threadpoolctl import threadpool_limits
 from mofe.artifacts import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
+from mofe.partitioning.self_learning import learnt_groups
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
 
-STRATEGIES = ("wordnet-kmeans", "taxonomy", "kmeans++", "random")
-"""``wordnet-kmeans``: the paper's. ``taxonomy``: WordNet alone, no features. ``kmeans++``, ``random``: no WordNet."""
+STRATEGIES = ("wordnet-kmeans", "taxonomy", "self-learning", "kmeans++", "random")
+"""``wordnet-kmeans``: the paper's. ``taxonomy``: WordNet alone, no features. The others need no WordNet;
+``self-learning`` is an unsupervised router."""
 
 
 def partition_classes(
@@ -36,7 +38,7 @@ def partition_classes(
         num_experts: E.
         strategy: one of :data:`STRATEGIES`.
         classes: class names; the synsets themselves if left out.
-        seed: for ``kmeans++`` and ``random``.
+        seed: for ``self-learning``, ``kmeans++`` and ``random``.
 
     Raises:
         MofeError: an unknown strategy, E out of range, non-finite prototypes, a class without a synset (where WordNet
@@ -65,13 +67,16 @@ def partition_classes(
     inertia, iterations = 0.0, 0
     if strategy == "taxonomy":
         expert_C = _by_taxonomy(resolved, seeds)
+    elif strategy == "self-learning":
+        with threadpool_limits(1):
+            expert_C = learnt_groups(prototypes_CD, num_experts, seed)
     elif strategy == "random":
         expert_C = np.random.default_rng(seed).permutation(np.arange(len(names)) % num_experts)
     else:
         start = np.stack([prototypes_CD[list(s.classes)].mean(axis=0) for s in seeds]) if seeds else "k-means++"
         expert_C, inertia, iterations = _by_kmeans(prototypes_CD, num_experts, start, seed)
     centers_ED = np.stack([prototypes_CD[expert_C == e].mean(axis=0) for e in range(num_experts)])
-    if strategy in ("taxonomy", "random"):
+    if strategy in ("taxonomy", "self-learning", "random"):
         inertia = float(((prototypes_CD - centers_ED[expert_C]) ** 2).sum())
     return Partition(
         num_experts=num_experts,

@@ -48,7 +48,7 @@ def extract(
     with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}) as run:
         shards = ImageShards(images)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
-        model = MoFE(create_backbone(spec), _one_expert(shards.info.classes), mofe_depth)
+        model = MoFE(create_backbone(spec), Partition.of_one_expert(shards.info.classes), mofe_depth)
         schema = feature_schema(model.dim)
         sums_CD = np.zeros((len(shards.info.classes), model.dim))
         counts_C = np.zeros(len(sums_CD), np.int64)
@@ -103,19 +103,3 @@ def _whole_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _one_expert(classes: tuple[str, ...]) -> Partition:
-    """The trivial partition: with one expert, a MoFE that was not trained is the backbone itself."""
-    return Partition(
-        num_experts=1,
-        strategy="one expert",
-        classes=classes,
-        synsets=(None,) * len(classes),
-        names=classes,
-        expert_of_class=(0,) * len(classes),
-        seeds=(),
-        centers=(),
-        inertia=0.0,
-        iterations=0,
-    )

@@ -2,16 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 
+import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
+from upath import UPath
 
 from mofe import __version__, storage, tracking
-from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition
+from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition, RouterKind, vectors
+from mofe.detection.embedding import embed_shards
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
-from mofe.training.loop import Trainer
+from mofe.training import distributed
+from mofe.training.loop import Embeddings, Trainer
 from mofe.training.recipe import Recipe
 
 
@@ -39,8 +47,12 @@ def finetune(
     mixup: str = "dynamic",
     mixup_scale: float = 0.9,
     mixup_sigma: float = 1.0,
+    fold_lambda: bool = True,
     regulariser: str = "label-smoothing",
     regulariser_weight: float = 0.1,
+    negative_weight: float = 1.0,
+    router: RouterKind = "cluster",
+    expert_init: str = "backbone",
     validation_fraction: float = 0.05,
     seed: int = 0,
     num_workers: int = 4,
@@ -50,6 +62,7 @@ def finetune(
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
     With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again.
+    On several GPUs: torchrun --nproc-per-node=8 -m mofe stage finetune …; the processes share each batch.
 
     Args:
         images: training images written by prepare (path or URI).
@@ -74,8 +87,13 @@ def finetune(
         mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma for all) or none.
         mixup_scale: w in σ = 1 - w·s, where s is the accuracy of the class; from 0 to 1.
         mixup_sigma: σ of fixed Mixup.
+        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
         regulariser: label-smoothing, l2 (squared norm of the final embedding) or none.
         regulariser_weight: smoothed share of the target, or the factor of the norm.
+        negative_weight: of images of other clusters in an expert's loss.
+        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
+        expert_init: what experts are copies of: backbone (as it is), or naive (after the same fine-tuning without
+            experts and Mixup, with labels smoothed by 0.1; takes twice the time).
         validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
         seed: of the split, of the order of images, of augmentation and of Mixup.
         num_workers: processes that decode images.
@@ -100,49 +118,102 @@ def finetune(
         mixup_scale=mixup_scale,
         mixup_sigma=mixup_sigma,
         regulariser=regulariser,
+        fold_lambda=fold_lambda,
         regulariser_weight=regulariser_weight,
+        negative_weight=negative_weight,
+        router=router,
+        expert_init=expert_init,
         validation_fraction=validation_fraction,
         seed=seed,
     )
-    with tracking.stage_run("finetune", {**recipe.to_dict(), "top_k": top_k, "precision": precision}) as run:
-        shards = ImageShards(images)
-        known = Features(features)
-        classes = Partition.read(partition)
-        if not shards.info.classes == known.info.classes == classes.classes:
-            raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
-        config = ModelConfig(
-            library_version=__version__,
-            backbone=known.info.backbone,
-            top_k=top_k,
-            partition=classes,
-            dataset_digest=shards.info.digest,
-            validation_fraction=validation_fraction,
-            seed=seed,
-            training=recipe.to_dict(),
-        )
+    with distributed.process_group():
+        shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
+        with tracking.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
+            shards = ImageShards(images)
+            known = Features(features)
+            classes = Partition.read(partition)
+            if not shards.info.classes == known.info.classes == classes.classes:
+                raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
+            config = ModelConfig(
+                library_version=__version__,
+                backbone=known.info.backbone,
+                top_k=top_k,
+                router=router,
+                partition=classes,
+                dataset_digest=shards.info.digest,
+                validation_fraction=validation_fraction,
+                seed=seed,
+                training=recipe.to_dict(),
+            )
 
-        def report(epoch: Epoch) -> None:
-            measured = epoch.model_dump(exclude={"epoch", "class_accuracy", "sigma"})
-            run.metrics(measured, step=epoch.epoch)
+            def report(epoch: Epoch) -> None:
+                measured = epoch.model_dump(exclude={"epoch", "class_accuracy", "sigma"})
+                if run is not None:
+                    run.metrics(measured, step=epoch.epoch)
 
-        torch.manual_seed(seed)  # of the router and the heads
-        network = MoFE(create_backbone(known.info.backbone, drop_path=drop_path), classes, config.backbone.depth, top_k)
-        trainer = Trainer(
-            model=network,
-            shards=shards,
-            features=known,
-            preprocessing=known.info.backbone.preprocessing,
-            recipe=recipe,
+            def fine_tune(
+                backbone: VisionTransformer,
+                partition: Partition,
+                recipe: Recipe,
+                embeddings: Callable[[], Embeddings],
+                checkpoints: UPath | None,
+                on_epoch: Callable[[Epoch], None] = lambda _: None,
+            ) -> Trainer:
+                torch.manual_seed(seed)  # of the router and the heads
+                trainer = Trainer(
+                    model=MoFE(
+                        backbone, partition, config.backbone.depth, top_k if partition is classes else 1, recipe.router
+                    ),
+                    shards=shards,
+                    embeddings=embeddings,
+                    preprocessing=config.backbone.preprocessing,
+                    recipe=recipe,
+                    num_workers=num_workers,
+                    precision=precision,
+                    checkpoints=checkpoints,
+                    on_epoch=on_epoch,
+                )
+                trainer.train()
+                return trainer
+
+            place = storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None
+            start = create_backbone(config.backbone, drop_path=drop_path)
+            embeddings = partial(_stored, known)
+            if expert_init == "naive":
+                only = Partition.of_one_expert(classes.classes)
+                naive = fine_tune(start, only, recipe.naive(), embeddings, place / "naive" if place else None).model
+                start = naive.as_backbone()
+                embeddings = partial(_computed, naive, shards, config, num_workers, precision)
+            trainer = fine_tune(start, classes, recipe, embeddings, place, report)
+            if distributed.is_first():
+                with storage.staged(history) as folder:
+                    History(epochs=tuple(trainer.history)).write(folder)
+                with storage.staged(model) as folder:
+                    save_model(folder, trainer.model, config)
+            distributed.wait_for_all()
+
+
+def _stored(known: Features) -> Embeddings:
+    """What extract stored."""
+    trunk_ND, embedding_ND = (vectors(known.table[name]).astype(np.float32) for name in ("trunk", "embedding"))
+    return Embeddings(torch.from_numpy(trunk_ND), torch.from_numpy(embedding_ND))
+
+
+def _computed(model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str) -> Embeddings:
+    """What a model of one expert makes of the training images now."""
+    outputs = [
+        output
+        for _, _, output in embed_shards(
+            model,
+            shards,
+            config.backbone.preprocessing,
+            label="embed",
+            batch_size=config.training["micro_batch_size"],
             num_workers=num_workers,
             precision=precision,
-            checkpoints=storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None,
-            on_epoch=report,
         )
-        trainer.train()
-        with storage.staged(history) as folder:
-            History(epochs=tuple(trainer.history)).write(folder)
-        with storage.staged(model) as folder:
-            save_model(folder, network, config)
+    ]
+    return Embeddings(torch.cat([o.trunk_BD for o in outputs]), torch.cat([o.embedding_BD for o in outputs]))
 
 
 def _digest_of(config: ModelConfig) -> str:

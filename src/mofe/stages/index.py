@@ -3,14 +3,14 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import DetectorInfo, ImageShards
+from mofe.artifacts import Bank, DetectorInfo, ImageShards
 from mofe.detection.embedding import EmbeddedBatch, embed_shards
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.metrics import threshold_at_tpr
@@ -26,6 +26,7 @@ def index(
     detector: str,
     *,
     knn_k: int = 0,
+    bank: Bank = "expert",
     batch_size: int = 128,
     num_workers: int = 4,
     precision: str = "auto",
@@ -41,11 +42,14 @@ def index(
         detector: where to write the detector (path or URI of a folder).
         knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
             the training set, 1000 for the 1.28 million images of ImageNet-1K, at least 5.
+        bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
-    with tracking.stage_run("index", {"knn_k": knn_k}) as run:
+    with tracking.stage_run("index", {"knn_k": knn_k, "bank": bank}) as run:
+        if bank not in get_args(Bank):
+            raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
         shards = ImageShards(images)
         network, config = load_model(model)
         if config.dataset_digest != shards.info.digest or config.partition.classes != shards.info.classes:
@@ -71,9 +75,9 @@ def index(
         bank_ND = np.concatenate([output.embedding_BD.numpy() for _, _, output in batches])
         experts_N = experts_C[shards.labels_N[known]]
         k = knn_k or max(5, round(len(known) / 1281))
-        knn = ExpertKNN.build(bank_ND, experts_N, k)
+        knn = ExpertKNN.build(bank_ND, experts_N if bank == "expert" else None, k)
         sizes = np.bincount(experts_N, minlength=network.num_experts)
-        if sizes.min() < k:
+        if bank == "expert" and sizes.min() < k:
             print(
                 f"expert {sizes.argmin()} has only {sizes.min()} images: its farthest stands for its {k}-th neighbour"
             )
@@ -82,7 +86,7 @@ def index(
         scored = [scores_of(output, knn).values for _, _, output in embed(held, "thresholds")]
         thresholds = {name: threshold_at_tpr(np.concatenate([values[name] for values in scored])) for name in SCORES}
 
-        bank = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
+        rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
         with storage.staged(detector) as folder:
             save_model(folder / "model", network, config)
             with tempfile.TemporaryDirectory() as local:
@@ -90,8 +94,12 @@ def index(
                 for written in sorted(Path(local).iterdir()):
                     storage.write_bytes(folder / "indexes" / written.name, written.read_bytes())
             with (folder / "bank.parquet").open("wb") as file:
-                pq.write_table(pa.table(bank), file)
+                pq.write_table(pa.table(rows), file)
             DetectorInfo(
-                knn_k=k, bank_sizes=tuple(sizes.tolist()), thresholds=thresholds, num_validation=len(held)
+                knn_k=k,
+                bank=bank,
+                bank_sizes=tuple(sizes.tolist()),
+                thresholds=thresholds,
+                num_validation=len(held),
             ).write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": t for name, t in thresholds.items()}})

@@ -17,8 +17,9 @@ def partition(
         features: features written by extract (path or URI).
         partition: where to write the partition (path or URI of a folder).
         num_experts: number of experts, from 1 to the number of classes. The paper finds no gain beyond 7.
-        strategy: wordnet-kmeans (the paper's), taxonomy (WordNet alone), kmeans++ or random (neither needs WordNet).
-        seed: of kmeans++ and random.
+        strategy: wordnet-kmeans (the paper's), taxonomy (WordNet alone), self-learning (an unsupervised router),
+            kmeans++ or random; the last three need no WordNet.
+        seed: of self-learning, kmeans++ and random.
     """
     with tracking.stage_run("partition", {"num_experts": num_experts, "strategy": strategy}) as run:
         known = Features(features)

@@ -1,25 +1,28 @@
 """The fine-tuning loop: probe, then epochs of Mixup, losses, steps; measured on the validation split after each.
 
 Every random number comes from (seed, epoch, micro-batch), so a run that is killed and resumed from a checkpoint goes
-on as if it had not been.
+on as if it had not been, and several processes (:mod:`mofe.training.distributed`) do what one would have done.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from upath import UPath
 
-from mofe.artifacts import Epoch, Features, ImageShards, Preprocessing, vectors
+from mofe.artifacts import Epoch, ImageShards, Preprocessing
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, shuffled_positions, training_transform
 from mofe.errors import MofeError
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
+from mofe.training import distributed
 from mofe.training.checkpoint import load_checkpoint, save_checkpoint
 from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
@@ -31,6 +34,15 @@ from mofe.training.step import TrainingStep
 CHECKPOINT_MINUTES = 15.0
 
 
+class Embeddings(NamedTuple):
+    """What the untrained model makes of the training images; float32, on the CPU."""
+
+    trunk_ND: Tensor
+    """Class embeddings that enter the MoFE layer."""
+    embedding_ND: Tensor
+    """Final class embeddings."""
+
+
 @dataclass
 class Trainer:
     """Fine-tunes one model; :meth:`train` is the whole story.
@@ -38,7 +50,7 @@ class Trainer:
     Args:
         model: an untrained MoFE.
         shards: the training images.
-        features: what extract stored of them, in the same order.
+        embeddings: gives the untrained model's embeddings of them, in order; asked once, unless a run is resumed.
         preprocessing: of the backbone.
         recipe: how to train.
         num_workers: processes that decode images.
@@ -49,7 +61,7 @@ class Trainer:
 
     model: MoFE
     shards: ImageShards
-    features: Features
+    embeddings: Callable[[], Embeddings]
     preprocessing: Preprocessing
     recipe: Recipe
     num_workers: int
@@ -64,22 +76,29 @@ class Trainer:
         torch.use_deterministic_algorithms(True, warn_only=True)  # the same seed, the same result
         self.device = device()
         self.model.to(self.device)
-        self.step = TrainingStep(self.model, recipe.regulariser, recipe.regulariser_weight)
+        step = TrainingStep(self.model, recipe.regulariser, recipe.regulariser_weight, recipe.negative_weight)
         self.labels_N = self.shards.labels_N
         is_validation_N = validation_mask(self.labels_N, recipe.validation_fraction, recipe.seed)
         self.validation = np.flatnonzero(is_validation_N)
         self.is_training_N = ~is_validation_N
         # a set smaller than the batch is trained as one batch
         self.micro_batch_size = min(recipe.micro_batch_size, recipe.batch_size, int(self.is_training_N.sum()))
-        self.micro_batches = int(self.is_training_N.sum()) // self.micro_batch_size
-        self.accumulate = min(max(1, round(recipe.batch_size / self.micro_batch_size)), self.micro_batches)
+        processes = distributed.num_processes()
+        self.micro_batches = int(self.is_training_N.sum()) // self.micro_batch_size // processes * processes
+        if not self.micro_batches:
+            raise MofeError(
+                f"{self.is_training_N.sum()} training images do not give each of {processes} processes a micro-batch "
+                f"of {self.micro_batch_size}: lower micro_batch_size or use fewer processes"
+            )
+        of_each = max(1, round(recipe.batch_size / self.micro_batch_size / processes))
+        self.accumulate = min(of_each * processes, self.micro_batches)
         self.steps_per_epoch = -(-self.micro_batches // self.accumulate)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.model, recipe.weight_decay, recipe.layer_decay),
             lr=recipe.learning_rate,
             betas=(0.9, 0.95),
         )
-        self.mixup = DynamicBetaMixup(len(self.shards.info.classes), recipe.mixup_scale)
+        self.mixup = DynamicBetaMixup(len(self.shards.info.classes), recipe.mixup_scale, fold=recipe.fold_lambda)
         self.last_saved = time.monotonic()
 
         resumed = load_checkpoint(self.checkpoints, self.model, self.optimiser) if self.checkpoints else None
@@ -91,15 +110,16 @@ class Trainer:
             self.history = [Epoch.model_validate(e) for e in resumed["history"]]
             print(f"resuming in epoch {resumed['epoch']} at micro-batch {resumed['micro_batch']}", flush=True)
         self._set_sigma(self.history[-1])
+        self.step: nn.Module = step
+        if distributed.num_processes() > 1 and recipe.epochs:  # an expert may have no image in a batch
+            self.step = DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
         for epoch in range(resumed["epoch"], recipe.epochs + 1):
             self._train_epoch(epoch, resumed if epoch == resumed["epoch"] else None)
 
     def _probe(self) -> None:
-        """Train router and heads on stored features, and measure."""
+        """Train router and heads on stored embeddings, and measure."""
         started = time.monotonic()
-        table = self.features.table
-        trunk_ND = torch.from_numpy(vectors(table["trunk"]).astype(np.float32))
-        embedding_ND = torch.from_numpy(vectors(table["embedding"]).astype(np.float32))
+        trunk_ND, embedding_ND = self.embeddings()
         rows = torch.from_numpy(np.flatnonzero(self.is_training_N))
         linear_probe(self.model, trunk_ND[rows], embedding_ND[rows], torch.from_numpy(self.labels_N)[rows], self.recipe)
         held = torch.from_numpy(self.validation)
@@ -118,24 +138,33 @@ class Trainer:
         order = order[self.is_training_N[order]][: self.micro_batches * self.micro_batch_size]
         done = resumed["micro_batch"] if resumed else 0
         sums = np.array(resumed["sums"]) if resumed and resumed["sums"] else np.zeros(3)
+        processes, rank = distributed.num_processes(), distributed.rank()
+        own = order.reshape(self.micro_batches, -1)[done + rank :: processes].reshape(-1)
         self.model.train()
-        loader = batches(dataset, order[done * self.micro_batch_size :], self.micro_batch_size, self.num_workers)
+        loader = batches(dataset, own, self.micro_batch_size, self.num_workers)
         with progress(label=f"epoch {epoch}/{recipe.epochs}", total=len(order)) as bar:
             bar.update(done * self.micro_batch_size)
-            for number, (images, labels_B, _) in enumerate(loader, start=done):
+            for turn, (images, labels_B, _) in enumerate(loader):
+                number = done + rank + turn * processes
                 first, last = self._group_of(number)
-                if number == first:
+                if number < first + processes:
                     self.optimiser.zero_grad(set_to_none=True)
+                    of_step = np.zeros(3)
+                ends_step = number + processes > last
                 rate = self._learning_rate(epoch, number)
-                parts = self._backward(images, labels_B, epoch, number, last - first + 1, rate)
-                sums += parts
-                if number == last:
+                share = (last - first + 1) // processes
+                batch, generator = self._mixed(images, labels_B, epoch, number)
+                with nullcontext() if ends_step else self._unsynchronised():
+                    parts = self._backward(batch, generator, epoch, number, share, rate)
+                of_step += parts
+                if ends_step:
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or float("inf"))
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
+                    sums += distributed.summed(of_step)
                     if time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
-                        self._save({"epoch": epoch, "micro_batch": number + 1, "sums": sums.tolist()})
-                bar.update(len(images))
+                        self._save({"epoch": epoch, "micro_batch": last + 1, "sums": sums.tolist()})
+                bar.update(len(images) * processes)
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
         seen = (self.micro_batches - done) * self.micro_batch_size
         rate_of_images = seen / (time.monotonic() - started)
@@ -156,10 +185,8 @@ class Trainer:
         warmup = round(recipe.warmup_epochs * self.steps_per_epoch)
         return learning_rate(step, total, warmup, recipe.learning_rate, recipe.min_learning_rate)
 
-    def _backward(
-        self, images: Tensor, labels_B: Tensor, epoch: int, number: int, share: int, rate: float
-    ) -> np.ndarray:
-        """Add the gradient of one micro-batch; its route loss, expert loss and regulariser."""
+    def _mixed(self, images: Tensor, labels_B: Tensor, epoch: int, number: int) -> tuple[Mixed, torch.Generator]:
+        """A micro-batch after Mixup, on the device, and what its negatives are drawn with; sets all random state."""
         recipe = self.recipe
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
@@ -169,7 +196,16 @@ class Trainer:
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
             batch = self.mixup(images, labels_B)
-        batch = Mixed(*(t.to(self.device, non_blocking=True) for t in batch))
+        return Mixed(*(t.to(self.device, non_blocking=True) for t in batch)), generator
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Within it gradients stay with the process that computed them."""
+        return self.step.no_sync() if isinstance(self.step, DistributedDataParallel) else nullcontext()
+
+    def _backward(
+        self, batch: Mixed, generator: torch.Generator, epoch: int, number: int, share: int, rate: float
+    ) -> np.ndarray:
+        """Add the gradient of one micro-batch of ``share``; its route loss, expert loss and regulariser."""
         with autocast(self.precision, training=True):
             losses = self.step(batch, generator)
         parts = torch.stack(losses).detach().cpu().double().numpy()
@@ -188,12 +224,15 @@ class Trainer:
         dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))
         predicted, routed = [], []
         with torch.inference_mode():
-            for images, _, _ in batches(dataset, self.validation, self.micro_batch_size, self.num_workers):
+            own = self.validation[distributed.rank() :: distributed.num_processes()]
+            for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
                     output = self.model(images.to(self.device))
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
-        return np.concatenate(predicted), np.concatenate(routed)
+        nothing = np.empty(0, np.int64)  # what a process holds that has no image
+        own_predicted, own_routed = np.concatenate([nothing, *predicted]), np.concatenate([nothing, *routed])
+        return distributed.gathered(own_predicted), distributed.gathered(own_routed)
 
     def _record(
         self, epoch: int, rate: float, parts: np.ndarray, predicted: np.ndarray, routed: np.ndarray, speed: float
@@ -233,7 +272,7 @@ class Trainer:
             self.mixup.update(measured.class_accuracy)
 
     def _save(self, progress: dict[str, Any]) -> None:
-        if self.checkpoints is None:
+        if self.checkpoints is None or not distributed.is_first():
             return
         done = (progress["epoch"] - 1) * self.micro_batches + progress["micro_batch"]
         history = [epoch.model_dump(mode="json") for epoch in self.history]

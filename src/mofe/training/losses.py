@@ -14,19 +14,26 @@ from torch.nn.functional import cross_entropy, one_hot
 
 
 def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
-    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images (Eq. 8)."""
+    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images (Eq. 8).
+
+    For a router by class, both are B × C.
+    """
     return cross_entropy(router_logits_BE.float(), targets_BE)
 
 
-def expert_loss(logits: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+def expert_loss(logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
     """Cross-entropy of each expert on the images it was given, averaged over all of them (Eq. 9).
 
     Args:
         logits: per expert (n_e, Q_e + 1); n_e may be 0.
         targets: per expert the soft targets of the same shape, rows summing to 1.
+        weights: per expert the weight (n_e,) of each image's term; 1 if None.
     """
-    sums = [cross_entropy(z.float(), t, reduction="sum") for z, t in zip(logits, targets, strict=True)]
-    return torch.stack(sums).sum() / max(1, sum(len(z) for z in logits))
+    terms = [cross_entropy(z.float(), t, reduction="none") for z, t in zip(logits, targets, strict=True)]
+    if weights is not None:
+        terms = [term * weight for term, weight in zip(terms, weights, strict=True)]
+    everything = torch.cat(terms)
+    return everything.sum() / max(1, len(everything))
 
 
 def embedding_norm(embedding_PD: Tensor) -> Tensor:
@@ -35,12 +42,20 @@ def embedding_norm(embedding_PD: Tensor) -> Tensor:
 
 
 def router_targets(
-    expert_of_class_C: Tensor, labels_a_B: Tensor, labels_b_B: Tensor, lam_B: Tensor, num_experts: int
+    output_of_class_C: Tensor, labels_a_B: Tensor, labels_b_B: Tensor, lam_B: Tensor, num_outputs: int
 ) -> Tensor:
-    """Soft targets (B, E): λ̂ on the cluster of x_i, 1 − λ̂ on that of x_j."""
-    a_BE = one_hot(expert_of_class_C[labels_a_B], num_experts)
-    b_BE = one_hot(expert_of_class_C[labels_b_B], num_experts)
-    return lam_B[:, None] * a_BE + (1 - lam_B)[:, None] * b_BE
+    """Soft targets (B, outputs): λ̂ on the cluster of x_i, 1 − λ̂ on that of x_j; the same with classes.
+
+    Args:
+        output_of_class_C: which output of the router stands for each class: its cluster's, or its own.
+        labels_a_B: class of x_i.
+        labels_b_B: class of x_j.
+        lam_B: λ̂.
+        num_outputs: of the router.
+    """
+    a = one_hot(output_of_class_C[labels_a_B], num_outputs)
+    b = one_hot(output_of_class_C[labels_b_B], num_outputs)
+    return lam_B[:, None] * a + (1 - lam_B)[:, None] * b
 
 
 def expert_targets(

@@ -4,6 +4,7 @@
 
 s is the accuracy of the class of x_i on the validation split. σ = 1 draws λ uniformly, so a class not known at all is
 blended half and half as often as not at all; a small σ draws λ near 0 or 1, so a class that is known is left alone.
+Folded at ½, so that x_i, whose expert the image goes to, is never the smaller part.
 """
 
 from collections.abc import Sequence
@@ -35,13 +36,17 @@ class DynamicBetaMixup:
         num_classes: C.
         scale: w in [0, 1]; 0 keeps σ = 1 for every class and always.
         generator: source of randomness; a fresh one if None.
+        fold: False blends with λ itself, in [0, 1], as the authors' code does.
     """
 
-    def __init__(self, num_classes: int, scale: float, generator: np.random.Generator | None = None):
+    def __init__(
+        self, num_classes: int, scale: float, generator: np.random.Generator | None = None, *, fold: bool = True
+    ):
         if not 0 <= scale <= 1:
             raise MofeError(f"mixup_scale = {scale} must lie in [0, 1]")
         self.scale = scale
         self.generator = generator or np.random.default_rng()
+        self.fold = fold
         self.sigma_C = np.ones(num_classes)
 
     def update(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
@@ -49,10 +54,10 @@ class DynamicBetaMixup:
         self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
 
     def sample(self, labels_B: Tensor) -> Tensor:
-        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13)."""
+        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] if it is not folded."""
         sigma_B = self.sigma_C[labels_B.cpu().numpy()]
         lam_B = self.generator.beta(sigma_B, sigma_B)
-        return torch.from_numpy(np.maximum(lam_B, 1 - lam_B)).float()
+        return torch.from_numpy(np.maximum(lam_B, 1 - lam_B) if self.fold else lam_B).float()
 
     def partners(self, labels_B: Tensor) -> Tensor:
         """For each image the position of one of another class, uniformly; its own where the batch has no other."""

@@ -47,13 +47,14 @@ def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: 
                 batch = Mixed(z_BD, labels_B, labels_B, torch.ones(len(rows_B), device=device))
                 losses = losses_of(
                     model,
-                    model.route(z_BD),
+                    model.router_outputs(z_BD),
                     f_BD[image_P],
                     image_P,
                     expert_P,
                     batch,
                     regulariser=recipe.regulariser if recipe.regulariser == "label-smoothing" else "none",
                     weight=recipe.regulariser_weight,
+                    negative_weight=recipe.negative_weight,
                 )
                 optimiser.zero_grad(set_to_none=True)
                 losses.total.backward()

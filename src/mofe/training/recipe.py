@@ -1,12 +1,15 @@
 """How a model is trained: every number that shapes the result, checked before any work begins."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
+from mofe.artifacts import RouterKind
 from mofe.errors import MofeError
 
 MIXUPS = ("dynamic", "fixed", "none")
 REGULARISERS = ("label-smoothing", "l2", "none")
+ROUTERS = ("cluster", "class")
+EXPERT_INITS = ("backbone", "naive")
 AUGMENTATIONS = ("randaugment", "crop-flip", "crop", "none")
 
 
@@ -30,16 +33,24 @@ class Recipe:
     mixup: str
     mixup_scale: float
     mixup_sigma: float
+    fold_lambda: bool
     regulariser: str
     regulariser_weight: float
+    negative_weight: float
+    router: RouterKind
+    expert_init: str
     validation_fraction: float
     seed: int
 
     def __post_init__(self) -> None:
         _one_of("mixup", self.mixup, MIXUPS)
         _one_of("regulariser", self.regulariser, REGULARISERS)
+        _one_of("router", self.router, ROUTERS)
+        _one_of("expert_init", self.expert_init, EXPERT_INITS)
         _one_of("augmentation", self.augmentation, AUGMENTATIONS)
-        for name in ("epochs", "probe_epochs", "warmup_epochs", "weight_decay", "regulariser_weight", "clip_norm"):
+        for name in ("epochs", "probe_epochs", "warmup_epochs", "weight_decay", "clip_norm"):
+            _within(name, getattr(self, name), 0, float("inf"))
+        for name in ("regulariser_weight", "negative_weight"):
             _within(name, getattr(self, name), 0, float("inf"))
         for name in ("learning_rate", "probe_learning_rate"):
             _within(name, getattr(self, name), 1e-12, 10)
@@ -53,6 +64,17 @@ class Recipe:
         _within("validation_fraction", self.validation_fraction, 1e-6, 0.5)
         if self.regulariser == "label-smoothing":
             _within("regulariser_weight", self.regulariser_weight, 0, 0.99)
+
+    def naive(self) -> Self:
+        """The same fine-tuning without experts and Mixup, labels smoothed: what naive experts start from."""
+        return replace(
+            self,
+            mixup="none",
+            regulariser="label-smoothing",
+            regulariser_weight=0.1,
+            router="cluster",
+            expert_init="backbone",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters as plain JSON values."""

@@ -31,7 +31,7 @@ class Losses(NamedTuple):
 
 def losses_of(
     model: MoFE,
-    router_logits_BE: Tensor,
+    router_outputs: Tensor,
     embedding_PD: Tensor,
     image_P: Tensor,
     expert_P: Tensor,
@@ -39,26 +39,29 @@ def losses_of(
     *,
     regulariser: str,
     weight: float,
+    negative_weight: float = 1.0,
 ) -> Losses:
     """The losses of a batch whose pairs (image, expert) have been embedded; tensors on the model's device."""
     clusters_C, slots_C = model.expert_of_class_C, model.slot_of_class_C
     _, a_B, b_B, lam_B = batch
-    route = route_loss(router_logits_BE, router_targets(clusters_C, a_B, b_B, lam_B, model.num_experts))
+    outputs_C = model.router_output_of_class_C
+    route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
     order_P = torch.argsort(expert_P, stable=True)
     sizes = torch.bincount(expert_P, minlength=model.num_experts).tolist()
     image_by_expert = image_P[order_P].split(sizes)
     embedding_by_expert = embedding_PD[order_P].split(sizes)
     smoothing = weight if regulariser == "label-smoothing" else 0.0
-    logits, targets = [], []
+    logits, targets, weights = [], [], []
     with torch.autocast(embedding_PD.device.type, enabled=False):
         for expert, head in enumerate(model.heads):
             i = image_by_expert[expert]
             logits.append(head(embedding_by_expert[expert].float()))
             width = model.head_widths[expert]
             targets.append(expert_targets(slots_C, clusters_C, expert, width, a_B[i], b_B[i], lam_B[i], smoothing))
+            weights.append(torch.where(clusters_C[a_B[i]] == expert, 1.0, negative_weight))
     penalty = weight * embedding_norm(embedding_PD) if regulariser == "l2" else route.new_zeros(())
-    return Losses(route, expert_loss(logits, targets), penalty)
+    return Losses(route, expert_loss(logits, targets, weights), penalty)
 
 
 class TrainingStep(nn.Module):
@@ -68,31 +71,34 @@ class TrainingStep(nn.Module):
         model: the MoFE to train.
         regulariser: ``none``, ``l2`` (mean squared norm of the final class embedding) or ``label-smoothing``.
         weight: of the regulariser; for label smoothing, the share of the target that is spread.
+        negative_weight: of the images of other clusters in the expert loss; 1 in the paper, 0.1 in the authors' code.
     """
 
-    def __init__(self, model: MoFE, regulariser: str, weight: float):
+    def __init__(self, model: MoFE, regulariser: str, weight: float, negative_weight: float = 1.0):
         super().__init__()
         self.model = model
         self.regulariser = regulariser
         self.weight = weight
+        self.negative_weight = negative_weight
 
     def forward(self, batch: Mixed, generator: torch.Generator) -> Losses:
         """Losses of a batch; each expert sees its own images and as many others (``generator``, of the CPU, picks)."""
         model = self.model
         device = batch.images.device
         tokens_BTD = model.tokens(batch.images)
-        router_logits_BE = model.route(tokens_BTD[:, 0])
+        router_outputs = model.router_outputs(tokens_BTD[:, 0])
         cluster_B = model.expert_of_class_C[batch.labels_a_B]
         image_P, expert_P = pairs_with_negatives(cluster_B.cpu(), model.num_experts, generator)
         image_P, expert_P = image_P.to(device), expert_P.to(device)
         embedding_PD = model.norm(model.run_experts(tokens_BTD, image_P, expert_P))
         return losses_of(
             model,
-            router_logits_BE,
+            router_outputs,
             embedding_PD,
             image_P,
             expert_P,
             batch,
             regulariser=self.regulariser,
             weight=self.weight,
+            negative_weight=self.negative_weight,
         )

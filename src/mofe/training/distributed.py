@@ -1,0 +1,83 @@
+"""Several processes, one training: what ``torchrun`` started, how the work is shared, what only the first may do.
+
+A step's micro-batches are numbered; process r of W takes those with number ≡ r (mod W). All randomness belongs to the
+number, so W processes compute what one process computes that accumulates W times as many micro-batches.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from mofe.models.device import device
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join the processes that ``torchrun`` started, if it did; all but the first fall silent."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield
+        return
+    place = device()
+    if place.type != "cpu":
+        torch.accelerator.set_device_index(place.index)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    try:
+        with contextlib.nullcontext() if is_first() else _silence():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No prints and no progress bars; errors still reach the log, with the traceback."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files, reports, and talks."""
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    """Until every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def summed(values: np.ndarray) -> np.ndarray:
+    """The sum over all processes, float64, on each of them."""
+    if not dist.is_initialized():
+        return values
+    total = torch.from_numpy(np.asarray(values, np.float64).copy())
+    dist.all_reduce(total)
+    return total.numpy()
+
+
+def gathered(own: np.ndarray) -> np.ndarray:
+    """What element 0, 1, 2, … of the whole is, when process r holds its elements r, r + W, r + 2W, …"""
+    if not dist.is_initialized():
+        return own
+    parts: list[np.ndarray] = [own] * num_processes()
+    dist.all_gather_object(parts, own)
+    whole = np.empty(sum(len(part) for part in parts), own.dtype)
+    for r, part in enumerate(parts):
+        whole[r :: num_processes()] = part
+    return whole

@@ -1,0 +1,37 @@
+"""The unsupervised router: its gradient is the objective's, it finds groups that are there, no expert stays empty."""
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from mofe.partitioning.self_learning import RIDGE, _objective, learnt_groups
+
+
+def test_the_objective_is_the_definition_and_its_gradient_is_its_slope() -> None:
+    rng = np.random.default_rng(0)
+    inputs, weights = rng.normal(size=(9, 4)), rng.normal(size=12)
+    p = np.exp(inputs @ weights.reshape(4, 3))
+    p /= p.sum(axis=1, keepdims=True)
+    mean = p.mean(axis=0)
+    sure = -(p * np.log(p)).sum(axis=1).mean()
+    spread = -(mean * np.log(mean)).sum()
+    assert _objective(weights, inputs, 3)[0] == pytest.approx(RIDGE * (weights**2).sum() - (spread - sure))
+    slope = check_grad(lambda w: _objective(w, inputs, 3)[0], lambda w: _objective(w, inputs, 3)[1], weights)
+    assert slope < 1e-6
+
+
+def test_groups_that_are_there_are_found_whatever_their_names() -> None:
+    group_C = np.repeat([0, 1, 2, 3], [8, 8, 8, 8])
+    prototypes = np.eye(10)[group_C] * 4 + np.random.default_rng(1).normal(size=(32, 10)) * 0.3
+    found = learnt_groups(prototypes, 4, seed=0)
+    assert len({(g, e) for g, e in zip(group_C, found, strict=True)}) == 4
+
+
+def test_every_expert_gets_a_class_even_where_prototypes_agree() -> None:
+    assert sorted(set(learnt_groups(np.ones((5, 3)), 3, seed=0))) == [0, 1, 2]
+    assert sorted(learnt_groups(np.random.default_rng(0).normal(size=(6, 3)), 6, seed=0)) == list(range(6))
+
+
+def test_the_same_seed_gives_the_same_groups() -> None:
+    prototypes = np.random.default_rng(3).normal(size=(40, 16))
+    assert (learnt_groups(prototypes, 5, 1) == learnt_groups(prototypes, 5, 1)).all()
