@@ -13,6 +13,7 @@ def evaluate(
     ood_scores: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     partition: dsl.Input[dsl.Artifact],
     history: dsl.Input[dsl.Artifact],
+    name: str,
     metrics: dsl.Output[dsl.Metrics],
     roc: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
@@ -21,8 +22,8 @@ def evaluate(
 
     scores = [id_scores.path, *(table.path for table in ood_scores)]
     figures, curve = stage.evaluate(
-        scores, partition.path, history.path, metrics=metrics.path, roc=roc.path, report=report.path
+        scores, partition.path, history.path, metrics=metrics.path, roc=roc.path, report=report.path, name=name
     )
-    for name, value in figures.items():
-        metrics.log_metric(name, value)
+    for figure, value in figures.items():
+        metrics.log_metric(figure, value)
     roc.log_roc_curve(curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist())

@@ -1,10 +1,6 @@
 """The pipeline: from images to a detector and a report of how well it tells known from unknown.
 
-    python -m pipelines.mofe        # writes pipelines/mofe.yaml
-
-Two loops run over the OOD sets: the first reads and checks them before any long stage begins, so that bad data fails in
-minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over artifacts
-only if one task hands them over.
+python -m pipelines.mofe        # writes pipelines/mofe.yaml
 """
 
 from pathlib import Path
@@ -12,14 +8,7 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 
 from kfp import compiler, dsl
 
-from components.evaluate import evaluate
-from components.extract import extract
-from components.finetune import finetune
-from components.fingerprint import fingerprint
-from components.index import index
-from components.partition import partition
-from components.prepare import prepare
-from components.score import score
+from pipelines.graph import detector_of, features_of
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
@@ -28,25 +17,6 @@ class Outputs(NamedTuple):
     detector: dsl.Model
     metrics: dsl.Metrics
     report: dsl.HTML
-
-
-@dsl.pipeline(name="prepare-ood")
-def prepare_ood(
-    ood_data: List[Dict[str, str]],  # noqa: UP006
-    images_per_class: int,
-    max_rejected: float,
-) -> List[dsl.Dataset]:  # noqa: UP006
-    with dsl.ParallelFor(ood_data) as ood:
-        prepared = prepare(
-            source=ood.uri,
-            name=ood.dataset,
-            role="ood",
-            digest=ood.digest,
-            images_per_class=images_per_class,
-            max_rejected=max_rejected,
-            synsets="",
-        )
-    return dsl.Collected(prepared.outputs["images"])
 
 
 @dsl.pipeline(
@@ -154,98 +124,61 @@ def mofe(
         checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
         seed: of everything random.
     """
-    # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
-    digests = fingerprint(train_data=train_data, test_data=test_data, ood_data=ood_data, weights=weights)
-    digests.set_caching_options(False)
-    train = prepare(
-        source=train_data,
-        name="train",
-        role="train",
-        digest=digests.outputs["train"],
-        images_per_class=train_images_per_class,
-        max_rejected=max_rejected,
+    inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
+    data = features_of(
+        train_data=train_data,
+        test_data=test_data,
+        ood_data=ood_data,
         synsets=synsets,
-    ).set_display_name("prepare train")
-    test = prepare(
-        source=test_data,
-        name="id-test",
-        role="test",
-        digest=digests.outputs["test"],
-        images_per_class=evaluation_images_per_class,
+        train_images_per_class=train_images_per_class,
+        evaluation_images_per_class=evaluation_images_per_class,
         max_rejected=max_rejected,
-        synsets="",
-    ).set_display_name("prepare test")
-    ood = prepare_ood(
-        ood_data=digests.outputs["ood_data"], images_per_class=evaluation_images_per_class, max_rejected=max_rejected
-    ).set_display_name("prepare OOD sets")
-    features = extract(
-        images=train.outputs["images"],
         backbone=backbone,
         backbone_args=backbone_args,
         weights=weights,
-        weights_digest=digests.outputs["weights"],
         mofe_depth=mofe_depth,
-        batch_size=inference_batch_size,
-        num_workers=num_workers,
-        precision=precision,
-    ).after(test, ood)  # bad data should fail before the first long stage
-    experts = partition(features=features.outputs["features"], num_experts=num_experts, strategy=strategy, seed=seed)
-    tuned = finetune(
-        images=train.outputs["images"],
-        features=features.outputs["features"],
-        partition=experts.outputs["partition"],
-        top_k=top_k,
-        epochs=epochs,
-        probe_epochs=probe_epochs,
-        probe_learning_rate=probe_learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        learning_rate=learning_rate,
-        min_learning_rate=min_learning_rate,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        drop_path=drop_path,
-        clip_norm=clip_norm,
-        augmentation=augmentation,
-        mixup=mixup,
-        mixup_scale=mixup_scale,
-        mixup_sigma=mixup_sigma,
-        fold_lambda=fold_lambda,
-        regulariser=regulariser,
-        regulariser_weight=regulariser_weight,
-        negative_weight=negative_weight,
-        router=router,
-        expert_init=expert_init,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        num_workers=num_workers,
-        precision=precision,
-        checkpoints=checkpoints,
+        inference=inference,
     )
-    detector = index(
-        images=train.outputs["images"],
-        model=tuned.outputs["model"],
+    judged = detector_of(
+        data,
+        name="",
+        num_experts=num_experts,
+        strategy=strategy,
+        seed=seed,
+        training={
+            "top_k": top_k,
+            "epochs": epochs,
+            "probe_epochs": probe_epochs,
+            "probe_learning_rate": probe_learning_rate,
+            "batch_size": batch_size,
+            "micro_batch_size": micro_batch_size,
+            "learning_rate": learning_rate,
+            "min_learning_rate": min_learning_rate,
+            "warmup_epochs": warmup_epochs,
+            "weight_decay": weight_decay,
+            "layer_decay": layer_decay,
+            "drop_path": drop_path,
+            "clip_norm": clip_norm,
+            "augmentation": augmentation,
+            "mixup": mixup,
+            "mixup_scale": mixup_scale,
+            "mixup_sigma": mixup_sigma,
+            "fold_lambda": fold_lambda,
+            "regulariser": regulariser,
+            "regulariser_weight": regulariser_weight,
+            "negative_weight": negative_weight,
+            "router": router,
+            "expert_init": expert_init,
+            "validation_fraction": validation_fraction,
+            "checkpoints": checkpoints,
+        },
         knn_k=knn_k,
         bank=bank,
-        batch_size=inference_batch_size,
         num_workers=num_workers,
         precision=precision,
+        inference=inference,
     )
-    scoring = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
-    id_scores = score(images=test.outputs["images"], detector=detector.outputs["detector"], **scoring)
-    id_scores.set_display_name("score test")
-    with dsl.ParallelFor(ood.output, name="score OOD sets") as images:
-        ood_scores = score(images=images, detector=detector.outputs["detector"], **scoring)
-    report = evaluate(
-        id_scores=id_scores.outputs["scores"],
-        ood_scores=dsl.Collected(ood_scores.outputs["scores"]),
-        partition=experts.outputs["partition"],
-        history=tuned.outputs["history"],
-    )
-    return Outputs(
-        detector=detector.outputs["detector"], metrics=report.outputs["metrics"], report=report.outputs["report"]
-    )
+    return Outputs(*judged)
 
 
 if __name__ == "__main__":

@@ -466,6 +466,12 @@ GALLERY_SCHEMA = pa.schema(
 that looks most OOD), misclassified (ID image of another class than predicted, with the highest score)."""
 
 
+def embedding_schema(dim: int) -> pa.Schema:
+    """A sample of the set in feature space: the untouched backbone's embedding, and the fine-tuned model's."""
+    vector = pa.list_(pa.float16(), dim)
+    return pa.schema([("label", pa.int32()), ("expert", pa.int32()), ("before", vector), ("after", vector)])
+
+
 class ScoreTable:
     """The scores of one evaluation set."""
 
@@ -485,6 +491,11 @@ class ScoreTable:
     def gallery(self) -> pa.Table:
         """Thumbnails of :data:`GALLERY_SCHEMA`."""
         return storage.open_parquet(self.uri / "gallery.parquet").read()
+
+    @cached_property
+    def embeddings(self) -> pa.Table:
+        """A sample of :func:`embedding_schema`."""
+        return storage.open_parquet(self.uri / "embeddings.parquet").read()
 
 
 # --------------------------------------------------------------------------------------------------------- metrics
@@ -508,6 +519,8 @@ class Metrics(Manifest):
 
     file_name: ClassVar[str] = "metrics.json"
     what: ClassVar[str] = "metrics file"
+    name: str = ""
+    """Of the configuration, where several are compared."""
     id_accuracy: float
     router_accuracy: float
     results: tuple[Result, ...]

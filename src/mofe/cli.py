@@ -24,10 +24,14 @@ SUMMARY = """An image classifier that knows what it does not know.
 
   mofe data digits --to digits          write a small data set to play with
   mofe run -f params.yaml               run the pipeline on this machine, cached
+  mofe run -f params.yaml --pipeline tables
+                                        the paper's tables, or your own configurations, compared over seeds
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
   mofe stage extract --help             one stage by hand
 
 'mofe COMMAND --help' says more."""
+
+PipelineName = Literal["mofe", "tables"]
 
 _KINDS = {
     "STRING": (str, "text"),
@@ -43,6 +47,7 @@ def run(
     params: Annotated[Path, tyro.conf.arg(aliases=["-f"])],
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     work: Path | None = None,
+    pipeline: PipelineName = "mofe",
     runner: Literal["subprocess", "docker"] = "subprocess",
 ) -> None:
     """Run the whole pipeline on this machine.
@@ -56,20 +61,23 @@ def run(
         params: YAML file with the pipeline's parameters.
         settings: parameters that override the file's, as name=value; the value is read as YAML.
         work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
+        pipeline: mofe makes one detector; tables runs the configurations of the paper's tables, or your own, with
+            several seeds, and compares them. It takes the same parameters, and tables, configurations and seeds.
         runner: each stage in a process of its own, or in its container.
     """
     from mofe.digests import shipped
 
     started = time.monotonic()
-    pipeline = shipped("mofe.yaml")
-    work = work or Path("runs") / params.stem
+    file = shipped(f"{pipeline}.yaml")
+    work = work or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
     parameters = {"checkpoints": str((work / "checkpoints").resolve()), **_read_parameters(params, settings)}
-    check_parameters(parameters, pipeline_parameters(pipeline), str(params))
+    check_parameters(parameters, pipeline_parameters(file), str(params))
 
     from mofe.local_runner import run_pipeline
 
-    result = run_pipeline(pipeline, parameters, work, runner, name=params.stem)
-    _show_result(result.outputs, work, time.monotonic() - started)
+    result = run_pipeline(file, parameters, work, runner, name=params.stem)
+    show = _show_result if pipeline == "mofe" else _show_tables
+    show(result.outputs, work, time.monotonic() - started)
 
 
 def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
@@ -141,18 +149,33 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     print(f"\n{format_table(metrics)}\n\nreport: {work / 'report.html'}   ({seconds:.1f} s)")
 
 
-def compile(output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None, registry: str | None = None) -> None:
+def _show_tables(outputs: dict[str, Path], work: Path, seconds: float) -> None:
+    from mofe import storage
+    from mofe.report.comparison import ComparedTable, format_tables
+
+    for name, source in (("tables.json", outputs["results"]), ("tables.html", outputs["report"])):
+        storage.write_bytes(storage.resolve(work / name), source.read_bytes())
+    tables = [ComparedTable.from_dict(table) for table in json.loads(outputs["results"].read_text())]
+    print(f"\n{format_tables(tables)}\n\nreport: {work / 'tables.html'}   ({seconds:.1f} s)")
+
+
+def compile(
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    registry: str | None = None,
+    pipeline: PipelineName = "mofe",
+) -> None:
     """Write the pipeline as YAML for Kubeflow: upload it in the UI, or 'kfp run create -f FILE name=value …'.
 
     Args:
         output: file to write; the terminal if left out.
         registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
             that Kubeflow's cache sees a change of code.
+        pipeline: mofe makes one detector, tables compares configurations.
     """
     from mofe import storage
     from mofe.digests import shipped, stamp
 
-    text = shipped("mofe.yaml").read_text()
+    text = shipped(f"{pipeline}.yaml").read_text()
     if registry:
         text = stamp(text, registry.rstrip("/"))
     if output:
@@ -191,7 +214,7 @@ def _stage(arguments: Sequence[str]) -> None:
     name = arguments[0]
     function: Callable[..., Any] = getattr(importlib.import_module(f"mofe.stages.{name}"), name)
     result = tyro.cli(function, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
-    if name == "fingerprint":
+    if result is not None:
         print(result)
 
 
@@ -201,13 +224,13 @@ def _json_options() -> tyro.constructors.ConstructorRegistry:
 
     @registry.primitive_rule
     def _(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        if info.type != dict[str, Any] | None:
+        if info.type not in (dict[str, Any] | None, dict[str, Any], list[dict[str, Any]]):
             return None
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
             metavar="JSON",
             instance_from_str=lambda args: json.loads(args[0]),
-            is_instance=lambda value: value is None or isinstance(value, dict),
+            is_instance=lambda value: value is None or isinstance(value, dict | list),
             str_from_instance=lambda value: [json.dumps(value or {})],
         )
 

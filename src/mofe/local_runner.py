@@ -224,9 +224,11 @@ def _run_process(command: list[str], environment: dict[str, str], on_output: Cal
 
 
 def _label(arguments: dict[str, Any]) -> str:
-    """The data set that a stage works on: its name, or the name of the image set it reads, if it is one of several."""
+    """What tells executions of a stage apart: its data set's name, or the run that it configures."""
     if "name" in arguments:
         return str(arguments["name"])
+    if isinstance(run := arguments.get("run"), dict):  # of a comparison
+        return f"{run['name']} seed {run['seed']:g}"
     images = arguments.get("images")
     uri = images.get("uri") if isinstance(images, dict) else getattr(images, "uri", None)
     manifest = Path(str(uri)) / "dataset.json"

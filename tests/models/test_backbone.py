@@ -103,3 +103,25 @@ def test_what_cannot_carry_a_mofe_is_refused(name: str, args: dict[str, object],
 def test_depth_is_checked(depth: int) -> None:
     with pytest.raises(MofeError, match="mofe_depth"):
         describe_backbone(NAME, TINY, depth=depth)
+
+
+def test_a_model_of_the_hub_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real path through timm, with the one function that talks to the hub replaced."""
+
+    def from_hub(address: str, **more: object) -> tuple[dict[str, object], str, dict[str, object]]:
+        assert address == "someone/tiny-vit"
+        return {"input_size": (3, 16, 16), "mean": (0.1, 0.1, 0.1)}, NAME, dict(TINY)
+
+    monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", from_hub)
+    spec = describe_backbone("hf-hub:someone/tiny-vit", {}, "random")
+    assert spec.preprocessing.mean == (0.1, 0.1, 0.1)
+    assert len(create_backbone(spec).blocks) == 3
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", no_network)
+    with pytest.raises(MofeError, match=r"hf-hub:someone/vit could not be fetched .*no route to host.*give a file"):
+        describe_backbone("hf-hub:someone/vit", {})

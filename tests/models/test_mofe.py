@@ -1,6 +1,7 @@
 """The MoFE against its definition: exact copies at the start, routing by class token, weighted sum, −inf elsewhere."""
 
 import pytest
+import timm
 import torch
 from helpers import make_partition
 from timm.models.vision_transformer import VisionTransformer
@@ -116,6 +117,47 @@ def test_a_router_by_class_is_not_mixed_up_where_every_class_has_its_expert(back
         output = model(torch.randn(8, 3, 16, 16))
         likeliest_B = model.router(output.trunk_BD).argmax(dim=1)
     assert output.expert_B.tolist() == [[1, 2, 0][c] for c in likeliest_B.tolist()]
+
+
+SMALL = {"img_size": 28, "depth": 3, "embed_dim": 24, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("vit_small_patch14_dinov2", SMALL),  # LayerScale
+        ("vit_small_patch14_reg4_dinov2", SMALL),  # register tokens, position embedding without class token
+        ("vit_base_patch14_dinov2", {**SMALL, "dynamic_img_size": True}),
+        ("vit_base_patch16_clip_224", {**SMALL, "img_size": 32}),  # norm before the blocks
+        ("deit3_small_patch16_224", {**SMALL, "img_size": 32}),
+        ("vit_tiny_r_s16_p8_224", {**SMALL, "img_size": 32, "patch_size": 2}),  # convolutional stem
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_kind_of_vit_with_a_class_token_is_itself_before_training(name: str, args: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    backbone = timm.create_model(name, num_classes=0, **args).eval()
+    for parameter in backbone.parameters():  # LayerScale begins at 1e-5, which would hide the blocks
+        torch.nn.init.normal_(parameter, std=0.2)
+    model = MoFE(backbone, make_partition([0, 1, 1])).eval()
+    sizes = [28, 42] if args.get("dynamic_img_size") else [args["img_size"]]
+    for size in sizes:
+        images = torch.randn(3, 3, size, size)
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                model(images).embedding_BD, backbone.forward_features(images)[:, 0], atol=1e-5, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_fused_attention_or_not_is_the_same(backbone: VisionTransformer, fused: bool) -> None:
+    for block in backbone.blocks:
+        block.attn.fused_attn = fused
+    images = torch.randn(3, 3, 16, 16)
+    model = MoFE(backbone, make_partition([0, 1])).eval()
+    with torch.inference_mode():
+        assert all(block.attn.fused_attn == fused for expert in model.experts for block in expert)
+        torch.testing.assert_close(model(images).embedding_BD, backbone.forward_features(images)[:, 0])
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -34,13 +34,35 @@ STAND_INS = {
             Path(images).mkdir(parents=True)
             (Path(images) / "dataset.json").write_text(json.dumps({"name": name, "digest": digest}))
     """,
+    "plan": """
+        def plan(tables, configurations, seeds):
+            return [{"name": c["name"], "seed": s, "settings": c} for s in seeds for c in configurations]
+    """,
+    "configure": """
+        def configure(run, base):
+            chosen = {**base, **run["settings"]}
+            chosen.pop("name", None)
+            from typing import NamedTuple
+            kinds = {k: type(v) for k, v in base.items()}
+            Made = NamedTuple("Made", [("name", str), ("seed", int), *kinds.items()])
+            return Made(run["name"], int(run["seed"]), **{k: kinds[k](v) for k, v in chosen.items()})
+    """,
+    "tabulate": """
+        import json
+        from pathlib import Path
+        def tabulate(metrics, tables, configurations, *, results, report):
+            for path in (results, report):
+                Path(path).write_text(json.dumps([json.loads(Path(m).read_text()) for m in metrics]))
+    """,
     "evaluate": """
         from pathlib import Path
         from types import SimpleNamespace
         import json
-        def evaluate(scores, partition, history, *, metrics, roc, report):
+        def evaluate(scores, partition, history, *, metrics, roc, report, name):
+            read = sorted(Path(s).read_text() for s in scores)
+            seen = {"name": name, "model": Path(history).read_text(), "scores": read}
             for path in (metrics, roc, report):
-                Path(path).write_text(json.dumps(sorted(Path(s).read_text() for s in scores)))
+                Path(path).write_text(json.dumps(seen if name else seen["scores"]))
             numbers = SimpleNamespace(tolist=lambda: [0.0, 1.0])
             return {"figure": 1.0}, SimpleNamespace(fpr=numbers, tpr=numbers, thresholds=numbers)
     """,
@@ -76,8 +98,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
         (tmp_path / name).write_text(name)
     sets = [{"dataset": name, "uri": name} for name in ("near", "far")]
 
-    def start(**parameters: Any) -> RunResult:
+    def start(pipeline: str = "mofe.yaml", **parameters: Any) -> RunResult:
         given = {"train_data": "train", "test_data": "test", "ood_data": sets, **parameters}
-        return run_pipeline(shipped("mofe.yaml"), given, tmp_path / "work")
+        return run_pipeline(shipped(pipeline), given, tmp_path / "work")
 
     return start

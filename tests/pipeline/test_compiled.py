@@ -7,33 +7,42 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from kfp import compiler
 
 from mofe.cli import pipeline_parameters
 from mofe.digests import shipped, stamp
 from mofe.stages import STAGES
-from pipelines.mofe import COMPILED, mofe
+from pipelines.mofe import mofe
+from pipelines.tables import tables
 
 ROOT = Path(__file__).parents[2]
+PIPELINES = {"mofe": mofe, "tables": tables}
+COMPILED = {name: ROOT / "pipelines" / f"{name}.yaml" for name in PIPELINES}
+OF_A_COMPARISON = {"plan", "configure", "tabulate"}
+
+both = pytest.mark.parametrize("name", PIPELINES)
 
 
-def spec() -> dict:  # type: ignore[type-arg]
-    return next(iter(yaml.safe_load_all(COMPILED.read_text())))
+def spec(name: str) -> dict:  # type: ignore[type-arg]
+    return next(iter(yaml.safe_load_all(COMPILED[name].read_text())))
 
 
-def test_the_yaml_is_what_the_code_compiles_to(tmp_path: Path) -> None:
-    compiler.Compiler().compile(mofe, str(tmp_path / "fresh.yaml"))
-    assert (tmp_path / "fresh.yaml").read_text() == COMPILED.read_text(), "stale: run `make compile` and commit"
+@both
+def test_the_yaml_is_what_the_code_compiles_to(name: str, tmp_path: Path) -> None:
+    compiler.Compiler().compile(PIPELINES[name], str(tmp_path / "fresh.yaml"))
+    assert (tmp_path / "fresh.yaml").read_text() == COMPILED[name].read_text(), "stale: run `make compile` and commit"
 
 
-def test_the_yaml_ships_with_the_package() -> None:
-    assert shipped("mofe.yaml").read_bytes() == COMPILED.read_bytes()
+@both
+def test_the_yaml_ships_with_the_package(name: str) -> None:
+    assert shipped(f"{name}.yaml").read_bytes() == COMPILED[name].read_bytes()
 
 
 def test_public_parameters() -> None:
     """Renaming or removing one breaks people's parameter files: it needs a line in CHANGELOG and a new version."""
-    assert sorted(pipeline_parameters(COMPILED)) == [
+    assert sorted(pipeline_parameters(COMPILED["mofe"])) == [
         "augmentation", "backbone", "backbone_args", "bank", "batch_size", "checkpoints", "clip_norm", "drop_path",
         "epochs", "evaluation_images_per_class", "expert_init", "fold_lambda", "inference_batch_size", "knn_k",
         "layer_decay", "learning_rate", "max_rejected", "micro_batch_size", "min_learning_rate", "mixup",
@@ -44,16 +53,26 @@ def test_public_parameters() -> None:
     ]  # fmt: skip
 
 
-def test_every_parameter_is_described_and_used() -> None:
-    text = COMPILED.read_text()
-    for name, parameter in pipeline_parameters(COMPILED).items():
-        assert parameter.get("description"), f"{name} has no description"
-        assert f"componentInputParameter: {name}\n" in text, f"{name} is accepted and ignored"
+def test_a_comparison_takes_the_same_parameters_and_what_to_compare() -> None:
+    one, several = (pipeline_parameters(COMPILED[name]) for name in ("mofe", "tables"))
+    assert set(several) == set(one) - {"seed"} | {"tables", "configurations", "seeds"}
+    assert {n: p for n, p in several.items() if n in one} == {n: p for n, p in one.items() if n in several}
+
+
+@both
+def test_every_parameter_is_described_and_used(name: str) -> None:
+    text = COMPILED[name].read_text()
+    for parameter, definition in pipeline_parameters(COMPILED[name]).items():
+        assert definition.get("description"), f"{parameter} has no description"
+        # inside a loop it goes by the name of the channel that it came through
+        used = f"componentInputParameter: (pipelinechannel--)?{parameter}\n"
+        assert re.search(used, text), f"{parameter} is accepted and ignored"
 
 
 def test_one_name_a_stage_everywhere() -> None:
-    executors = {re.sub(r"^exec-|-\d+$", "", name) for name in spec()["deploymentSpec"]["executors"]}
-    assert executors == set(STAGES)
+    for pipeline, stages in (("mofe", set(STAGES) - OF_A_COMPARISON), ("tables", set(STAGES))):
+        executors = {re.sub(r"^exec-|-\d+$", "", name) for name in spec(pipeline)["deploymentSpec"]["executors"]}
+        assert executors == stages
     for stage in STAGES:
         component = importlib.import_module(f"components.{stage}")
         assert getattr(component, stage).name == stage
@@ -70,8 +89,9 @@ def test_components_only_call_their_stage() -> None:
         assert f"stage.{stage}(" in body
 
 
-def test_every_image_gets_the_digest_of_its_stage() -> None:
-    plain, stamped = COMPILED.read_text(), stamp(COMPILED.read_text(), "registry.example/team")
+@both
+def test_every_image_gets_the_digest_of_its_stage(name: str) -> None:
+    plain, stamped = COMPILED[name].read_text(), stamp(COMPILED[name].read_text(), "registry.example/team")
     pattern = r"image: (\S+)/(mofe-\w+):(\S+)"
     before, after = re.findall(pattern, plain), re.findall(pattern, stamped)
     assert [b[1] for b in before] == [a[1] for a in after]
@@ -79,9 +99,11 @@ def test_every_image_gets_the_digest_of_its_stage() -> None:
     assert all(re.fullmatch(re.escape(b[2]) + r"-[0-9a-f]{12}", a[2]) for a, b in zip(after, before, strict=True))
 
 
-def test_nothing_changes_from_run_to_run(tmp_path: Path) -> None:
+@both
+def test_nothing_changes_from_run_to_run(name: str, tmp_path: Path) -> None:
     """Compiling in two fresh interpreters gives the same bytes: no time, no path, no order of a set is in it."""
-    code = "from kfp import compiler; from pipelines.mofe import mofe; compiler.Compiler().compile(mofe, '{}')"
+    code = f"from kfp import compiler; from pipelines.{name} import {name}; "
+    code += f"compiler.Compiler().compile({name}, '{{}}')"
     outputs = []
     for seed in ("1", "2"):
         file = tmp_path / f"{seed}.yaml"

@@ -1,6 +1,6 @@
 """A small training run that several stages are tested on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +20,10 @@ def trained(make_images: Callable[..., str], tmp_path: Path) -> Callable[..., Si
     images = make_images(per_class=20)
     options = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random", "num_workers": 0}
     extract(images, str(tmp_path / "features"), **options)  # type: ignore[arg-type]
-    with storage.staged(str(tmp_path / "partition")) as folder:
-        make_partition([0, 1, 0, 1]).write(folder)
 
-    def train(name: str = "run", **parameters: Any) -> SimpleNamespace:
+    def train(name: str = "run", clusters: Sequence[int] = (0, 1, 0, 1), **parameters: Any) -> SimpleNamespace:
+        with storage.staged(str(tmp_path / "partition")) as folder:
+            make_partition(clusters).write(folder)
         paths = SimpleNamespace(
             images=images, features=str(tmp_path / "features"), partition=str(tmp_path / "partition"),
             model=str(tmp_path / name / "model"), history=str(tmp_path / name / "history"),

@@ -11,7 +11,16 @@ from helpers import make_partition
 from sklearn.metrics import roc_auc_score
 
 from mofe import storage
-from mofe.artifacts import GALLERY_SCHEMA, History, Metrics, ScoreInfo, score_schema
+from mofe.artifacts import (
+    GALLERY_SCHEMA,
+    Epoch,
+    History,
+    Metrics,
+    ScoreInfo,
+    embedding_schema,
+    fixed_size_lists,
+    score_schema,
+)
 from mofe.errors import MofeError
 from mofe.report.text import format_table
 from mofe.stages.evaluate import evaluate
@@ -45,6 +54,9 @@ def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[
         "knn": 0.1,
     }
     pq.write_table(pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA), path / "gallery.parquet")
+    vectors = fixed_size_lists(rng.normal(size=(40, 6)), pa.float16())
+    embeddings = {"label": labels[:40], "expert": columns["expert"][:40], "before": vectors, "after": vectors}
+    pq.write_table(pa.table(embeddings, schema=embedding_schema(6)), path / "embeddings.parquet")
     ScoreInfo(dataset=name, role=role, scores=names, num_images=n).write(storage.resolve(path))  # type: ignore[arg-type]
     return str(path)
 
@@ -114,3 +126,23 @@ def test_other_scores_and_the_same_set_twice(tmp_path: Path, inputs: dict[str, s
         evaluate([test, write_scores(tmp_path, "near", "ood", 0, ("knn",))], **inputs)
     with pytest.raises(MofeError, match="'id-test' was scored twice"):
         evaluate([test, test], **inputs)
+
+
+def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: dict[str, str]) -> None:
+    epochs = [
+        Epoch(epoch=e, learning_rate=0.1, loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0,
+              validation_accuracy=0.5, router_accuracy=0.9, class_accuracy=(0.1 * e, 0.5, 0.9), sigma=(0.9, 0.5, 0.2),
+              images_per_second=9.0)
+        for e in range(4)
+    ]  # fmt: skip
+    History(epochs=tuple(epochs)).write(storage.resolve(inputs["history"]))
+    evaluate([write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)], **inputs)
+    page = Path(inputs["report"]).read_text()
+    for text in (
+        "validation accuracy of each class",
+        "σ of each class",
+        "pre-trained backbone",
+        "fine-tuned",
+        "expert 1",
+    ):
+        assert text in page

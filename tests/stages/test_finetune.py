@@ -155,6 +155,18 @@ def test_bad_parameters_are_refused_before_any_work(trained: Trained, name: str,
         trained(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "clusters", [(0, 0, 0, 0), (0, 1, 2, 3), (0, 1, 1, 1)], ids=["one", "one-a-class", "one-alone"]
+)
+@pytest.mark.parametrize("router", ["cluster", "class"])
+def test_any_number_of_experts_learns(trained: Trained, clusters: tuple[int, ...], router: str) -> None:
+    history = History.read(trained(epochs=6, clusters=clusters, router=router).history).epochs
+    assert history[-1].validation_accuracy == 1.0
+    assert all(math.isfinite(e.loss) for e in history)
+    if len(set(clusters)) == 1 and router == "cluster":
+        assert history[-1].route_loss == 0
+
+
 def test_naive_experts_are_copies_of_a_naively_fine_tuned_backbone(trained: Trained, tmp_path: Path) -> None:
     """With no epochs after it, the MoFE is the naive model: every expert the same, none the backbone's own block."""
     paths = trained(epochs=1, expert_init="naive", checkpoints=str(tmp_path / "kept"), learning_rate=1e-12,

@@ -4,12 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
-from mofe.artifacts import GALLERY_SCHEMA, ScoreTable, score_schema
+import mofe.stages.score as score_module
+from mofe import load_detector
+from mofe.artifacts import GALLERY_SCHEMA, ImageShards, ScoreTable, embedding_schema, score_schema, vectors
+from mofe.data.images import decode
+from mofe.data.loader import evaluation_transform
 from mofe.detection import ood_metrics
 from mofe.detector import SCORES
 from mofe.errors import MofeError
+from mofe.models import create_backbone
 from mofe.stages.score import score
 
 
@@ -48,3 +55,22 @@ def test_the_gallery_holds_the_most_confident_mistakes(
     assert unknown.gallery["knn"].to_pylist() == best
     assert set(unknown.gallery["kind"].to_pylist()) == {"accepted"}
     assert all(t.startswith(b"\xff\xd8") for t in unknown.gallery["thumbnail"].to_pylist())
+
+
+def test_the_sample_is_the_same_images_before_and_after(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_module, "SAMPLE", 7)
+    table = scored(images := make_images("test", "test", per_class=10), detector, tmp_path / "a")
+    sample = table.embeddings
+    assert sample.schema == embedding_schema(24)
+    positions = np.linspace(0, 39, 7).round().astype(int)
+    assert sample["label"].to_pylist() == table.table["label"].take(positions).to_pylist()
+    judge = load_detector(detector.detector)
+    transform = evaluation_transform(judge.config.backbone.preprocessing)
+    batch = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
+    backbone = create_backbone(judge.config.backbone).eval()
+    with torch.inference_mode():
+        before, after = backbone.forward_features(batch)[:, 0], judge.model(batch).embedding_BD
+    np.testing.assert_allclose(vectors(sample["before"]), before, atol=2e-3)
+    np.testing.assert_allclose(vectors(sample["after"]), after, atol=2e-3)

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mofe.artifacts import ImageShards, Preprocessing
+from mofe.artifacts import Backbone, ImageShards, Partition, Preprocessing
 from mofe.data.loader import ShardDataset, batches, evaluation_transform
 from mofe.errors import MofeError
+from mofe.models.backbone import create_backbone
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.progress import progress
@@ -20,6 +21,11 @@ class EmbeddedBatch(NamedTuple):
     positions_B: np.ndarray
     labels_B: np.ndarray
     output: MoFEOutput
+
+
+def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
+    """The pre-trained backbone as a model of one expert that was not trained."""
+    return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
 
 @torch.inference_mode()

@@ -87,7 +87,7 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
     except TypeError as error:
         raise MofeError(f"backbone_args {dict(args)} do not suit {name}: {error}") from error
     except Exception as error:
-        if pretrained:
+        if pretrained or name.startswith("hf-hub:"):
             raise MofeError(
                 f"the pre-trained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
                 "where there is no network, give a file or URI in `weights`"

@@ -116,8 +116,13 @@ class MoFE(nn.Module):
         lowest_BE = outputs.new_full((len(outputs), self.num_experts), -torch.inf)
         return lowest_BE.scatter_reduce(1, self.expert_of_class_C.expand(len(outputs), -1), outputs, "amax")
 
+    def gates(self, router_logits_BE: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and numbers (B, S) of the top-k experts, the likeliest first; the weights sum to 1 (Eq. 5)."""
+        weights_BS, experts_BS = router_logits_BE.softmax(dim=1).topk(self.top_k, dim=1)
+        return weights_BS / weights_BS.sum(dim=1, keepdim=True), experts_BS
+
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
-        """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the final norm.
+        """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
 
         Pairs are sorted by expert, so each expert runs once on a contiguous batch, and the host waits for the device
         once (for the sizes of the groups), not once an expert.
@@ -158,7 +163,7 @@ class MoFE(nn.Module):
         return backbone
 
     def forward(self, images: Tensor, expert_B: Tensor | None = None) -> MoFEOutput:
-        """Embed and classify images.
+        """Embed and classify images; F⁰ is the norm of the experts' weighted sum (Eq. 7).
 
         Args:
             images: (B, 3, H, W), normalised as the backbone wants it.
@@ -169,8 +174,7 @@ class MoFE(nn.Module):
         trunk_BD = tokens_BTD[:, 0]
         router_logits_BE = self.route(trunk_BD)
         if expert_B is None:
-            weights_BS, experts_BS = router_logits_BE.softmax(dim=1).topk(self.top_k, dim=1)
-            weights_BS = weights_BS / weights_BS.sum(dim=1, keepdim=True)
+            weights_BS, experts_BS = self.gates(router_logits_BE)
         else:
             experts_BS = expert_B[:, None]
             weights_BS = torch.ones_like(experts_BS, dtype=torch.float32)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 ID_COLOUR = "#3b6fb6"
 OOD_COLOURS = ("#d1495b", "#e28f2c", "#7a5195", "#2a9d8f", "#8d6a4f", "#c2569b", "#6b7b3a", "#4d4d4d")
+EXPERT_COLOURS = ("#3b6fb6", "#59a14f", "#b6992d", "#76b7b2", "#9c6ade", "#f1a5a0", "#2f4b7c", "#a0b83c", "#86bcb6")
 INK, RULE = "#3c4250", "#c9cfd8"
 
 

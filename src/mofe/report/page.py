@@ -1,18 +1,19 @@
 """The report: one HTML file with everything in it, to be read on a screen of any size, without a network."""
 
 import base64
-from importlib import resources
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+import pyarrow as pa
 from markupsafe import Markup
 
-from mofe.artifacts import History, Metrics, Partition, ScoreTable
+from mofe.artifacts import History, Metrics, Partition, ScoreTable, vectors
 from mofe.detection.metrics import roc_points, threshold_at_tpr
+from mofe.report.feature_map import feature_map
 from mofe.report.figures import colour_of
-from mofe.report.plots import confusion_plot, histogram, roc_plot, training_plot
+from mofe.report.plots import class_plot, confusion_plot, histogram, roc_plot, training_plot
+from mofe.report.shell import environment
 
 PRIMARY = "knn"
 """The method's own score, which the plots show."""
@@ -34,9 +35,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         partition: experts and their classes.
         history: of training.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda fraction: f"{100 * fraction:.2f}"
-    template = environment.from_string(resources.files("mofe.report").joinpath("page.html").read_text())
+    template = environment().get_template("page.html")
     id_scores = test.table[PRIMARY].to_numpy()
     threshold = threshold_at_tpr(id_scores)
     scores_of = {table.info.dataset: table.table[PRIMARY].to_numpy() for table in ood}
@@ -65,6 +64,8 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         confusion=Markup(confusion_plot(_confusion(test, partition))) if partition.num_experts > 1 else None,
         experts=_experts(test, partition),
         training=Markup(training_plot(history.epochs)) if len(history.epochs) > 1 else None,
+        classes=Markup(_class_plot(history, partition)) if len(history.epochs) > 1 else None,
+        features=Markup(_feature_map(test, ood, partition)),
         mistakes=_mistakes([test, *ood], partition),
     )
 
@@ -110,6 +111,31 @@ def _experts(test: ScoreTable, partition: Partition) -> list[dict[str, Any]]:
             }
         )
     return experts
+
+
+def _class_plot(history: History, partition: Partition) -> str:
+    """Classes by expert, those of an expert by their last accuracy."""
+    last = history.epochs[-1].class_accuracy
+    groups = [sorted(partition.classes_of(e), key=lambda c: -last[c]) for e in range(partition.num_experts)]
+    return class_plot(history.epochs, [c for group in groups for c in group], [len(group) for group in groups])
+
+
+def _spread(table: pa.Table, rows: int) -> pa.Table:
+    """At most so many rows, evenly from the whole table."""
+    return table.take(np.unique(np.linspace(0, table.num_rows - 1, rows).round().astype(int)))
+
+
+def _feature_map(test: ScoreTable, ood: list[ScoreTable], partition: Partition) -> str:
+    """The kept sample of the ID test set, and as many images of all OOD sets together."""
+    share = -(-test.embeddings.num_rows // len(ood))
+    tables = [test.embeddings, *(_spread(table.embeddings, share) for table in ood)]
+    labels = test.embeddings["label"].to_numpy()
+    unknown = np.full(sum(table.num_rows for table in tables[1:]), -1)
+    sets = [table.info.dataset for table, kept in zip(ood, tables[1:], strict=True) for _ in range(kept.num_rows)]
+    titles = {"before": "pre-trained backbone", "after": "fine-tuned"}
+    spaces = {title: np.concatenate([vectors(t[column]) for t in tables]) for column, title in titles.items()}
+    experts = np.concatenate([np.array(partition.expert_of_class)[labels], unknown])
+    return feature_map(spaces, experts, [""] * len(labels) + sets)
 
 
 def _mistakes(tables: list[ScoreTable], partition: Partition) -> list[dict[str, Any]]:

@@ -61,6 +61,36 @@ def confusion_plot(counts_EE: np.ndarray) -> str:
     return svg(figure)
 
 
+def class_plot(epochs: Sequence[Epoch], order_C: Sequence[int], groups: Sequence[int]) -> str:
+    """Accuracy on the validation split and σ of every class (rows) over epochs (columns).
+
+    Args:
+        epochs: of training, the first after the linear probe.
+        order_C: classes from top to bottom, those of one expert together.
+        groups: how many classes each expert has, in that order.
+    """
+    figure, (accuracies, sigmas) = new_axes(10.5, 3.6, columns=2)
+    borders = np.cumsum(groups)
+    for axes, field, title, colours in (
+        (accuracies, "class_accuracy", "validation accuracy of each class", "Blues"),
+        (sigmas, "sigma", "σ of each class", "Purples"),
+    ):
+        values_CE = np.array([getattr(epoch, field) for epoch in epochs]).T[list(order_C)]
+        edges = (-0.5, len(epochs) - 0.5, len(values_CE), 0)
+        picture = axes.imshow(
+            values_CE, aspect="auto", cmap=colours, vmin=0, vmax=1, extent=edges, interpolation="nearest"
+        )
+        for border in borders[:-1]:
+            axes.axhline(border, color=INK, lw=0.6)
+        middles = borders - np.array(groups) / 2
+        axes.set_yticks(middles, [f"expert {e}" for e in range(len(groups))], size=8)
+        axes.tick_params(length=0)
+        axes.set_title(title, loc="left", size=10, color=INK)
+        axes.set_xlabel("epoch (0: after the linear probe)", size=9)
+        figure.colorbar(picture, ax=axes, pad=0.02).outline.set_visible(False)
+    return svg(figure)
+
+
 def training_plot(epochs: Sequence[Epoch]) -> str:
     """Losses; accuracies on the validation split; σ of Mixup over the classes."""
     figure, (losses, accuracies, sigmas) = new_axes(10.5, 2.9, columns=3)

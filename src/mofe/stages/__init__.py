@@ -4,5 +4,17 @@ A stage reads its inputs, does its work, writes its outputs: paths or URIs in, p
 The same word names the module here, the component, the pipeline task, the word on the command line and the test file.
 """
 
-STAGES = ("fingerprint", "prepare", "extract", "partition", "finetune", "index", "score", "evaluate")
-"""Every stage, in the order in which data passes them."""
+STAGES = (
+    "fingerprint",
+    "prepare",
+    "extract",
+    "plan",
+    "configure",
+    "partition",
+    "finetune",
+    "index",
+    "score",
+    "evaluate",
+    "tabulate",
+)
+"""Every stage, in the order in which data passes them; plan, configure and tabulate compare several runs."""

@@ -21,7 +21,9 @@ class Evaluation(NamedTuple):
     """Of the KNN score, all OOD sets pooled."""
 
 
-def evaluate(scores: list[str], partition: str, history: str, *, metrics: str, roc: str, report: str) -> Evaluation:
+def evaluate(
+    scores: list[str], partition: str, history: str, *, metrics: str, roc: str, report: str, name: str = ""
+) -> Evaluation:
     """Compare the scores of the ID test set with those of every OOD set; write metrics, ROC curves and the report.
 
     Args:
@@ -31,8 +33,9 @@ def evaluate(scores: list[str], partition: str, history: str, *, metrics: str, r
         metrics: where to write metrics.json (path or URI of a file).
         roc: where to write the ROC curves of the KNN score, at most 200 points each, as JSON.
         report: where to write the report, one self-contained HTML page.
+        name: of the configuration, where several are compared.
     """
-    with tracking.stage_run("evaluate", {"score_tables": len(scores)}) as run:
+    with tracking.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
         classes = Partition.read(partition)
         labels = test.table["label"].to_numpy()
@@ -48,7 +51,10 @@ def evaluate(scores: list[str], partition: str, history: str, *, metrics: str, r
             for score in test.info.scores
         ]
         measured = Metrics(
-            id_accuracy=float(right.mean()), router_accuracy=float(routed_right.mean()), results=tuple(results)
+            name=name,
+            id_accuracy=float(right.mean()),
+            router_accuracy=float(routed_right.mean()),
+            results=tuple(results),
         )
         curves = []
         for table in ood:

@@ -7,11 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import FeatureInfo, Features, ImageShards, Partition, feature_schema, fixed_size_lists
-from mofe.detection.embedding import embed_shards
+from mofe.artifacts import FeatureInfo, Features, ImageShards, feature_schema, fixed_size_lists
+from mofe.detection.embedding import embed_shards, untouched
 from mofe.errors import MofeError
-from mofe.models.backbone import create_backbone, describe_backbone
-from mofe.models.mofe import MoFE
+from mofe.models.backbone import describe_backbone
 
 
 def extract(
@@ -48,7 +47,7 @@ def extract(
     with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}) as run:
         shards = ImageShards(images)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
-        model = MoFE(create_backbone(spec), Partition.of_one_expert(shards.info.classes), mofe_depth)
+        model = untouched(spec, shards.info.classes)
         schema = feature_schema(model.dim)
         sums_CD = np.zeros((len(shards.info.classes), model.dim))
         counts_C = np.zeros(len(sums_CD), np.int64)

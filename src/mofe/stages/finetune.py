@@ -178,12 +178,12 @@ def finetune(
 
             place = storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None
             start = create_backbone(config.backbone, drop_path=drop_path)
-            embeddings = partial(_stored, known)
+            embeddings = partial(stored_embeddings, known)
             if expert_init == "naive":
                 only = Partition.of_one_expert(classes.classes)
                 naive = fine_tune(start, only, recipe.naive(), embeddings, place / "naive" if place else None).model
                 start = naive.as_backbone()
-                embeddings = partial(_computed, naive, shards, config, num_workers, precision)
+                embeddings = partial(computed_embeddings, naive, shards, config, num_workers, precision)
             trainer = fine_tune(start, classes, recipe, embeddings, place, report)
             if distributed.is_first():
                 with storage.staged(history) as folder:
@@ -193,13 +193,15 @@ def finetune(
             distributed.wait_for_all()
 
 
-def _stored(known: Features) -> Embeddings:
+def stored_embeddings(known: Features) -> Embeddings:
     """What extract stored."""
     trunk_ND, embedding_ND = (vectors(known.table[name]).astype(np.float32) for name in ("trunk", "embedding"))
     return Embeddings(torch.from_numpy(trunk_ND), torch.from_numpy(embedding_ND))
 
 
-def _computed(model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str) -> Embeddings:
+def computed_embeddings(
+    model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str
+) -> Embeddings:
     """What a model of one expert makes of the training images now."""
     outputs = [
         output

@@ -1,19 +1,30 @@
 """Scores of one evaluation set."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import GALLERY_SCHEMA, ImageSet, ImageShards, ScoreInfo, score_schema
+from mofe.artifacts import (
+    GALLERY_SCHEMA,
+    ImageSet,
+    ImageShards,
+    ScoreInfo,
+    embedding_schema,
+    fixed_size_lists,
+    score_schema,
+)
 from mofe.data.images import decode
-from mofe.detection.embedding import embed_shards
+from mofe.detection.embedding import embed_shards, untouched
 from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
 
 GALLERY_SIZE = 12
+SAMPLE = 400
+"""Images whose embeddings are kept, for the map of the feature space."""
 THUMBNAIL = 112
 """Longest side in pixels."""
 
@@ -23,8 +34,8 @@ def score(
 ) -> None:
     """Score the images of an evaluation set with the detector.
 
-    Writes one row an image (label, predicted class, expert, a column a score; higher is more in-distribution), and
-    thumbnails of the most confident mistakes.
+    Writes one row an image (label, predicted class, expert, a column a score; higher is more in-distribution),
+    thumbnails of the most confident mistakes, and a sample of embeddings, fine-tuned and pre-trained.
 
     Args:
         images: evaluation set written by prepare (path or URI).
@@ -39,22 +50,28 @@ def score(
         shards = ImageShards(images)
         judge = load_detector(detector)
         label_of = _labels_in_model(info, judge.classes)
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *SCORES)}
-        for _, labels_B, output in embed_shards(
-            judge.model,
-            shards,
-            judge.config.backbone.preprocessing,
-            label=f"score {info.name}",
+        sample = np.unique(np.linspace(0, len(shards) - 1, SAMPLE).round().astype(int))
+        embed = partial(
+            embed_shards,
+            shards=shards,
+            preprocessing=judge.config.backbone.preprocessing,
             batch_size=batch_size,
             num_workers=num_workers,
             precision=precision,
-        ):
+        )
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *SCORES)}
+        after = []
+        for positions_B, labels_B, output in embed(judge.model, label=f"score {info.name}"):
             batch = scores_of(output, judge.knn)
             columns["label"].append(label_of[labels_B])
             columns["predicted"].append(batch.predicted_B)
             columns["expert"].append(batch.expert_B)
             for name, values_B in batch.values.items():
                 columns[name].append(values_B)
+            after.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
+        pretrained = untouched(judge.config.backbone, judge.classes)
+        seen = embed(pretrained, label=f"embed {info.name} as before", positions=sample)
+        before = [output.embedding_BD.numpy() for _, _, output in seen]
         schema = score_schema(SCORES)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
@@ -63,6 +80,14 @@ def score(
                 pq.write_table(table, file)
             with (folder / "gallery.parquet").open("wb") as file:
                 pq.write_table(_gallery(shards, info.role, arrays), file)
+            with (folder / "embeddings.parquet").open("wb") as file:
+                embeddings = {
+                    "label": arrays["label"][sample],
+                    "expert": arrays["expert"][sample],
+                    "before": fixed_size_lists(np.concatenate(before), pa.float16()),
+                    "after": fixed_size_lists(np.concatenate(after), pa.float16()),
+                }
+                pq.write_table(pa.table(embeddings, schema=embedding_schema(pretrained.dim)), file)
             ScoreInfo(dataset=info.name, role=info.role, scores=SCORES, num_images=len(shards)).write(folder)
         run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
 

@@ -168,7 +168,7 @@ class Trainer:
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
         seen = (self.micro_batches - done) * self.micro_batch_size
         rate_of_images = seen / (time.monotonic() - started)
-        predicted, routed = self._predict_validation()
+        predicted, routed = self.predict_validation()
         self._record(epoch, rate, sums / self.micro_batches, predicted, routed, rate_of_images)
         self._set_sigma(self.history[-1])
         self._save({"epoch": epoch + 1, "micro_batch": 0, "sums": None})
@@ -218,7 +218,7 @@ class Trainer:
         (losses.total / share).backward()
         return parts
 
-    def _predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
+    def predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
         """Class and expert that the model gives each validation image."""
         self.model.eval()
         dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))

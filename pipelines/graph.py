@@ -1,0 +1,147 @@
+"""The two halves of every pipeline here: from data to features, and from features to a report.
+
+Two loops run over the OOD sets: the first reads and checks them before any long stage begins, so that bad data fails in
+minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over artifacts
+only if one task hands them over.
+"""
+
+from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import dsl
+
+from components.evaluate import evaluate
+from components.extract import extract
+from components.finetune import finetune
+from components.fingerprint import fingerprint
+from components.index import index
+from components.partition import partition
+from components.prepare import prepare
+from components.score import score
+
+
+@dsl.pipeline(name="prepare-ood")
+def prepare_ood(
+    ood_data: List[Dict[str, str]],  # noqa: UP006
+    images_per_class: int,
+    max_rejected: float,
+) -> List[dsl.Dataset]:  # noqa: UP006
+    with dsl.ParallelFor(ood_data) as ood:
+        prepared = prepare(
+            source=ood.uri,
+            name=ood.dataset,
+            role="ood",
+            digest=ood.digest,
+            images_per_class=images_per_class,
+            max_rejected=max_rejected,
+            synsets="",
+        )
+    return dsl.Collected(prepared.outputs["images"])
+
+
+class Prepared(NamedTuple):
+    """The image sets, and the features of the training images."""
+
+    train: Any
+    test: Any
+    ood: Any
+    features: Any
+
+
+def features_of(
+    *,
+    train_data: Any,
+    test_data: Any,
+    ood_data: Any,
+    synsets: Any,
+    train_images_per_class: Any,
+    evaluation_images_per_class: Any,
+    max_rejected: Any,
+    backbone: Any,
+    backbone_args: Any,
+    weights: Any,
+    mofe_depth: Any,
+    inference: dict[str, Any],
+) -> Prepared:
+    """Read and check all data, then extract features; no experts yet."""
+    # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
+    digests = fingerprint(train_data=train_data, test_data=test_data, ood_data=ood_data, weights=weights)
+    digests.set_caching_options(False)
+    train = prepare(
+        source=train_data,
+        name="train",
+        role="train",
+        digest=digests.outputs["train"],
+        images_per_class=train_images_per_class,
+        max_rejected=max_rejected,
+        synsets=synsets,
+    ).set_display_name("prepare train")
+    test = prepare(
+        source=test_data,
+        name="id-test",
+        role="test",
+        digest=digests.outputs["test"],
+        images_per_class=evaluation_images_per_class,
+        max_rejected=max_rejected,
+        synsets="",
+    ).set_display_name("prepare test")
+    ood = prepare_ood(
+        ood_data=digests.outputs["ood_data"], images_per_class=evaluation_images_per_class, max_rejected=max_rejected
+    ).set_display_name("prepare OOD sets")
+    features = extract(
+        images=train.outputs["images"],
+        backbone=backbone,
+        backbone_args=backbone_args,
+        weights=weights,
+        weights_digest=digests.outputs["weights"],
+        mofe_depth=mofe_depth,
+        **inference,
+    ).after(test, ood)  # bad data should fail before the first long stage
+    return Prepared(train.outputs["images"], test.outputs["images"], ood.output, features.outputs["features"])
+
+
+class Judged(NamedTuple):
+    """A detector, and how good it is."""
+
+    detector: Any
+    metrics: Any
+    report: Any
+
+
+def detector_of(
+    data: Prepared,
+    *,
+    name: Any,
+    num_experts: Any,
+    strategy: Any,
+    seed: Any,
+    training: dict[str, Any],
+    knn_k: Any,
+    bank: Any,
+    num_workers: Any,
+    precision: Any,
+    inference: dict[str, Any],
+) -> Judged:
+    """Divide the classes, fine-tune, index, score every set, evaluate."""
+    experts = partition(features=data.features, num_experts=num_experts, strategy=strategy, seed=seed)
+    tuned = finetune(
+        images=data.train,
+        features=data.features,
+        partition=experts.outputs["partition"],
+        seed=seed,
+        num_workers=num_workers,
+        precision=precision,
+        **training,
+    )
+    detector = index(images=data.train, model=tuned.outputs["model"], knn_k=knn_k, bank=bank, **inference)
+    id_scores = score(images=data.test, detector=detector.outputs["detector"], **inference)
+    id_scores.set_display_name("score test")
+    with dsl.ParallelFor(data.ood, name="score OOD sets") as images:
+        ood_scores = score(images=images, detector=detector.outputs["detector"], **inference)
+    report = evaluate(
+        id_scores=id_scores.outputs["scores"],
+        ood_scores=dsl.Collected(ood_scores.outputs["scores"]),
+        partition=experts.outputs["partition"],
+        history=tuned.outputs["history"],
+        name=name,
+    )
+    return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])

@@ -1,0 +1,218 @@
+"""The paper's tables: many configurations with several seeds, on one preparation and extraction of features.
+
+    python -m pipelines.tables      # writes pipelines/tables.yaml
+    mofe run -f params.yaml --pipeline tables
+
+One loop over all runs: plan lists them (rows of several tables that ask for the same are one run), configure puts the
+settings of a run over the parameters, the second half of the main pipeline follows, and tabulate sets all beside the
+paper.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import compiler, dsl
+
+from components.configure import configure
+from components.plan import plan
+from components.tabulate import tabulate
+from pipelines.graph import detector_of, features_of
+
+COMPILED = Path(__file__).with_suffix(".yaml")
+
+
+class Outputs(NamedTuple):
+    results: dsl.Artifact
+    report: dsl.HTML
+
+
+@dsl.pipeline(
+    name="mofe-tables",
+    display_name="MoFE: the paper's tables on your data",
+    description=(
+        "Runs the configurations of the paper's tables (components, number of experts, grouping, Mixup, baselines), "
+        "and your own, with several seeds, and sets their FPR95 and AUROC beside the paper's. All other parameters are "
+        "those of the pipeline mofe, and hold for every run unless its configuration changes them."
+    ),
+)
+def tables(
+    train_data: str,
+    test_data: str,
+    ood_data: List[Dict[str, str]],  # noqa: UP006
+    tables: List[str] = ["1-3", "4", "5", "6", "7"],  # noqa: B006, UP006
+    configurations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    seeds: List[int] = [0, 1, 2],  # noqa: B006, UP006
+    synsets: str = "",
+    train_images_per_class: int = 0,
+    evaluation_images_per_class: int = 0,
+    max_rejected: float = 0.01,
+    backbone: str = "vit_base_patch14_dinov2.lvd142m",
+    backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
+    weights: str = "",
+    mofe_depth: int = 1,
+    num_experts: int = 7,
+    strategy: str = "wordnet-kmeans",
+    top_k: int = 1,
+    epochs: int = 40,
+    probe_epochs: int = 3,
+    probe_learning_rate: float = 1e-3,
+    batch_size: int = 1024,
+    micro_batch_size: int = 128,
+    learning_rate: float = 1e-4,
+    min_learning_rate: float = 1e-6,
+    warmup_epochs: float = 5.0,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    drop_path: float = 0.1,
+    clip_norm: float = 1.0,
+    augmentation: str = "randaugment",
+    mixup: str = "dynamic",
+    mixup_scale: float = 0.9,
+    mixup_sigma: float = 1.0,
+    fold_lambda: bool = True,
+    regulariser: str = "label-smoothing",
+    regulariser_weight: float = 0.1,
+    negative_weight: float = 1.0,
+    router: str = "cluster",
+    expert_init: str = "backbone",
+    validation_fraction: float = 0.05,
+    knn_k: int = 0,
+    bank: str = "expert",
+    inference_batch_size: int = 128,
+    num_workers: int = 4,
+    precision: str = "auto",
+    checkpoints: str = "",
+) -> Outputs:
+    """From images to the tables of a comparison.
+
+    Args:
+        train_data: training images (URI).
+        test_data: in-distribution test images, of the same classes (URI).
+        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}.
+        tables: of the paper: 1-3, 4 (components), 5 (number of experts), 6 (grouping), 7 (Mixup); or code, where the
+            authors' code departs from the paper.
+        configurations: further ones: a list of {"name": …, and parameters that it changes}.
+        seeds: of everything random; each configuration is run with every one.
+        synsets: CSV (class,synset) for names that WordNet does not know; "" looks for synsets.csv beside the data.
+        train_images_per_class: take only the first so many training images of each class; 0 takes all.
+        evaluation_images_per_class: the same for the test set and the OOD sets.
+        max_rejected: largest share of unreadable files that is put up with.
+        backbone: a vision transformer of timm by name, or "hf-hub:…".
+        backbone_args: further arguments of timm.create_model.
+        weights: "" for timm's pre-trained weights, "random" for none, else the URI of a safetensors file.
+        mofe_depth: how many of the last blocks become experts (M).
+        num_experts: number of experts (E). The paper finds no gain beyond 7.
+        strategy: wordnet-kmeans, taxonomy, self-learning, kmeans++ or random.
+        top_k: experts an image is sent to at inference.
+        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
+        probe_epochs: of the linear probe that router and heads begin with.
+        probe_learning_rate: of the linear probe.
+        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
+        micro_batch_size: images at once on a device.
+        learning_rate: highest learning rate, of the top layer.
+        min_learning_rate: where the cosine ends.
+        warmup_epochs: of linear warm-up.
+        weight_decay: of AdamW, for matrices.
+        layer_decay: factor on the learning rate from each layer to the one below.
+        drop_path: stochastic depth of the last block.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        augmentation: randaugment, crop-flip, crop (no mirror images) or none.
+        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma) or none.
+        mixup_scale: w in σ = 1 - w·s, from 0 to 1.
+        mixup_sigma: σ of fixed Mixup.
+        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
+        regulariser: label-smoothing, l2 or none.
+        regulariser_weight: smoothed share of the target, or factor of the squared norm.
+        negative_weight: of images of other clusters in an expert's loss.
+        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
+        expert_init: backbone (experts are copies of its last blocks as they are) or naive (after fine-tuning without
+            experts; twice the time).
+        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
+        knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
+        bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
+        inference_batch_size: images at once where nothing is trained.
+        num_workers: processes that decode images.
+        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
+    """
+    planned = plan(tables=tables, configurations=configurations, seeds=seeds)
+    inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
+    data = features_of(
+        train_data=train_data,
+        test_data=test_data,
+        ood_data=ood_data,
+        synsets=synsets,
+        train_images_per_class=train_images_per_class,
+        evaluation_images_per_class=evaluation_images_per_class,
+        max_rejected=max_rejected,
+        backbone=backbone,
+        backbone_args=backbone_args,
+        weights=weights,
+        mofe_depth=mofe_depth,
+        inference=inference,
+    )
+    with dsl.ParallelFor(planned.output, name="runs") as run:
+        chosen = configure(
+            run=run,
+            num_experts=num_experts,
+            strategy=strategy,
+            top_k=top_k,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            mixup=mixup,
+            mixup_scale=mixup_scale,
+            mixup_sigma=mixup_sigma,
+            fold_lambda=fold_lambda,
+            regulariser=regulariser,
+            regulariser_weight=regulariser_weight,
+            negative_weight=negative_weight,
+            router=router,
+            expert_init=expert_init,
+            knn_k=knn_k,
+            bank=bank,
+        ).outputs
+        judged = detector_of(
+            data,
+            name=chosen["name"],
+            num_experts=chosen["num_experts"],
+            strategy=chosen["strategy"],
+            seed=chosen["seed"],
+            training={
+                "top_k": chosen["top_k"],
+                "epochs": chosen["epochs"],
+                "probe_epochs": probe_epochs,
+                "probe_learning_rate": probe_learning_rate,
+                "batch_size": batch_size,
+                "micro_batch_size": micro_batch_size,
+                "learning_rate": chosen["learning_rate"],
+                "min_learning_rate": min_learning_rate,
+                "warmup_epochs": warmup_epochs,
+                "weight_decay": weight_decay,
+                "layer_decay": layer_decay,
+                "drop_path": drop_path,
+                "clip_norm": clip_norm,
+                "augmentation": augmentation,
+                "mixup": chosen["mixup"],
+                "mixup_scale": chosen["mixup_scale"],
+                "mixup_sigma": chosen["mixup_sigma"],
+                "fold_lambda": chosen["fold_lambda"],
+                "regulariser": chosen["regulariser"],
+                "regulariser_weight": chosen["regulariser_weight"],
+                "negative_weight": chosen["negative_weight"],
+                "router": chosen["router"],
+                "expert_init": chosen["expert_init"],
+                "validation_fraction": validation_fraction,
+                "checkpoints": checkpoints,
+            },
+            knn_k=chosen["knn_k"],
+            bank=chosen["bank"],
+            num_workers=num_workers,
+            precision=precision,
+            inference=inference,
+        )
+    compared = tabulate(metrics=dsl.Collected(judged.metrics), tables=tables, configurations=configurations)
+    return Outputs(results=compared.outputs["results"], report=compared.outputs["report"])
+
+
+if __name__ == "__main__":
+    compiler.Compiler().compile(tables, str(COMPILED))

@@ -1,0 +1,137 @@
+"""Tables that set configurations beside each other and beside the paper: as values, as text, as a page."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from mofe.ablations import Row, Table, name_of
+from mofe.artifacts import Metrics
+from mofe.errors import MofeError
+from mofe.report.shell import environment
+
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the latter is None of one seed."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of the values of all seeds."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+    def percent(self) -> str:
+        """``12.34 ± 0.56``."""
+        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """A configuration under a score; fractions in [0, 1]. ``fpr95`` and ``auroc`` are by OOD set, and their average."""
+
+    label: str
+    settings: dict[str, Any]
+    score: str
+    seeds: int
+    id_accuracy: Spread
+    router_accuracy: Spread
+    fpr95: dict[str, Spread]
+    auroc: dict[str, Spread]
+    paper_fpr95: float | None
+    paper_auroc: float | None
+
+
+@dataclass(frozen=True)
+class ComparedTable:
+    """A table with its measured rows."""
+
+    title: str
+    rows: list[ComparedRow]
+
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> "ComparedTable":
+        """What :meth:`to_dict` gave."""
+
+        def spreads(values: dict[str, Any]) -> dict[str, Spread]:
+            return {name: Spread(**spread) for name, spread in values.items()}
+
+        rows = []
+        for row in table["rows"]:
+            single = spreads({name: row[name] for name in ("id_accuracy", "router_accuracy")})
+            by_set = {name: spreads(row[name]) for name in ("fpr95", "auroc")}
+            rows.append(ComparedRow(**{**row, **single, **by_set}))
+        return cls(table["title"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def compare(tables: Sequence[Table], measured: Sequence[Metrics]) -> list[ComparedTable]:
+    """Each table with what was measured.
+
+    Args:
+        tables: which configurations stand together.
+        measured: of every run; those of one name differ by their seed.
+
+    Raises:
+        MofeError: a row has no run.
+    """
+    return [ComparedTable(table.title, [_compared(row, measured) for row in table.rows]) for table in tables]
+
+
+def _compared(row: Row, measured: Sequence[Metrics]) -> ComparedRow:
+    runs = [run for run in measured if run.name == name_of(row.settings)]
+    if not runs:
+        raise MofeError(f"there is no run of the configuration {name_of(row.settings)!r}")
+
+    def by_set(metric: str) -> dict[str, Spread]:
+        of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]
+        spreads = {ood: Spread.of([values[ood] for values in of_runs]) for ood in of_runs[0]}
+        return {**spreads, AVERAGE: Spread.of([fmean(values.values()) for values in of_runs])}
+
+    return ComparedRow(
+        label=row.label,
+        settings=row.settings,
+        score=row.score,
+        seeds=len(runs),
+        id_accuracy=Spread.of([run.id_accuracy for run in runs]),
+        router_accuracy=Spread.of([run.router_accuracy for run in runs]),
+        fpr95=by_set("fpr95"),
+        auroc=by_set("auroc"),
+        paper_fpr95=row.paper_fpr95,
+        paper_auroc=row.paper_auroc,
+    )
+
+
+def format_tables(tables: Sequence[ComparedTable]) -> str:
+    """For the terminal, and for a Markdown page: one table after the other, in percent."""
+    blocks = []
+    for table in tables:
+        sets = list(table.rows[0].fpr95)
+        head = ["", "ID accuracy", *(f"{name}: FPR95 ↓ / AUROC ↑" for name in sets), "paper, ImageNet-1K"]
+        lines = [head, ["---"] * len(head)]
+        for row in table.rows:
+            cells = [f"{row.fpr95[name].percent()} / {row.auroc[name].percent()}" for name in sets]
+            paper = " / ".join("–" if p is None else f"{100 * p:.2f}" for p in (row.paper_fpr95, row.paper_auroc))
+            lines.append([row.label, row.id_accuracy.percent(), *cells, paper])
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        blocks.append(f"{table.title} ({_seeds(table)})\n\n{text}")
+    return "\n\n".join(blocks)
+
+
+def _seeds(table: ComparedTable) -> str:
+    fewest = min(row.seeds for row in table.rows)
+    return "1 seed" if fewest == 1 else f"mean ± standard deviation of {fewest} seeds"
+
+
+def render_tables(tables: Sequence[ComparedTable]) -> str:
+    """The page as HTML."""
+    templates = environment()
+    templates.filters["seeds"] = _seeds
+    return templates.get_template("comparison.html").render(tables=tables)
