@@ -160,11 +160,21 @@ def test_bad_parameters_are_refused_before_any_work(trained: Trained, name: str,
 )
 @pytest.mark.parametrize("router", ["cluster", "class"])
 def test_any_number_of_experts_learns(trained: Trained, clusters: tuple[int, ...], router: str) -> None:
-    history = History.read(trained(epochs=6, clusters=clusters, router=router).history).epochs
-    assert history[-1].validation_accuracy == 1.0
+    history = History.read(trained(epochs=20, clusters=clusters, router=router, validation_fraction=0.2).history).epochs
+    assert history[-1].validation_accuracy > 0.85  # chance is 0.25
     assert all(math.isfinite(e.loss) for e in history)
     if len(set(clusters)) == 1 and router == "cluster":
         assert history[-1].route_loss == 0
+
+
+def test_bf16_learns_as_float32_does(trained: Trained) -> None:
+    options = {"epochs": 8, "validation_fraction": 0.2}
+    exact, rounded = (
+        History.read(trained(name, precision=name, **options).history).epochs[-1] for name in ("fp32", "bf16")
+    )
+    assert rounded.loss != exact.loss
+    assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
+    assert rounded.validation_accuracy > 0.85
 
 
 def test_naive_experts_are_copies_of_a_naively_fine_tuned_backbone(trained: Trained, tmp_path: Path) -> None:
