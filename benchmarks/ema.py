@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--work", type=Path, default=Path("runs/search-recipe"))
     options = parser.parse_args()
-    given = parameters(options.data.resolve(), options.work.resolve(), "photograph-vit", 5)
+    given = parameters(options.data.resolve(), options.work.resolve(), "photograph-vit", 7)
     shards = ImageShards(options.work / "images")
     known = Features(options.work / "features")
     classes = Partition.read(options.work / "partition")

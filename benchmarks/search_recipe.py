@@ -3,7 +3,7 @@
     python benchmarks/search_recipe.py --data DIR
 
 One parameter after the other, each from the best so far; a choice is judged by the accuracy on validation images after
-the last epoch, mean of two seeds. No test image and no OOD image is read. Prints a table, and writes it to
+the last epoch, mean over the seeds. No test image and no OOD image is read. Prints a table, and writes it to
 benchmarks/results/search-recipe.json.
 """
 
@@ -22,10 +22,9 @@ from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 
 TRIALS: list[dict[str, Any]] = [
-    *({"learning_rate": rate} for rate in (2e-4, 1e-3, 2e-3)),
-    *({"mixup_scale": scale} for scale in (0.5, 1.0)),
+    *({"learning_rate": rate} for rate in (2e-4, 1e-3)),
+    *({"mixup_scale": scale} for scale in (0.5,)),
     {"regulariser": "none"},
-    {"regulariser_weight": 0.2},
     {"regulariser": "l2", "regulariser_weight": 1e-3},
 ]
 OF_FINETUNE = (
@@ -39,8 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of id-train.parquet")
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
-    parser.add_argument("--every", type=int, default=5, help="take every n-th ID class")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--every", type=int, default=7, help="take every n-th ID class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--work", type=Path, default=Path("runs/search-recipe"))
     options = parser.parse_args()
 
