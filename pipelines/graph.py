@@ -17,6 +17,7 @@ from components.index import index
 from components.partition import partition
 from components.prepare import prepare
 from components.score import score
+from pipelines.placement import Pool, on_accelerator, on_cpu
 
 
 @dsl.pipeline(name="prepare-ood")
@@ -24,6 +25,7 @@ def prepare_ood(
     ood_data: List[Dict[str, str]],  # noqa: UP006
     images_per_class: int,
     max_rejected: float,
+    credentials: str,
 ) -> List[dsl.Dataset]:  # noqa: UP006
     with dsl.ParallelFor(ood_data) as ood:
         prepared = prepare(
@@ -34,7 +36,8 @@ def prepare_ood(
             images_per_class=images_per_class,
             max_rejected=max_rejected,
             synsets="",
-        )
+        ).set_display_name("prepare OOD set")
+        on_cpu(prepared, credentials, cpu="2", memory="4Gi")
     return dsl.Collected(prepared.outputs["images"])
 
 
@@ -61,11 +64,13 @@ def features_of(
     weights: Any,
     mofe_depth: Any,
     inference: dict[str, Any],
+    pool: Pool,
+    accelerators: Any,
 ) -> Prepared:
     """Read and check all data, then extract features; no experts yet."""
     # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
     digests = fingerprint(train_data=train_data, test_data=test_data, ood_data=ood_data, weights=weights)
-    digests.set_caching_options(False)
+    on_cpu(digests.set_caching_options(False), pool.credentials)
     train = prepare(
         source=train_data,
         name="train",
@@ -75,6 +80,7 @@ def features_of(
         max_rejected=max_rejected,
         synsets=synsets,
     ).set_display_name("prepare train")
+    on_cpu(train, pool.credentials, cpu="2", memory="4Gi")
     test = prepare(
         source=test_data,
         name="id-test",
@@ -84,8 +90,12 @@ def features_of(
         max_rejected=max_rejected,
         synsets="",
     ).set_display_name("prepare test")
+    on_cpu(test, pool.credentials, cpu="2", memory="4Gi")
     ood = prepare_ood(
-        ood_data=digests.outputs["ood_data"], images_per_class=evaluation_images_per_class, max_rejected=max_rejected
+        ood_data=digests.outputs["ood_data"],
+        images_per_class=evaluation_images_per_class,
+        max_rejected=max_rejected,
+        credentials=pool.credentials,
     ).set_display_name("prepare OOD sets")
     features = extract(
         images=train.outputs["images"],
@@ -96,6 +106,7 @@ def features_of(
         mofe_depth=mofe_depth,
         **inference,
     ).after(test, ood)  # bad data should fail before the first long stage
+    on_accelerator(features, pool, accelerators)
     return Prepared(train.outputs["images"], test.outputs["images"], ood.output, features.outputs["features"])
 
 
@@ -120,9 +131,13 @@ def detector_of(
     num_workers: Any,
     precision: Any,
     inference: dict[str, Any],
+    pool: Pool,
+    accelerators: Any,
+    train_accelerators: Any,
 ) -> Judged:
     """Divide the classes, fine-tune, index, score every set, evaluate."""
     experts = partition(features=data.features, num_experts=num_experts, strategy=strategy, seed=seed)
+    on_cpu(experts, pool.credentials)
     tuned = finetune(
         images=data.train,
         features=data.features,
@@ -132,11 +147,14 @@ def detector_of(
         precision=precision,
         **training,
     )
+    on_accelerator(tuned, pool, train_accelerators, tries=10, days=14)  # it goes on from its checkpoints
     detector = index(images=data.train, model=tuned.outputs["model"], knn_k=knn_k, bank=bank, **inference)
+    on_accelerator(detector, pool, accelerators)
     id_scores = score(images=data.test, detector=detector.outputs["detector"], **inference)
-    id_scores.set_display_name("score test")
+    on_accelerator(id_scores.set_display_name("score test"), pool, accelerators)
     with dsl.ParallelFor(data.ood, name="score OOD sets") as images:
         ood_scores = score(images=images, detector=detector.outputs["detector"], **inference)
+        on_accelerator(ood_scores.set_display_name("score OOD set"), pool, accelerators)
     report = evaluate(
         id_scores=id_scores.outputs["scores"],
         ood_scores=dsl.Collected(ood_scores.outputs["scores"]),
@@ -144,4 +162,5 @@ def detector_of(
         history=tuned.outputs["history"],
         name=name,
     )
+    on_cpu(report, pool.credentials, memory="4Gi")
     return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])

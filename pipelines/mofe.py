@@ -9,6 +9,7 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 from kfp import compiler, dsl
 
 from pipelines.graph import detector_of, features_of
+from pipelines.placement import Pool
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
@@ -73,6 +74,14 @@ def mofe(
     num_workers: int = 4,
     precision: str = "auto",
     checkpoints: str = "",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: int = 1,
+    train_accelerators: int = 1,
+    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
+    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    cpu: str = "8",
+    memory: str = "32Gi",
+    credentials: str = "mofe-credentials",
     seed: int = 0,
 ) -> Outputs:
     """From images to a detector and a report.
@@ -122,9 +131,19 @@ def mofe(
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
         checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
+        accelerator: on a cluster: resource name of the accelerators, for example nvidia.com/gpu or amd.com/gpu.
+        accelerators: on a cluster: how many a pod of extract, index and score has; 0 computes on CPUs.
+        train_accelerators: on a cluster: how many the pod of finetune has; it uses all.
+        node_selector: on a cluster: labels of the nodes of these stages.
+        tolerations: on a cluster: tolerations of these stages, as Kubernetes writes them.
+        cpu: on a cluster: CPUs that these stages request.
+        memory: on a cluster: memory that these stages request, and may use.
+        credentials: on a cluster: a Secret whose keys are variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …); it may
+            be missing.
         seed: of everything random.
     """
     inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
+    pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
     data = features_of(
         train_data=train_data,
         test_data=test_data,
@@ -138,6 +157,8 @@ def mofe(
         weights=weights,
         mofe_depth=mofe_depth,
         inference=inference,
+        pool=pool,
+        accelerators=accelerators,
     )
     judged = detector_of(
         data,
@@ -177,6 +198,9 @@ def mofe(
         num_workers=num_workers,
         precision=precision,
         inference=inference,
+        pool=pool,
+        accelerators=accelerators,
+        train_accelerators=train_accelerators,
     )
     return Outputs(*judged)
 

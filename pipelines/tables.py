@@ -17,6 +17,7 @@ from components.configure import configure
 from components.plan import plan
 from components.tabulate import tabulate
 from pipelines.graph import detector_of, features_of
+from pipelines.placement import Pool, on_cpu
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
@@ -82,6 +83,14 @@ def tables(
     num_workers: int = 4,
     precision: str = "auto",
     checkpoints: str = "",
+    accelerator: str = "nvidia.com/gpu",
+    accelerators: int = 1,
+    train_accelerators: int = 1,
+    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
+    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    cpu: str = "8",
+    memory: str = "32Gi",
+    credentials: str = "mofe-credentials",
 ) -> Outputs:
     """From images to the tables of a comparison.
 
@@ -134,9 +143,20 @@ def tables(
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
         checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
+        accelerator: on a cluster: resource name of the accelerators, for example nvidia.com/gpu or amd.com/gpu.
+        accelerators: on a cluster: how many a pod of extract, index and score has; 0 computes on CPUs.
+        train_accelerators: on a cluster: how many the pod of finetune has; it uses all.
+        node_selector: on a cluster: labels of the nodes of these stages.
+        tolerations: on a cluster: tolerations of these stages, as Kubernetes writes them.
+        cpu: on a cluster: CPUs that these stages request.
+        memory: on a cluster: memory that these stages request, and may use.
+        credentials: on a cluster: a Secret whose keys are variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …); it may
+            be missing.
     """
     planned = plan(tables=tables, configurations=configurations, seeds=seeds)
+    on_cpu(planned, credentials)
     inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
+    pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
     data = features_of(
         train_data=train_data,
         test_data=test_data,
@@ -150,9 +170,11 @@ def tables(
         weights=weights,
         mofe_depth=mofe_depth,
         inference=inference,
+        pool=pool,
+        accelerators=accelerators,
     )
     with dsl.ParallelFor(planned.output, name="runs") as run:
-        chosen = configure(
+        configured = configure(
             run=run,
             num_experts=num_experts,
             strategy=strategy,
@@ -170,7 +192,9 @@ def tables(
             expert_init=expert_init,
             knn_k=knn_k,
             bank=bank,
-        ).outputs
+        )
+        on_cpu(configured, credentials)
+        chosen = configured.outputs
         judged = detector_of(
             data,
             name=chosen["name"],
@@ -209,8 +233,12 @@ def tables(
             num_workers=num_workers,
             precision=precision,
             inference=inference,
+            pool=pool,
+            accelerators=accelerators,
+            train_accelerators=train_accelerators,
         )
     compared = tabulate(metrics=dsl.Collected(judged.metrics), tables=tables, configurations=configurations)
+    on_cpu(compared, credentials)
     return Outputs(results=compared.outputs["results"], report=compared.outputs["report"])
 
 

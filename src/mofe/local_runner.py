@@ -100,6 +100,9 @@ def _run(
     with redirect_stdout(chatter), _hooked(console):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
         loaded = components.load_component_from_file(str(pipeline))
+        for graph in (loaded.pipeline_spec.root, *loaded.pipeline_spec.components.values()):
+            for task in graph.dag.tasks.values():  # a person at a terminal wants to see the error, not to wait
+                task.ClearField("retry_policy")
         try:
             outputs = loaded(**parameters).outputs
         except RuntimeError as error:

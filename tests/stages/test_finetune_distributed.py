@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mofe.artifacts import History
+from mofe.errors import MofeError
 
 RECIPE = {
     "epochs": 3, "probe_epochs": 5, "probe_learning_rate": 0.01, "batch_size": 32, "learning_rate": 1e-3,
@@ -68,3 +69,13 @@ def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleN
     done = torchrun(paths, tmp_path / "both", 2, micro_batch_size=64, batch_size=64)
     assert done.returncode != 0
     assert "do not give each of 2 processes a micro-batch of 64" in done.stderr
+
+
+def test_the_stage_starts_its_processes_itself(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+    trained("alone", micro_batch_size=16, **RECIPE)
+    trained("both", micro_batch_size=16, processes=2, **RECIPE)
+    for one, two in zip(losses(tmp_path / "alone"), losses(tmp_path / "both"), strict=True):
+        assert two == pytest.approx(one, abs=1e-4)
+    with pytest.raises(MofeError, match=r"process \d of 2: the loss is not finite in epoch"):
+        trained("broken", processes=2, micro_batch_size=16, **{**RECIPE, "learning_rate": 9.0, "epochs": 30,
+                "warmup_epochs": 0.0, "clip_norm": 0.0, "regulariser": "l2", "regulariser_weight": 1e30})  # fmt: skip

@@ -57,12 +57,13 @@ def finetune(
     seed: int = 0,
     num_workers: int = 4,
     precision: str = "auto",
+    processes: int = 0,
     checkpoints: str = "",
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
     With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again.
-    On several GPUs: torchrun --nproc-per-node=8 -m mofe stage finetune …; the processes share each batch.
+    Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
 
     Args:
         images: training images written by prepare (path or URI).
@@ -98,8 +99,10 @@ def finetune(
         seed: of the split, of the order of images, of augmentation and of Mixup.
         num_workers: processes that decode images.
         precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
+        processes: that train together on this machine; 0 starts one for each GPU.
         checkpoints: folder (path or URI) for checkpoints; "" keeps none.
     """
+    arguments = locals()
     recipe = Recipe(
         epochs=epochs,
         probe_epochs=probe_epochs,
@@ -126,6 +129,10 @@ def finetune(
         validation_fraction=validation_fraction,
         seed=seed,
     )
+    together = processes or max(1, torch.accelerator.device_count())
+    if together > 1 and not distributed.started():
+        distributed.launch(finetune, arguments, together)
+        return
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with tracking.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:

@@ -1,4 +1,4 @@
-"""Several processes, one training: what ``torchrun`` started, how the work is shared, what only the first may do.
+"""Several processes, one training: who starts them, how the work is shared, what only the first may do.
 
 A step's micro-batches are numbered; process r of W takes those with number ≡ r (mod W). All randomness belongs to the
 number, so W processes compute what one process computes that accumulates W times as many micro-batches.
@@ -7,20 +7,63 @@ number, so W processes compute what one process computes that accumulates W time
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from mofe.errors import MofeError
 from mofe.models.device import device
+
+
+def started() -> bool:
+    """Whether this is one of the processes that ``torchrun``, or :func:`launch`, started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(function: Callable[..., None], arguments: Mapping[str, Any], processes: int) -> None:
+    """Call ``function(**arguments)`` in several processes of this machine, as ``torchrun`` would.
+
+    Raises:
+        MofeError: one of them failed; with its reason.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,  # the pipeline tries again, from the checkpoint
+    )
+    try:
+        elastic_launch(config, _call)(function, dict(arguments))
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        raise MofeError(f"process {first.local_rank} of {processes}: {_reason(first.message)}") from error
+
+
+@record
+def _call(function: Callable[..., None], arguments: dict[str, Any]) -> None:
+    function(**arguments)
+
+
+def _reason(message: str | dict[str, Any]) -> str:
+    """The text of a MofeError without the name of its class; other errors keep theirs."""
+    text = message if isinstance(message, str) else str(message["message"])
+    return text.removeprefix("MofeError: ")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that ``torchrun`` started, if it did; all but the first fall silent."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not started():
         yield
         return
     place = device()

@@ -136,7 +136,8 @@ class Trainer:
         dataset.epoch = epoch
         order = shuffled_positions([rows for _, _, rows in self.shards.row_groups], recipe.seed, epoch)
         order = order[self.is_training_N[order]][: self.micro_batches * self.micro_batch_size]
-        done = resumed["micro_batch"] if resumed else 0
+        # a whole number of steps, also where another number of processes wrote the checkpoint
+        done = resumed["micro_batch"] // self.accumulate * self.accumulate if resumed else 0
         sums = np.array(resumed["sums"]) if resumed and resumed["sums"] else np.zeros(3)
         processes, rank = distributed.num_processes(), distributed.rank()
         own = order.reshape(self.micro_batches, -1)[done + rank :: processes].reshape(-1)
