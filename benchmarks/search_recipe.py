@@ -21,6 +21,7 @@ from mofe.stages.finetune import finetune
 from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 
+START = {"learning_rate": 5e-4, "mixup_scale": 0.9, "regulariser": "label-smoothing", "regulariser_weight": 0.1}
 TRIALS: list[dict[str, Any]] = [
     *({"learning_rate": rate} for rate in (2e-4, 1e-3)),
     *({"mixup_scale": scale} for scale in (0.5,)),
@@ -60,7 +61,7 @@ def main() -> None:
             last.append(History.read(history).epochs[-1])
         return {name: fmean(getattr(e, name) for e in last) for name in ("validation_accuracy", "router_accuracy")}
 
-    best = {name: given[name] for name in OF_FINETUNE}
+    best = {**{name: given[name] for name in OF_FINETUNE if name in given}, **START}
     measured = [{"change": {}, **measure(best)}]
     highest = measured[0]["validation_accuracy"]
     for change in TRIALS:

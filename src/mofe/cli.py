@@ -48,9 +48,12 @@ def run(
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     work: Path | None = None,
     pipeline: PipelineName = "mofe",
-    runner: Literal["subprocess", "docker"] = "subprocess",
+    runner: Literal["subprocess", "docker", "kubeflow"] = "subprocess",
+    host: str = "",
+    namespace: str = "",
+    registry: str = "",
 ) -> None:
-    """Run the whole pipeline on this machine.
+    """Run the whole pipeline, on this machine or on Kubeflow.
 
     Stages whose inputs, parameters and code have not changed are taken from the cache of the work folder. After a
     failure, the same command goes on from the stage that failed.
@@ -63,15 +66,25 @@ def run(
         work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
         pipeline: mofe makes one detector; tables runs the configurations of the paper's tables, or your own, with
             several seeds, and compares them. It takes the same parameters, and tables, configurations and seeds.
-        runner: each stage in a process of its own, or in its container.
+        runner: subprocess (each stage in a process of its own), docker (in its container), or kubeflow: submit the
+            run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
+        host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.
+        namespace: kubeflow: yours, where there are several.
+        registry: kubeflow: where your images are.
     """
     from mofe.digests import shipped
 
     started = time.monotonic()
     file = shipped(f"{pipeline}.yaml")
     work = work or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
-    parameters = {"checkpoints": str((work / "checkpoints").resolve()), **_read_parameters(params, settings)}
+    here = {} if runner == "kubeflow" else {"checkpoints": str((work / "checkpoints").resolve())}
+    parameters = {**here, **_read_parameters(params, settings)}
     check_parameters(parameters, pipeline_parameters(file), str(params))
+    if runner == "kubeflow":
+        from mofe.kubeflow_runner import submit
+
+        submit(file, parameters, host=host, name=params.stem, namespace=namespace, registry=registry)
+        return
 
     from mofe.local_runner import run_pipeline
 

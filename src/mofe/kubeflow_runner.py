@@ -1,0 +1,123 @@
+"""Submits a compiled pipeline to Kubeflow Pipelines and follows it: its address, each stage as it ends, its end.
+
+Only documented calls of the v2beta1 API, through the kfp client: find or create an experiment, create a run from the
+YAML, get the run. Access is the client's own business: ``KFP_TOKEN`` in the environment, a token of the pod that this
+runs in, or the current Kubernetes context.
+"""
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from mofe.digests import stamp
+from mofe.errors import MofeError
+
+FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
+WAIT = 10.0
+"""Seconds between two looks at a run."""
+PATIENCE = 30
+"""Looks in a row that may fail before we give up following; the run itself goes on."""
+
+
+def submit(
+    pipeline: Path,
+    parameters: dict[str, Any],
+    *,
+    host: str,
+    name: str,
+    experiment: str = "mofe",
+    namespace: str = "",
+    registry: str = "",
+    say: Callable[[str], None] = print,
+) -> str:
+    """Submit a run and follow it to its end.
+
+    Args:
+        pipeline: the YAML, with plain version tags; the content digests are put in.
+        parameters: values of its parameters.
+        host: address of Kubeflow Pipelines; "" takes the one of the cluster that this runs in or is configured for.
+        name: of the run.
+        experiment: in which the run appears; made if it is not there.
+        namespace: of the user, where Kubeflow has several.
+        registry: where the images are; "" leaves that of the YAML.
+        say: takes a line for the person who waits.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
+    """
+    client = _client(host, namespace)
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
+        stamped = Path(folder) / "pipeline.yaml"
+        stamped.write_text(stamp(pipeline.read_text(), registry.rstrip("/") or None))
+        try:
+            run_id = client.create_run_from_pipeline_package(
+                str(stamped), parameters, run_name=name, experiment_name=experiment, namespace=namespace or None
+            ).run_id
+        except Exception as error:  # of the client, of the API, of the connection
+            raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
+    say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
+    return _follow(client, run_id, say)
+
+
+def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:
+    told: dict[str, str] = {}
+    misses = 0
+    while True:
+        try:
+            run = client.get_run(run_id)
+            misses = 0
+        except Exception as error:
+            misses += 1
+            if misses >= PATIENCE:
+                raise MofeError(
+                    f"lost sight of run {run_id} ({_short(error)}); it may still be running: look in the UI"
+                ) from error
+            time.sleep(WAIT)
+            continue
+        details = run.run_details.task_details if run.run_details else None
+        tasks = [task for task in details or [] if task.display_name]
+        for task in tasks:
+            if task.state in FINISHED and told.get(task.task_id) != task.state:
+                told[task.task_id] = task.state
+                mark = "✓" if task.state in ("SUCCEEDED", "SKIPPED") else "✗"
+                say(f"{mark} {task.display_name:<28}{'cached' if task.state == 'SKIPPED' else task.state.lower()}")
+        if run.state in FINISHED:
+            break
+        time.sleep(WAIT)
+    if run.state != "SUCCEEDED":
+        failed = [f"{task.display_name} ({_short(task.error)})" for task in tasks if task.state == "FAILED"]
+        reason = "; ".join(failed) or _short(run.error)
+        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
+    return run_id
+
+
+def _client(host: str, namespace: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from kfp import Client
+
+        logging.getLogger().setLevel(logging.CRITICAL)  # the client logs every failed attempt with a traceback
+        try:
+            return Client(host or None, namespace=namespace or "kubeflow", existing_token=os.environ.get("KFP_TOKEN"))
+        except Exception as error:
+            raise MofeError(
+                f"Kubeflow at {host or 'the current context'} cannot be reached: {_short(error)}"
+            ) from error
+
+
+def _short(error: Any) -> str:
+    """What the server said, in one line; of an exception of the API the reason and the message of its body."""
+    if error is None:
+        return "no reason given"
+    text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
+    return " ".join(text.split())[:300]

@@ -1,0 +1,146 @@
+"""Submitting with the real kfp client, to a server that answers as the v2beta1 API does and checks what it is sent."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import kfp_server_api
+import pytest
+
+import mofe.kubeflow_runner as runner
+from mofe.digests import shipped
+from mofe.errors import MofeError
+
+PARAMETERS = {
+    "train_data": "s3://b/train",
+    "test_data": "s3://b/test",
+    "ood_data": [{"dataset": "d", "uri": "s3://b/d"}],
+}
+
+
+def task(number: int, name: str, state: str, message: str = "") -> dict[str, Any]:
+    error = {"error": {"code": 2, "message": message}} if message else {}
+    return {"task_id": f"t{number}", "display_name": name, "state": state, **error}
+
+
+class Kubeflow(BaseHTTPRequestHandler):
+    """Keeps what it was sent in ``server.seen``; answers a run from ``server.states``, the last one for ever."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def do_GET(self) -> None:
+        seen = self.server.seen  # type: ignore[attr-defined]
+        seen.paths.append(self.path)
+        seen.tokens.add(self.headers.get("authorization"))
+        if self.path.startswith("/apis/v2beta1/runs/run-1"):
+            state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
+            if state == "down":
+                self._answer({"message": "try later"}, 503)
+            else:
+                self._answer({"run_id": "run-1", **state})
+        elif self.path.startswith("/apis/v2beta1/experiments"):
+            self._answer({})
+        elif self.path == "/apis/v2beta1/healthz":
+            self._answer({"multi_user": False})
+        else:
+            self._answer({"message": "not a call of v2beta1"}, 404)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        seen = self.server.seen  # type: ignore[attr-defined]
+        if self.path == "/apis/v2beta1/experiments":
+            seen.experiment = body
+            self._answer({"experiment_id": "e-1", **body})
+        elif self.path == "/apis/v2beta1/runs" and seen.refuse:
+            self._answer({"message": "quota exceeded"}, 403)
+        elif self.path == "/apis/v2beta1/runs":
+            seen.run = body
+            self._answer({"run_id": "run-1", **body})
+
+
+@pytest.fixture
+def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    monkeypatch.setattr(runner, "WAIT", 0.01)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
+    seen = SimpleNamespace(paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False)
+    server.seen = seen  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    seen.host = f"http://127.0.0.1:{server.server_port}"
+    yield seen
+    server.shutdown()
+    server.server_close()
+
+
+def submit(kubeflow: SimpleNamespace, **more: Any) -> list[str]:
+    said: list[str] = []
+    runner.submit(shipped("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append, **more)
+    return said
+
+
+def test_a_run_is_submitted_followed_and_told(kubeflow: SimpleNamespace) -> None:
+    kubeflow.states = [
+        {"state": "PENDING"},
+        {"state": "RUNNING", "run_details": {"task_details": [task(1, "fingerprint", "SUCCEEDED")]}},
+        "down",
+        {"state": "SUCCEEDED", "run_details": {"task_details": [
+            task(1, "fingerprint", "SUCCEEDED"), task(2, "prepare train", "SKIPPED"), task(3, "finetune", "SUCCEEDED"),
+        ]}},
+    ]  # fmt: skip
+    said = submit(kubeflow, registry="registry.example/team/")
+    assert said[0] == f"run run-1: {kubeflow.host}/#/runs/details/run-1"
+    assert [re.split(r"\s{2,}", line) for line in said[1:]] == [
+        ["✓ fingerprint", "succeeded"], ["✓ prepare train", "cached"], ["✓ finetune", "succeeded"],
+    ]  # fmt: skip
+
+    assert kubeflow.experiment["display_name"] == "mofe"
+    sent = kubeflow.run
+    known = set(kfp_server_api.V2beta1Run.attribute_map.values())
+    assert set(sent) <= known, "only fields that the API's own model has"
+    assert sent["experiment_id"] == "e-1"
+    assert sent["display_name"] == "params"
+    assert sent["runtime_config"]["parameters"] == PARAMETERS
+    executors = sent["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
+    images = {spec["container"]["image"] for spec in executors.values()}
+    assert all(re.fullmatch(r"registry\.example/team/mofe-\w+:[\w.]+-[0-9a-f]{12}", image) for image in images)
+    assert "kubernetes" in sent["pipeline_spec"]["platform_spec"]["platforms"]
+
+
+def test_a_failed_run_fails_and_names_the_stage(kubeflow: SimpleNamespace) -> None:
+    tasks = [task(1, "prepare train", "FAILED", "there is nothing at s3://b/train"), task(2, "extract", "RUNNING")]
+    kubeflow.states = [{"state": "FAILED", "run_details": {"task_details": tasks}}]
+    with pytest.raises(MofeError, match=r"ended as failed: prepare train \(there is nothing at s3://b/train\)"):
+        submit(kubeflow)
+
+
+def test_a_refusal_and_a_server_that_goes_away_are_said(
+    kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "PATIENCE", 3)
+    kubeflow.states = [{"state": "RUNNING"}, "down"]
+    with pytest.raises(MofeError, match=r"lost sight of run run-1 .*try later.*may still be running"):
+        submit(kubeflow)
+    kubeflow.refuse = True
+    with pytest.raises(MofeError, match=r"refused the run: .*quota exceeded"):
+        submit(kubeflow)
+
+
+def test_a_token_goes_into_the_header_and_nowhere_else(
+    kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_TOKEN", "canary-token")
+    said = submit(kubeflow)
+    assert kubeflow.tokens == {"Bearer canary-token"}
+    output = capsys.readouterr()
+    assert "canary" not in f"{said}{output.out}{output.err}{kubeflow.run}"
