@@ -43,6 +43,7 @@ lint: $(READY)  ## formatting, style, types, the direction of imports
 compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.tables
+	@cp pipelines/*.yaml charts/mofe/files/
 
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache

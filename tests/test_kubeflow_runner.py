@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 import pytest
@@ -51,14 +52,30 @@ class Kubeflow(BaseHTTPRequestHandler):
                 self._answer({"run_id": "run-1", **state})
         elif self.path.startswith("/apis/v2beta1/experiments"):
             self._answer({})
+        elif self.path.startswith("/apis/v2beta1/pipelines/p-1/versions"):
+            self._answer({"pipeline_versions": [{"display_name": name} for name in seen.versions]})
+        elif self.path.startswith("/apis/v2beta1/pipelines?"):
+            known = [{"pipeline_id": "p-1"}] if seen.uploaded else []
+            self._answer({"pipelines": known, "total_size": len(known)})
         elif self.path == "/apis/v2beta1/healthz":
             self._answer({"multi_user": False})
         else:
             self._answer({"message": "not a call of v2beta1"}, 404)
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
         seen = self.server.seen  # type: ignore[attr-defined]
+        if self.path.startswith("/apis/v2beta1/pipelines/upload"):
+            query = parse_qs(urlsplit(self.path).query)
+            seen.uploaded.append(content)
+            if "upload_version" in self.path:
+                assert query["pipelineid"] == ["p-1"]
+                seen.versions += query["name"]
+            else:
+                seen.names += query["name"]
+            self._answer({"pipeline_id": "p-1", "pipeline_version_id": "v"})
+            return
+        body = json.loads(content)
         if self.path == "/apis/v2beta1/experiments":
             seen.experiment = body
             self._answer({"experiment_id": "e-1", **body})
@@ -73,7 +90,9 @@ class Kubeflow(BaseHTTPRequestHandler):
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(runner, "WAIT", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
-    seen = SimpleNamespace(paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False)
+    seen = SimpleNamespace(
+        paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[]
+    )
     server.seen = seen  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -144,3 +163,13 @@ def test_a_token_goes_into_the_header_and_nowhere_else(
     assert kubeflow.tokens == {"Bearer canary-token"}
     output = capsys.readouterr()
     assert "canary" not in f"{said}{output.out}{output.err}{kubeflow.run}"
+
+
+def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
+    said: list[str] = []
+    for registry in ("registry.example/a", "registry.example/a", "registry.example/b"):
+        runner.register([shipped("mofe.yaml")], host=kubeflow.host, registry=registry, say=said.append)
+    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was there already", "registered"]
+    assert kubeflow.names == ["mofe"]
+    assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
+    assert b"registry.example/b/mofe-train:" in kubeflow.uploaded[-1]

@@ -1,4 +1,4 @@
-"""The command line: mofe run, compile, stage, data.
+"""The command line: mofe run, compile, register, stage, data.
 
 Start-up counts, so each command imports what it needs when it is called.
 """
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 import yaml
@@ -27,6 +27,7 @@ SUMMARY = """An image classifier that knows what it does not know.
   mofe run -f params.yaml --pipeline tables
                                         the paper's tables, or your own configurations, compared over seeds
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
+  mofe register --host …                make it known to Kubeflow, for its UI
   mofe stage extract --help             one stage by hand
 
 'mofe COMMAND --help' says more."""
@@ -197,6 +198,21 @@ def compile(
         print(text, end="")
 
 
+def register(host: str = "", namespace: str = "", registry: str = "") -> None:
+    """Make the pipelines known to Kubeflow: they appear in the UI, as a new version where the code has changed.
+
+    Args:
+        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
+        namespace: yours, where there are several.
+        registry: where your images are.
+    """
+    from mofe.digests import shipped
+    from mofe.kubeflow_runner import register as hand_over
+
+    names: tuple[str, ...] = get_args(PipelineName)
+    hand_over([shipped(f"{name}.yaml") for name in names], host=host, namespace=namespace, registry=registry)
+
+
 def data_digits(to: str) -> None:
     """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
 
@@ -264,7 +280,9 @@ def main() -> None:
             commands: dict[str, Callable[..., Any]] = {"digits": data_digits, "wordnet": data_wordnet}
             tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
         else:
-            tyro.extras.subcommand_cli_from_dict({"run": run, "compile": compile}, prog="mofe", args=arguments)
+            tyro.extras.subcommand_cli_from_dict(
+                {"run": run, "compile": compile, "register": register}, prog="mofe", args=arguments
+            )
     except MofeError as error:
         if os.environ.get("MOFE_DEBUG"):
             raise

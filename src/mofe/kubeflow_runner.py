@@ -1,21 +1,22 @@
-"""Submits a compiled pipeline to Kubeflow Pipelines and follows it: its address, each stage as it ends, its end.
+"""Hands compiled pipelines to Kubeflow Pipelines: submits a run and follows it to its end, or registers a version.
 
-Only documented calls of the v2beta1 API, through the kfp client: find or create an experiment, create a run from the
-YAML, get the run. Access is the client's own business: ``KFP_TOKEN`` in the environment, a token of the pod that this
-runs in, or the current Kubernetes context.
+Only documented calls of the v2beta1 API, through the kfp client. Access is the client's own business: ``KFP_TOKEN`` in
+the environment, a token of the pod that this runs in, or the current Kubernetes context.
 """
 
+import hashlib
 import logging
 import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
 
@@ -67,6 +68,44 @@ def submit(
             raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
     say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
     return _follow(client, run_id, say)
+
+
+def register(
+    pipelines: Sequence[Path], *, host: str, namespace: str = "", registry: str = "", say: Callable[[str], None] = print
+) -> None:
+    """Make pipelines known in the UI, each as a new version, unless just this version is there already.
+
+    Args:
+        pipelines: YAML files, with plain version tags; the content digests are put in.
+        host: as for :func:`submit`.
+        namespace: as for :func:`submit`.
+        registry: as for :func:`submit`.
+        say: takes a line for the person who waits.
+
+    Raises:
+        MofeError: Kubeflow cannot be reached or refuses.
+    """
+    client = _client(host, namespace)
+    for pipeline in pipelines:
+        name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
+        content = stamp(pipeline.read_text(), registry.rstrip("/") or None)
+        version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+            stamped = Path(folder) / "pipeline.yaml"
+            stamped.write_text(content)
+            try:
+                known = client.get_pipeline_id(name)
+                if known is None:
+                    known = client.upload_pipeline(str(stamped), name, namespace=namespace or None).pipeline_id
+                listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
+                there = version in {v.display_name for v in listed.pipeline_versions or []}
+                if not there:
+                    client.upload_pipeline_version(str(stamped), version, pipeline_id=known)
+            except Exception as error:
+                raise MofeError(
+                    f"Kubeflow at {host or 'the current context'} refused {name}: {_short(error)}"
+                ) from error
+        say(f"{name} {version} {'was there already' if there else 'registered'}")
 
 
 def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:
