@@ -18,7 +18,7 @@ def loads_torch(statement: str) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-@pytest.mark.parametrize("stage", ["fingerprint", "prepare", "partition", "evaluate"])
+@pytest.mark.parametrize("stage", ["fingerprint", "prepare", "plan", "configure", "partition", "evaluate", "tabulate"])
 def test_stages_without_tensors_load_no_torch(stage: str) -> None:
     assert not loads_torch(f"import mofe.stages.{stage}")
 
@@ -43,9 +43,9 @@ def imports(file: Path) -> set[tuple[str, str]]:
     return found
 
 
-def test_only_the_runner_imports_kfp() -> None:
+def test_only_the_runners_import_kfp() -> None:
     users = {f.name for f in SOURCE.rglob("*.py") for module, _ in imports(f) if module.split(".")[0] == "kfp"}
-    assert users == {"local_runner.py"}
+    assert users == {"local_runner.py", "kubeflow_runner.py"}
 
 
 def test_the_library_imports_modules_not_their_lazy_packages() -> None:

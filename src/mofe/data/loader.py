@@ -99,11 +99,10 @@ def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.
 
 
 def batches(
-    dataset: ShardDataset, positions: np.ndarray, batch_size: int, num_workers: int, *, drop_last: bool = False
+    dataset: ShardDataset, positions: np.ndarray, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Batches ``(images (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order."""
-    cut = len(positions) // batch_size * batch_size if drop_last else len(positions)
-    chunks = [positions[i : i + batch_size].tolist() for i in range(0, cut, batch_size)]
+    chunks = [positions[i : i + batch_size].tolist() for i in range(0, len(positions), batch_size)]
     loader: DataLoader[tuple[Tensor, int, int]] = DataLoader(
         dataset,
         batch_sampler=chunks,
