@@ -1,8 +1,11 @@
 """Every stage from an object store to an object store: paths and URIs are the same to all of them."""
 
-from collections.abc import Callable
+import os
+import uuid
+from collections.abc import Callable, Iterator
 
 import fsspec
+import pytest
 from helpers import TINY
 
 from mofe import load_detector
@@ -16,8 +19,22 @@ from mofe.stages.prepare import prepare
 from mofe.stages.score import score
 
 
-def test_the_whole_way(make_images: Callable[..., str]) -> None:
-    bucket = "memory://way"
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty place; on the S3 server that AWS_ENDPOINT_URL names, if there is one."""
+    if request.param == "memory":
+        yield "memory://way"
+        return
+    if "AWS_ENDPOINT_URL" not in os.environ:
+        pytest.skip("AWS_ENDPOINT_URL names no S3 server")
+    store = fsspec.filesystem("s3")
+    name = f"mofe-test-{uuid.uuid4().hex[:12]}"
+    store.mkdir(name)
+    yield f"s3://{name}/way"
+    store.rm(name, recursive=True)
+
+
+def test_the_whole_way(make_images: Callable[..., str], bucket: str) -> None:
     for name, role, classes in (("train", "train", (0, 1, 2)), ("id-test", "test", (0, 1, 2)), ("odd", "ood", (5, 6))):
         local = make_images(name, role, classes, per_class=24)
         prepare(f"{local}/*.parquet", f"{bucket}/{name}", name=name, role=role, digest=name)  # type: ignore[arg-type]
@@ -37,8 +54,10 @@ def test_the_whole_way(make_images: Callable[..., str]) -> None:
     outputs = {name: f"{bucket}/report/{name}" for name in ("metrics", "roc", "report")}
     scores = [f"{bucket}/scores-id-test", f"{bucket}/scores-odd"]
     evaluate(scores, f"{bucket}/partition", f"{bucket}/history", **outputs)
-    store = fsspec.filesystem("memory")
-    assert Metrics.model_validate_json(store.cat("/way/report/metrics")).id_accuracy > 0.8
-    assert b"</html>" in store.cat("/way/report/report")
-    assert len({name.split("/")[4] for name in store.find("/way/checkpoints")}) == 2  # the last two are kept
+    store, root = fsspec.core.url_to_fs(bucket)
+    assert Metrics.model_validate_json(store.cat(f"{root}/report/metrics")).id_accuracy > 0.8
+    assert b"</html>" in store.cat(f"{root}/report/report")
+    kept = {name.split("/checkpoints/")[1].split("/")[1] for name in store.find(f"{root}/checkpoints")}
+    assert len(kept) == 2  # the last two
+    assert not [name for name in store.find(root) if "partial" in name]
     assert load_detector(f"{bucket}/detector").classes == ("class0", "class1", "class2")
