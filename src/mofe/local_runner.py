@@ -81,12 +81,17 @@ def run_pipeline(
         environment["MOFE_TRACKING_FOLDER"] = str(logs / "tracking")
     console = _Console(logs)
     stamped = logs / "pipeline.yaml"
-    stamped.write_text(stamp(pipeline.read_text()))
+    stamped.write_text(_without_retries(stamp(pipeline.read_text())))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
             outputs = _run(stamped, parameters, work, runner, console, chatter)
     return RunResult(run_id, console.executions, outputs)
+
+
+def _without_retries(pipeline: str) -> str:
+    """The YAML without its retry policies: a person at a terminal wants to see the error, not to wait for another."""
+    return re.sub(r"(?m)^( +)retryPolicy:\n(?:\1 +.*\n)+", "", pipeline)
 
 
 def _run(
@@ -100,9 +105,6 @@ def _run(
     with redirect_stdout(chatter), _hooked(console):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
         loaded = components.load_component_from_file(str(pipeline))
-        for graph in (loaded.pipeline_spec.root, *loaded.pipeline_spec.components.values()):
-            for task in graph.dag.tasks.values():  # a person at a terminal wants to see the error, not to wait
-                task.ClearField("retry_policy")
         try:
             outputs = loaded(**parameters).outputs
         except RuntimeError as error:

@@ -76,6 +76,7 @@ def test_a_failure_names_stage_cause_and_log_and_the_next_run_goes_on(run: Run) 
     assert first.endswith("near is broken")
     log = Path(last.removeprefix("log: "))
     assert "Traceback" in log.read_text()
+    assert len(list(log.parent.glob("*-prepare-near.log"))) == 1, "a person decides whether to try again"
     Path("near").write_text("mended")
     mended = executed(run())
     assert "prepare" not in mended
