@@ -13,43 +13,17 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from neighbours import embeddings, neighbours_accuracy
 from photographs import BACKBONES, HERE, machine, parameters
-from sklearn.neighbors import KNeighborsClassifier
 
-from mofe.artifacts import ImageShards
 from mofe.cli import check_parameters, pipeline_parameters
-from mofe.detection.embedding import embed_shards, untouched
 from mofe.digests import shipped
 from mofe.local_runner import run_pipeline
-from mofe.models.backbone import describe_backbone
 from mofe.report.comparison import ComparedTable, format_tables
-from mofe.stages.prepare import prepare
 
 PLACES = ("train_data", "test_data", "ood_data", "weights", "checkpoints")
 """Parameters that only this machine knows."""
-
-
-def neighbours_accuracy(given: dict[str, Any], work: Path) -> float:
-    """Accuracy on the ID test set of the 20 nearest training images by cosine, each with the same voice."""
-    spec = describe_backbone(given["backbone"], given["backbone_args"], given["weights"])
-    embeddings, labels = {}, {}
-    for role, uri, limit in (
-        ("train", given["train_data"], given["train_images_per_class"]),
-        ("test", given["test_data"], 0),
-    ):
-        prepare(uri, str(work / "knn" / role), name=role, role=role, images_per_class=limit)
-        shards = ImageShards(str(work / "knn" / role))
-        batches = embed_shards(
-            untouched(spec, shards.info.classes), shards, spec.preprocessing, label=role, batch_size=256,
-            num_workers=given["num_workers"], precision="fp32",
-        )  # fmt: skip
-        parts = [(batch.output.embedding_BD.numpy(), batch.labels_B) for batch in batches]
-        embeddings[role], labels[role] = (np.concatenate(column) for column in zip(*parts, strict=True))
-    judge = KNeighborsClassifier(20, metric="cosine").fit(embeddings["train"], labels["train"])
-    return float(judge.score(embeddings["test"], labels["test"]))
 
 
 def main() -> None:
@@ -68,7 +42,8 @@ def main() -> None:
     given = parameters(options.data.resolve(), options.work.resolve(), options.backbone, options.every)
     given |= {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in options.set)}
     started = time.monotonic()
-    accuracy = neighbours_accuracy(given, options.work / options.backbone / str(options.every))
+    place = options.work / options.backbone / str(options.every)
+    accuracy = neighbours_accuracy(*(embeddings(given, role, place) for role in ("train", "test")))
     print(f"untouched backbone: its 20 nearest neighbours name {accuracy:.1%} of the ID test images", flush=True)
     pipeline = shipped("tables.yaml")
     given |= {"tables": options.tables, "seeds": options.seeds, "checkpoints": str(options.work.resolve() / "kept")}
