@@ -45,7 +45,13 @@ compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.tables
 	@cp pipelines/*.yaml charts/mofe/files/
 
+images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1
+	@$(BIN)/python scripts/images.py
+
+test-containers: setup  ## builds the images and runs the pipeline in them; needs a container engine
+	@MOFE_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)
+
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile clean
+.PHONY: help setup demo test lint compile images test-containers clean

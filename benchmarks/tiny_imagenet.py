@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
     parser.add_argument("--every", type=int, default=7, help="take every n-th ID class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tables", nargs="+", default=["1-3", "4"], help="see mofe.ablations.TABLES")
+    parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.ablations.TABLES")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters, as JSON")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-photographs"))
     options = parser.parse_args()
 
-    name = f"tiny-imagenet-{options.backbone}-every-{options.every}-tables-{'-'.join(options.tables)}"
+    name = f"tiny-imagenet-{options.backbone}-every-{options.every}-tables-{'-'.join(options.tables) or 'own'}"
     given = parameters(options.data.resolve(), options.work.resolve(), options.backbone, options.every)
     given |= {key: json.loads(value) for key, value in (setting.split("=", 1) for setting in options.set)}
     started = time.monotonic()

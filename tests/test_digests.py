@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mofe
-from mofe.digests import dockerfile_target, source_files
+from mofe.digests import dockerfile_target, images_of, shipped, source_files, stage_digest, stamp
 from mofe.stages import STAGES
 
 SOURCE = Path(mofe.__file__).parent
@@ -84,9 +84,22 @@ def test_what_is_imported_is_in_the_digest() -> None:
             assert place / "__init__.py" in known or place.with_suffix(".py") in known, f"{stage} imports {module}"
 
 
-def test_the_dockerfile_target_with_what_it_builds_upon() -> None:
-    text = "# x\nFROM python AS base\nRUN a\nFROM base AS one\nRUN b\nFROM one AS two\nRUN c\nFROM base AS no\nRUN d\n"
-    assert (
-        dockerfile_target(text, "two") == "FROM python AS base\nRUN a\nFROM base AS one\nRUN b\nFROM one AS two\nRUN c"
-    )
-    assert "RUN d" not in dockerfile_target(text, "one")
+def test_the_dockerfile_target_with_what_it_builds_upon_and_copies_from() -> None:
+    sections = {
+        "wheel": "FROM python AS wheel\nRUN w",
+        "base": "FROM python AS base\nRUN a",
+        "one": "FROM base AS one\nRUN b",
+        "two": "FROM one AS two\nCOPY --from=wheel /x /x\nRUN c",
+        "other": "FROM base AS other\nRUN d",
+    }
+    dockerfile = "# x\n" + "\n".join(sections.values()) + "\n"
+    assert dockerfile_target(dockerfile, "two") == "\n".join(sections[n] for n in ("wheel", "base", "one", "two"))
+    assert dockerfile_target(dockerfile, "other") == "\n".join(sections[n] for n in ("base", "other"))
+
+
+def test_the_images_of_a_pipeline() -> None:
+    images = images_of(stamp(shipped("tables.yaml").read_text(), "here:5000/x"))
+    assert set(images) == {"data", "partition", "train", "score", "report"}
+    assert len(images["train"]) == 2  # extract and finetune: one image, two contents that matter
+    digest = stage_digest("partition", "partition")
+    assert images["partition"] == {f"here:5000/x/mofe-partition:{mofe.__version__}-{digest}"}

@@ -1,11 +1,13 @@
 """A container's exit status is never lost, and the container is always removed."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mofe.docker_runner import run_container
+from mofe.docker_runner import require_engine, run_container, surroundings
+from mofe.errors import MofeError
 
 
 class FakeContainer:
@@ -45,3 +47,31 @@ def test_the_exit_status_is_the_containers(status: int) -> None:
     assert pulled == []
     run_container(client, "other:2", ["true"], {}, output.append)
     assert pulled == ["other:2"]
+
+
+def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "near", "weights.bin", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    parameters = {
+        "train_data": "train",
+        "ood_data": [{"dataset": "near", "uri": str(tmp_path / "near")}, {"dataset": "far", "uri": "s3://bucket/far"}],
+        "weights": "weights.bin",
+        "backbone": "vit_tiny_patch16_224",
+        "epochs": 3,
+    }
+    around = surroundings(parameters, tmp_path / "work")
+    modes = {Path(place).name: volume["mode"] for place, volume in around["volumes"].items()}
+    assert modes == {"train": "ro", "near": "ro", "weights.bin": "ro", "work": "rw"}
+    assert all(place == volume["bind"] for place, volume in around["volumes"].items())
+    assert around["working_dir"] == str(tmp_path)
+    assert around["environment"]["AWS_ACCESS_KEY_ID"] == "key"
+    assert "PATH" not in around["environment"]
+
+
+def test_without_an_engine_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("docker")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(MofeError, match=r"no container engine answers at unix://.*DOCKER_HOST"):
+        require_engine()

@@ -297,7 +297,7 @@ def vectors(column: pa.ChunkedArray) -> np.ndarray:
 
 def fixed_size_lists(values_ND: np.ndarray, dtype: pa.DataType) -> pa.FixedSizeListArray:
     """The fixed-size-list column of an N × D numpy array."""
-    flat = pa.array(np.ascontiguousarray(values_ND).reshape(-1).astype(dtype.to_pandas_dtype()), dtype)
+    flat = pa.array(np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}"), dtype)
     return pa.FixedSizeListArray.from_arrays(flat, values_ND.shape[1])
 
 

@@ -71,7 +71,7 @@ def run(
             run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
         host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.
         namespace: kubeflow: yours, where there are several.
-        registry: kubeflow: where your images are.
+        registry: docker and kubeflow: where your images are.
     """
     from mofe.digests import shipped
 
@@ -89,7 +89,7 @@ def run(
 
     from mofe.local_runner import run_pipeline
 
-    result = run_pipeline(file, parameters, work, runner, name=params.stem)
+    result = run_pipeline(file, parameters, work, runner, name=params.stem, registry=registry or None)
     show = _show_result if pipeline == "mofe" else _show_tables
     show(result.outputs, work, time.monotonic() - started)
 

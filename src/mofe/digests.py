@@ -74,16 +74,27 @@ def source_files(module: str) -> list[Path]:
 
 
 def dockerfile_target(dockerfile: str, target: str) -> str:
-    """The part of a Dockerfile that builds ``target``: its own section and those it builds upon."""
-    sections: dict[str, tuple[str, str]] = {}
+    """The part of a Dockerfile that builds ``target``: its section, those it builds upon, those it copies from."""
+    sections: dict[str, tuple[list[str], str]] = {}
     for section in re.split(r"(?m)^(?=FROM )", dockerfile)[1:]:
-        head = section.split("\n", 1)[0].split()  # FROM base AS name
-        sections[head[3]] = (head[1], section.rstrip())
-    parts = []
-    while target in sections:
-        target, section = sections[target]
-        parts.append(section)
-    return "\n".join(reversed(parts))
+        _, parent, _, name = section.split("\n", 1)[0].split()  # FROM parent AS name
+        sections[name] = ([parent, *re.findall(r"--from=(\S+)", section)], section.rstrip())
+    needed: set[str] = set()
+    pending = [target]
+    while pending:
+        name = pending.pop()
+        if name in sections and name not in needed:
+            needed.add(name)
+            pending += sections[name][0]
+    return "\n".join(text for name, (_, text) in sections.items() if name in needed)
+
+
+def images_of(stamped: str) -> dict[str, set[str]]:
+    """The images that a stamped pipeline names: target of the Dockerfile → full names with tags."""
+    images: dict[str, set[str]] = {}
+    for image, target in re.findall(r"(?m)^\s+image: (\S+/mofe-([a-z]+):\S+)\s*$", stamped):
+        images.setdefault(target, set()).add(image)
+    return images
 
 
 @cache

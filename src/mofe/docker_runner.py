@@ -1,11 +1,39 @@
-"""The cure for kfp's local Docker runner, which reports a failed stage as a success.
+"""Stages in containers on this machine: what they see of it, and the cure for a flaw of kfp's local Docker runner.
 
-kfp 2.17 starts containers with ``auto_remove=True`` and takes one that is gone for one that succeeded. Here a container
-is created, started, followed, waited for and only then removed, so its exit status is never lost.
+kfp 2.17 starts containers with ``auto_remove=True`` and takes one that is gone for one that succeeded, so a failed
+stage is reported as a success. Here a container is created, started, followed, waited for and only then removed, so its
+exit status is never lost.
 """
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+
+from mofe.errors import MofeError
+
+PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|OMP)_")
+"""Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
+
+
+def require_engine() -> None:
+    """Refuse to start where no container engine answers.
+
+    Raises:
+        MofeError: says what was tried.
+    """
+    from docker.client import DockerClient
+    from docker.errors import DockerException
+
+    try:
+        DockerClient.from_env().ping()
+    except DockerException as error:
+        where = os.environ.get("DOCKER_HOST", "/var/run/docker.sock")
+        raise MofeError(
+            f"no container engine answers at {where}: start Docker, or podman's service and set DOCKER_HOST; or use "
+            "--runner subprocess"
+        ) from error
 
 
 def run_container(
@@ -37,3 +65,29 @@ def run_container(
         return int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True)
+
+
+def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Options of ``containers.create`` that let a stage work here as it does in a process of its own.
+
+    The work folder, to write to; each local path among the pipeline's parameters, to read; this machine's network;
+    the user who started the run, to whom the files then belong; memory that loader processes share.
+    """
+    volumes = {str(path): {"bind": str(path), "mode": "ro"} for path in _local_paths(parameters)}
+    volumes[str(work)] = {"bind": str(work), "mode": "rw"}
+    return {
+        "volumes": volumes,
+        "environment": {name: value for name, value in os.environ.items() if PASSED_ON.match(name)},
+        "network_mode": "host",
+        "shm_size": "2g",
+        "user": f"{os.getuid()}:{os.getgid()}",
+        "working_dir": str(Path.cwd()),  # what relative paths are relative to
+    }
+
+
+def _local_paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, str) and value and Path(value).exists():
+        yield Path(value).resolve()
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _local_paths(item)

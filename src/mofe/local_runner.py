@@ -24,6 +24,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 from mofe.digests import stamp
+from mofe.docker_runner import require_engine, run_container, surroundings
 from mofe.errors import MofeError
 
 Runner = Literal["subprocess", "docker"]
@@ -51,7 +52,12 @@ class RunResult:
 
 
 def run_pipeline(
-    pipeline: Path, parameters: dict[str, Any], work: Path, runner: Runner = "subprocess", name: str = ""
+    pipeline: Path,
+    parameters: dict[str, Any],
+    work: Path,
+    runner: Runner = "subprocess",
+    name: str = "",
+    registry: str | None = None,
 ) -> RunResult:
     """Run a compiled pipeline.
 
@@ -61,10 +67,13 @@ def run_pipeline(
         work: folder for everything: cached results, logs, the tracking store. Runs in one folder share their cache.
         runner: each stage in a process of this Python, or in its container.
         name: of the run in MLflow.
+        registry: where the images are; None takes the YAML's.
 
     Raises:
         MofeError: a stage failed (which, why, and where its log is), or another run is using the folder.
     """
+    if runner == "docker":
+        require_engine()
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -76,12 +85,11 @@ def run_pipeline(
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
+        "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
     }
-    if runner == "subprocess":
-        environment["MOFE_TRACKING_FOLDER"] = str(logs / "tracking")
     console = _Console(logs)
     stamped = logs / "pipeline.yaml"
-    stamped.write_text(_without_retries(stamp(pipeline.read_text())))
+    stamped.write_text(_without_retries(stamp(pipeline.read_text(), registry)))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
@@ -99,10 +107,8 @@ def _run(
 ) -> dict[str, Path]:
     from kfp import components, local
 
-    where = (
-        local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner(network_mode="host")
-    )
-    with redirect_stdout(chatter), _hooked(console):
+    where = local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner()
+    with redirect_stdout(chatter), _hooked(console, parameters, work):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
         loaded = components.load_component_from_file(str(pipeline))
         try:
@@ -150,7 +156,7 @@ def _only_run_in(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(console: "_Console") -> Iterator[None]:
+def _hooked(console: "_Console", parameters: dict[str, Any], work: Path) -> Iterator[None]:
     from kfp.local import cache, subprocess_task_handler
     from kfp.local.orchestrator import enhanced_dag_orchestrator
 
@@ -179,12 +185,10 @@ def _hooked(console: "_Console") -> Iterator[None]:
         return console.execute(full_command, lambda out: _run_process(full_command, env_vars or {}, out))
 
     def in_container(client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
-        from mofe.docker_runner import run_container
-
-        options.pop("auto_remove", None)
-        tracked = {k: v for k, v in os.environ.items() if k in ("KFP_RUN_ID", "MOFE_RUN_NAME", "MLFLOW_TRACKING_URI")}
-        options["environment"] = {**tracked, **(options.get("environment") or {})}
-        return console.execute(command, lambda out: run_container(client, image, command, volumes, out, **options))
+        around = surroundings(parameters, work)
+        around["volumes"] |= volumes
+        around["environment"] |= options.get("environment") or {}
+        return console.execute(command, lambda out: run_container(client, image, command, on_output=out, **around))
 
     held: dict[str, ReportingCache] = {}
 

@@ -35,11 +35,8 @@ def test_the_same_features_give_the_same_bytes(tmp_path: Path) -> None:
     features = write_features(tmp_path / "features")
     for name in ("a", "b"):
         partition(features, str(tmp_path / name), num_experts=2)
-    for file in ("partition.json", "partition.svg"):
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    written = [(tmp_path / name / "partition.json").read_bytes() for name in ("a", "b")]
+    assert written[0] == written[1]
     found = Partition.read(str(tmp_path / "a"))
     assert found.names == ("golden retriever", "tabby", "teapot", "truck")
     assert found.synsets[0] == "golden_retriever.n.01"
-    svg = (tmp_path / "a" / "partition.svg").read_text()
-    assert all(name in svg for name in found.names)
-    assert all(seed.synset.split(".")[0].replace("_", " ") in svg for seed in found.seeds)

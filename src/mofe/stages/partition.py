@@ -3,7 +3,6 @@
 from mofe import storage, tracking
 from mofe.artifacts import Features
 from mofe.partitioning.clusters import partition_classes
-from mofe.report.partition_plot import partition_plot
 
 
 def partition(
@@ -11,7 +10,7 @@ def partition(
 ) -> None:
     """Divide the classes among experts: K-Means over their prototypes, seeded from WordNet.
 
-    Writes partition.json, and partition.svg: the classes by expert, with the WordNet synset each grew from.
+    Writes partition.json: the expert of each class, and the WordNet synset that each expert grew from.
 
     Args:
         features: features written by extract (path or URI).
@@ -27,9 +26,8 @@ def partition(
             known.prototypes_CD, known.info.synsets, num_experts, strategy, classes=known.info.classes, seed=seed
         )
         with storage.staged(partition) as folder:
-            storage.write_bytes(folder / "partition.svg", partition_plot(result).encode())
             result.write(folder)
-        run.file(storage.resolve(partition) / "partition.svg")
+        run.file(storage.resolve(partition) / "partition.json")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})
         for expert in range(num_experts):
             grown = f" from {result.seeds[expert].synset}" if result.seeds else ""
