@@ -51,7 +51,8 @@ def main() -> None:
         if missing:
             build(engine, target, sorted({plain, *missing}))
             for name in missing if push else ():
-                subprocess.run([engine, "push", name], check=True)
+                if subprocess.run([engine, "push", name]).returncode:
+                    sys.exit(f"{engine} could not push {name}: see above")
         size = output(engine, "image", "inspect", "--format", "{{.Size}}", plain)
         megabytes = f"{int(size) / 1e6:,.0f} MB" if size else "in the registry"
         print(f"{target:10} {megabytes:>16}   {'built' if missing else 'there already'}: {' '.join(names)}", flush=True)
@@ -66,7 +67,9 @@ def build(engine: str, target: str, names: list[str]) -> None:
     command += ["--label", f"org.opencontainers.image.revision={revision}"]
     command += ["--label", f"org.opencontainers.image.version={__version__}"]
     command += [argument for name in names for argument in ("--tag", name)]
-    subprocess.run([*command, *shlex.split(os.environ.get("BUILD_ARGS", "")), "."], cwd=ROOT, check=True)
+    done = subprocess.run([*command, *shlex.split(os.environ.get("BUILD_ARGS", "")), "."], cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{engine} could not build the target {target}: see above")
 
 
 def is_there(engine: str, name: str, in_registry: bool) -> bool:
