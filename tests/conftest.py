@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from helpers import TINY, striped
+from helpers import TINY, make_partition, striped
 from timm.models.vision_transformer import VisionTransformer
 
 from mofe import storage
 from mofe.artifacts import ImageSet, write_image_shards
+from mofe.stages.extract import extract
+from mofe.stages.finetune import finetune
+from mofe.stages.index import index
 
 torch.set_num_threads(1)  # models this small only wait for their threads
 
@@ -52,3 +57,36 @@ def make_images(tmp_path: Path) -> Callable[..., str]:
         return uri
 
     return make
+
+
+@pytest.fixture
+def trained(make_images: Callable[..., str], tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Extracts, partitions by hand, fine-tunes; ``trained(epochs=2)``, ``trained("again")``. Paths of all artifacts."""
+    images = make_images(per_class=20)
+    options = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random", "num_workers": 0}
+    extract(images, str(tmp_path / "features"), **options)  # type: ignore[arg-type]
+
+    def train(name: str = "run", clusters: Sequence[int] = (0, 1, 0, 1), **parameters: Any) -> SimpleNamespace:
+        with storage.staged(str(tmp_path / "partition")) as folder:
+            make_partition(clusters).write(folder)
+        paths = SimpleNamespace(
+            images=images, features=str(tmp_path / "features"), partition=str(tmp_path / "partition"),
+            model=str(tmp_path / name / "model"), history=str(tmp_path / name / "history"),
+            detector=str(tmp_path / name / "detector"),
+        )  # fmt: skip
+        small = {
+            "epochs": 2, "probe_epochs": 20, "probe_learning_rate": 0.01, "batch_size": 16, "micro_batch_size": 16,
+            "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "num_workers": 0,
+        }  # fmt: skip
+        finetune(paths.images, paths.features, paths.partition, paths.model, paths.history, **{**small, **parameters})  # type: ignore[arg-type]
+        return paths
+
+    return train
+
+
+@pytest.fixture
+def detector(trained: Callable[..., SimpleNamespace]) -> SimpleNamespace:
+    """Paths of a small trained detector and what it was made from."""
+    paths = trained(epochs=6)
+    index(paths.images, paths.model, paths.detector, knn_k=3, num_workers=0, precision="fp32")
+    return paths

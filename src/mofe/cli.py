@@ -1,4 +1,4 @@
-"""The command line: mofe run, compile, register, stage, data.
+"""The command line: mofe run, compile, register, detect, stage, data.
 
 Start-up counts, so each command imports what it needs when it is called.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -28,6 +28,8 @@ SUMMARY = """An image classifier that knows what it does not know.
                                         the paper's tables, or your own configurations, compared over seeds
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
   mofe register --host …                make it known to Kubeflow, for its UI
+  mofe detect --detector runs/params/detector IMAGES…
+                                        what new images show, and whether they are like anything taught
   mofe stage extract --help             one stage by hand
 
 'mofe COMMAND --help' says more."""
@@ -213,6 +215,71 @@ def register(host: str = "", namespace: str = "", registry: str = "") -> None:
     hand_over([shipped(f"{name}.yaml") for name in names], host=host, namespace=namespace, registry=registry)
 
 
+def detect(
+    images: tyro.conf.Positional[tuple[str, ...]],
+    detector: str,
+    threshold: str = "tpr=0.95",
+    unknown: tuple[str, ...] = (),
+    score: str = "knn",
+    neighbours: int = 0,
+    format: Literal["table", "csv", "jsonl", "parquet"] = "table",
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "",
+    batch_size: int = 32,
+) -> None:
+    """Ask a trained detector about images: what each shows, and whether it is like anything that was taught.
+
+    A file that is no readable image is reported and skipped. Exit status: 0 if every image is known, 3 if some are
+    unknown, 4 if some files could not be read, 1 after any other error.
+
+    Example: mofe detect --detector runs/digits/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
+
+    Args:
+        images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs.
+        detector: its folder, as index writes it; 'mofe run' leaves a link to it in the work folder.
+        threshold: tpr=0.95 (keep at least this share of known images), fpr=0.05 (let through at most this share of
+            the images given with --unknown), or the least score of a known image.
+        unknown: images known to be unknown, to measure fpr on.
+        score: which score decides: knn, msp, max_logit or energy.
+        neighbours: how many of the nearest known images to name.
+        format: table for people; csv, jsonl or parquet for programs, one row an image.
+        output: file to write (path or URI); the terminal if left out.
+        batch_size: images at once.
+    """
+    from mofe import storage, verdicts
+    from mofe.detect import detect as verdicts_on
+    from mofe.detector import load_detector
+    from mofe.progress import progress
+
+    if format == "parquet" and not output:
+        raise MofeError("--format parquet needs a file: --output FILE")
+    if not images:
+        raise MofeError("name the images: files, folders, globs, archives or URIs")
+    counts = {"known": 0, "unknown": 0, "unreadable": 0}
+
+    def readable() -> Iterator[verdicts.Verdict]:
+        found = verdicts_on(
+            load_detector(detector), images, threshold=threshold, unknown=unknown, score=score, neighbours=neighbours,
+            batch_size=batch_size,
+        )  # fmt: skip
+        with progress(label="detect") as bar:
+            for verdict in found:
+                bar.update()
+                if isinstance(verdict, verdicts.Verdict):
+                    counts["known" if verdict.known else "unknown"] += 1
+                    yield verdict
+                else:
+                    counts["unreadable"] += 1
+                    bar.write(f"{verdict.image}: {verdict.reason}", file=sys.stderr)
+
+    if output:
+        with storage.writing(storage.resolve(output)) as stream:
+            verdicts.write(readable(), stream, format)
+    else:
+        verdicts.write(readable(), sys.stdout.buffer, format)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()), file=sys.stderr)
+    sys.exit(4 if counts["unreadable"] else 3 if counts["unknown"] else 0)
+
+
 def data_digits(to: str) -> None:
     """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
 
@@ -281,7 +348,7 @@ def main() -> None:
             tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
         else:
             tyro.extras.subcommand_cli_from_dict(
-                {"run": run, "compile": compile, "register": register}, prog="mofe", args=arguments
+                {"run": run, "compile": compile, "register": register, "detect": detect}, prog="mofe", args=arguments
             )
     except MofeError as error:
         if os.environ.get("MOFE_DEBUG"):

@@ -1,30 +1,38 @@
-"""The trained detector: a model, one index of known images per expert, and thresholds.
+"""The trained detector: a model, one index of known images per expert, and what calibrates its decisions.
 
-In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is) and, written
-last, ``detector.json``.
+In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is),
+``calibration.parquet`` (scores of the validation images) and, written last, ``detector.json``.
 """
 
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from itertools import islice
+from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from upath import UPath
 
 from mofe import storage
 from mofe.artifacts import DetectorInfo, ModelConfig
-from mofe.data.images import to_rgb
+from mofe.data.images import decode, to_rgb
 from mofe.data.loader import evaluation_transform
+from mofe.detection.calibration import conformal_p_values
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE, MoFEOutput
 
 SCORES = ("knn", "msp", "max_logit", "energy")
 """What a detector computes of every image; ``knn`` is the method's own."""
+
+CALIBRATION = "calibration.parquet"
+BANK = "bank.parquet"
 
 
 @dataclass(frozen=True)
@@ -35,26 +43,32 @@ class Scores:
     """Index into ``Detector.classes``."""
     expert_B: np.ndarray
     values: dict[str, np.ndarray]
-    """Per name of :data:`SCORES`, float32 (B,)."""
+    """Per name of :data:`SCORES`, float32 (B,). ``msp`` is the probability that the expert gives to the class."""
+    distance_Bn: np.ndarray
+    """Euclidean distances to the nearest known images of the expert, nearest first; inf past the end of its bank."""
+    nearest_Bn: np.ndarray
+    """Those images as rows of ``Detector.bank``; −1 past its end."""
 
 
-def scores_of(output: MoFEOutput, knn: ExpertKNN) -> Scores:
+def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores:
     """Class, expert and every score of a batch that the model has seen; float32 tensors on the CPU."""
     logits_BC, others_B = output.logits[:, :-1], output.logits[:, -1]
-    experts_B = output.expert_B.numpy()
+    embeddings_BD, experts_B = output.embedding_BD.numpy(), output.expert_B.numpy()
     values = {
-        "knn": knn.score(output.embedding_BD.numpy(), experts_B),
+        "knn": knn.score(embeddings_BD, experts_B),
         "msp": msp(logits_BC, others_B).numpy(),
         "max_logit": max_logit(logits_BC).numpy(),
         "energy": energy(logits_BC).numpy(),
     }
-    return Scores(logits_BC.argmax(dim=1).numpy(), experts_B, values)
+    nearest = knn.neighbours(embeddings_BD, experts_B, neighbours)
+    return Scores(logits_BC.argmax(dim=1).numpy(), experts_B, values, *nearest)
 
 
 @dataclass(frozen=True)
 class Detector:
     """Names the class of an image, and scores how much the image is like what was taught; see :func:`load_detector`."""
 
+    folder: UPath
     model: MoFE
     config: ModelConfig
     knn: ExpertKNN
@@ -71,7 +85,7 @@ class Detector:
         model, config = load_model(folder / "model")
         with storage.local_copy(folder / "indexes") as indexes:
             knn = ExpertKNN.load(indexes)
-        return cls(model, config, knn, info)
+        return cls(folder, model.to(device()), config, knn, info)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,15 +102,77 @@ class Detector:
         """Per score, the largest value that keeps at least 95 % of the validation images."""
         return self.info.thresholds
 
+    @cached_property
+    def bank(self) -> pa.Table:
+        """The known images that neighbours are looked for among: ``id``, ``label``, ``expert``."""
+        return storage.open_parquet(self.folder / BANK).read()
+
+    @cached_property
+    def calibration(self) -> pa.Table:
+        """The scores of the validation images, a column a score."""
+        return storage.open_parquet(self.folder / CALIBRATION).read()
+
+    def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
+        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.calibration."""
+        return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
+
     @torch.inference_mode()
-    def score(self, images: Sequence[Image.Image]) -> Scores:
-        """Class, expert and scores of images of any size and mode; one batch."""
-        place = device()
+    def score(self, images: Any, *, neighbours: int = 0, batch_size: int = 64) -> Scores:
+        """Class, expert and scores of images of any size and mode.
+
+        Args:
+            images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
+                image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
+            neighbours: how many of the nearest known images to name.
+            batch_size: images at once.
+
+        Raises:
+            MofeError: there are none, or one is no image; the message says which and why.
+        """
+        one = isinstance(images, str | bytes | os.PathLike | Image.Image | UPath) or getattr(images, "ndim", 0) in (
+            2,
+            3,
+        )
+        pending = enumerate([images] if one else images)
         transform = evaluation_transform(self.config.backbone.preprocessing)
-        batch = torch.stack([transform(to_rgb(image)) for image in images]).to(place)
-        with autocast("auto"):
-            output = self.model.to(place)(batch)
-        return scores_of(MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output)), self.knn)
+        parts = []
+        while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
+            with autocast("auto"):
+                output = self.model(torch.stack(batch).to(device()))
+            output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+            parts.append(scores_of(output, self.knn, neighbours))
+        if not parts:
+            raise MofeError("there are no images to score")
+        return _joined(parts)
+
+
+def _as_rgb(image: Any, position: int) -> Image.Image:
+    """An image in any of the forms that :meth:`Detector.score` takes, in RGB."""
+    try:
+        if isinstance(image, Image.Image):
+            return to_rgb(image)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8:
+                raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
+            return to_rgb(Image.fromarray(image))
+        if isinstance(image, bytes):
+            return decode(image)
+        if isinstance(image, str | os.PathLike | UPath):
+            return decode(storage.read_bytes(storage.resolve(image), "image"))
+        raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, path or URI")
+    except (ValueError, TypeError) as error:
+        name = image if isinstance(image, str | os.PathLike | UPath) else f"image {position}"
+        raise MofeError(f"{name} cannot be scored: {error}") from error
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    return Scores(
+        np.concatenate([part.predicted_B for part in parts]),
+        np.concatenate([part.expert_B for part in parts]),
+        {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values},
+        np.concatenate([part.distance_Bn for part in parts]),
+        np.concatenate([part.nearest_Bn for part in parts]),
+    )
 
 
 def load_detector(uri: str) -> Detector:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 from upath import UPath
@@ -79,6 +79,24 @@ def local_copy(uri: Location) -> Iterator[Path]:
         except OSError as error:
             raise MofeError(f"cannot copy {uri}: {error}") from error
         yield Path(folder)
+
+
+@contextmanager
+def writing(path: UPath) -> Iterator[IO[bytes]]:
+    """A file to write from front to back, which is at ``path`` once the block ends without an error, and not before."""
+    if not is_local(path):
+        with path.open("wb") as file:
+            yield file
+        return
+    target = Path(path.path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        with partial.open("wb") as local:
+            yield local
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: UPath, content: bytes) -> None:

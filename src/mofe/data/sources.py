@@ -1,6 +1,6 @@
-"""Labelled images at any URI: class folders, Hugging Face style Parquet, or a CSV manifest.
+"""Labelled images at any URI: class folders, tar archives, Hugging Face style Parquet, or a CSV manifest.
 
-What lies at the URI decides which of the three it is. Nothing is read before it is asked for, and no more than asked
+What lies at the URI decides which of the four it is. Nothing is read before it is asked for, and no more than asked
 for, so a source of any size costs constant memory (a folder or manifest, its list of names).
 """
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 from upath import UPath
 
 from mofe import storage
+from mofe.data.archives import ARCHIVES, LARGEST, Member, members
 from mofe.errors import MofeError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -66,8 +67,9 @@ def open_source(uri: str, synsets: str = "") -> Source:
     """The images at ``uri``.
 
     Args:
-        uri: a folder of class folders (or of images, which then have no labels); a Parquet file, a glob of them or a
-            folder that holds some; or a CSV file with columns ``path`` and, for labelled images, ``label``.
+        uri: a folder of class folders (or of images, which then have no labels); a Parquet file or a tar archive
+            (of class folders, or WebDataset's), a glob of them or a folder that holds some; or a CSV file with columns
+            ``path`` and, for labelled images, ``label``.
         synsets: a CSV with columns ``class`` and ``synset``; if left out, ``synsets.csv`` beside the data, if any.
 
     Raises:
@@ -76,18 +78,25 @@ def open_source(uri: str, synsets: str = "") -> Source:
     path = storage.resolve(uri)
     try:
         if "*" in uri:
-            files = sorted(path.fs.glob(path.path))
-            source = _parquet([_at(path, name) for name in files if name.endswith(".parquet")], uri)
-            beside = path.parent
+            found = [at(path, name) for name in sorted(path.fs.glob(path.path))]
+            archives = [file for file in found if file.name.endswith(ARCHIVES)]
+            tables = [file for file in found if file.suffix == ".parquet"]
+            source, beside = (_archives(archives, uri) if archives else _parquet(tables, uri)), path.parent
+        elif path.name.endswith(ARCHIVES):
+            source, beside = _archives([path] if path.is_file() else [], uri), path.parent
         elif path.suffix == ".parquet":
             source, beside = _parquet([path] if path.is_file() else [], uri), path.parent
         elif path.suffix == ".csv":
             source, beside = _manifest(path), path.parent
         elif path.is_dir():
-            found = sorted(path.glob("*.parquet"), key=str)
-            source, beside = (_parquet(found, uri) if found else _folders(path)), path
+            tables = sorted(path.glob("*.parquet"), key=str)
+            archives = sorted((file for file in path.iterdir() if file.name.endswith(ARCHIVES)), key=str)
+            kinds = _parquet(tables, uri) if tables else _archives(archives, uri) if archives else _folders(path)
+            source, beside = kinds, path
         else:
-            raise MofeError(f"there is nothing at {uri}: expected a folder, a .parquet file or a .csv manifest")
+            raise MofeError(
+                f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest"
+            )
     except OSError as error:
         raise MofeError(f"cannot read {uri}: {error}") from error
     _check_names(source.classes, uri)
@@ -97,7 +106,7 @@ def open_source(uri: str, synsets: str = "") -> Source:
     return source
 
 
-def _at(like: UPath, path: str) -> UPath:
+def at(like: UPath, path: str) -> UPath:
     """The path object of a file system's own ``path``, on the same file system as ``like``."""
     return (
         storage.resolve(path)
@@ -158,6 +167,35 @@ def _folders(root: UPath) -> Source:
             yield LabelledImage(name, label, partial(root.fs.cat_file, base + name))
 
     return Source(classes, _own_synsets(classes), len(order), images)
+
+
+# ------------------------------------------------------------------------------------------------------------- tar
+
+
+def _archives(files: Sequence[UPath], uri: str) -> Source:
+    found = [member for file in files for member in members(file, SUFFIXES, with_content=False)]
+    if not found:
+        raise MofeError(f"there are no images in {uri} (looked for {' '.join(SUFFIXES)} in tar archives)")
+    labelled = [member for member in found if member.class_name]
+    if labelled and len(labelled) < len(found):
+        bare = next(member.name for member in found if not member.class_name)
+        raise MofeError(f"{uri}: {bare} has no class (no folder, no .cls beside it), though other images have one")
+    names = {member.class_name for member in labelled}
+    classes = tuple(sorted(names, key=int) if names and all(name.isdecimal() for name in names) else sorted(names))
+    index = {name: c for c, name in enumerate(classes)}
+
+    def images() -> Iterator[LabelledImage]:
+        for file in files:
+            for member in members(file, SUFFIXES):
+                yield LabelledImage(member.name, index.get(member.class_name, -1), partial(_content, member))
+
+    return Source(classes, _own_synsets(classes), len(found), images)
+
+
+def _content(member: Member) -> bytes:
+    if member.content is None:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MB")
+    return member.content
 
 
 # --------------------------------------------------------------------------------------------------------- Parquet

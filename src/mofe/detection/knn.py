@@ -57,7 +57,7 @@ class ExpertKNN:
         row_Bn = np.full((len(normalised_BD), n), -1, np.int64)
         for bank, index in enumerate(self.indexes):
             mine = np.flatnonzero(bank_B == bank)
-            if mine.size:
+            if mine.size and n:
                 take = min(n, index.ntotal)
                 squared, found = index.search(normalised_BD[mine], take)
                 distance_Bn[mine, :take] = np.sqrt(np.maximum(squared, 0))

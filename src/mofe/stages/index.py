@@ -14,7 +14,7 @@ from mofe.artifacts import Bank, DetectorInfo, ImageShards
 from mofe.detection.embedding import EmbeddedBatch, embed_shards
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.metrics import threshold_at_tpr
-from mofe.detector import SCORES, scores_of
+from mofe.detector import BANK, CALIBRATION, SCORES, scores_of
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model, save_model
 from mofe.training.split import validation_mask
@@ -34,7 +34,7 @@ def index(
     """Build the detector: embed the training images, index them by expert, set thresholds.
 
     Each image is seen through the expert of its class. The validation images stay out of the bank: they are routed
-    and scored like new ones, and give the thresholds that keep 95 % of known images.
+    and scored like new ones; their scores calibrate p-values and give the thresholds that keep 95 % of known images.
 
     Args:
         images: training images written by prepare (path or URI).
@@ -84,7 +84,8 @@ def index(
 
         held = np.flatnonzero(is_validation_N)
         scored = [scores_of(output, knn).values for _, _, output in embed(held, "thresholds")]
-        thresholds = {name: threshold_at_tpr(np.concatenate([values[name] for values in scored])) for name in SCORES}
+        calibration = {name: np.concatenate([values[name] for values in scored]) for name in SCORES}
+        thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
         with storage.staged(detector) as folder:
@@ -93,8 +94,9 @@ def index(
                 knn.save(local)
                 for written in sorted(Path(local).iterdir()):
                     storage.write_bytes(folder / "indexes" / written.name, written.read_bytes())
-            with (folder / "bank.parquet").open("wb") as file:
-                pq.write_table(pa.table(rows), file)
+            for name, columns in ((BANK, rows), (CALIBRATION, calibration)):
+                with (folder / name).open("wb") as file:
+                    pq.write_table(pa.table(columns), file)
             DetectorInfo(
                 knn_k=k,
                 bank=bank,

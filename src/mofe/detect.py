@@ -1,0 +1,102 @@
+"""Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from mofe.data.images import decode
+from mofe.data.listing import list_images
+from mofe.data.sources import LabelledImage
+from mofe.detection.calibration import chosen_threshold
+from mofe.detector import Detector
+from mofe.errors import MofeError
+from mofe.verdicts import Neighbour, Unreadable, Verdict
+
+THREADS = 4
+
+
+def detect(
+    detector: Detector,
+    places: Iterable[str],
+    *,
+    threshold: str = "tpr=0.95",
+    unknown: Iterable[str] = (),
+    score: str = "knn",
+    neighbours: int = 0,
+    batch_size: int = 32,
+) -> Iterator[Verdict | Unreadable]:
+    """A verdict on every image, in order.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        places: files, folders, globs, tar archives, Parquet files; local paths or URIs.
+        threshold: see :func:`mofe.detection.calibration.chosen_threshold`.
+        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+        score: which of the detector's scores decides.
+        neighbours: how many of the nearest known images to name.
+        batch_size: images at once.
+
+    Raises:
+        MofeError: a place holds nothing, or the threshold or score does not exist.
+    """
+    if score not in detector.thresholds:
+        raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
+    validation_n = detector.calibration[score].to_numpy()
+    unknown_m = None
+    if unknown := tuple(unknown):
+        strangers = (image for _, image, _ in _read_ahead(list_images(unknown)) if image)
+        unknown_m = detector.score(strangers, batch_size=batch_size).values[score]
+    limit = chosen_threshold(threshold, validation_n, unknown_m)
+    pending = _read_ahead(list_images(places))
+    while batch := list(islice(pending, batch_size)):
+        readable = [image for _, image, _ in batch if image]
+        verdicts = iter(_verdicts(detector, readable, score, limit, neighbours) if readable else [])
+        for name, image, reason in batch:
+            yield Verdict(name, **next(verdicts)) if image else Unreadable(name, reason)
+
+
+def _verdicts(
+    detector: Detector, images: list[Image.Image], score: str, limit: float, neighbours: int
+) -> Iterator[dict[str, Any]]:
+    """All but the names of the images."""
+    scores = detector.score(images, neighbours=neighbours, batch_size=len(images))
+    p_values = detector.p_values(scores, score)
+    for i in range(len(images)):
+        near = zip(scores.nearest_Bn[i].tolist(), scores.distance_Bn[i].tolist(), strict=True)
+        yield {
+            "known": float(scores.values[score][i]) >= limit,  # in float64: the limit lies between two of float32
+            "class_name": detector.classes[scores.predicted_B[i]],
+            "expert": int(scores.expert_B[i]),
+            "probability": float(scores.values["msp"][i]),
+            "score": float(scores.values[score][i]),
+            "p_value": float(p_values[i]),
+            "neighbours": tuple(_neighbour(detector, row, distance) for row, distance in near if row >= 0),
+        }
+
+
+def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
+    label = detector.bank["label"][row].as_py()
+    return Neighbour(detector.bank["id"][row].as_py(), detector.classes[label], distance)
+
+
+def _read_ahead(images: Iterable[LabelledImage]) -> Iterator[tuple[str, Image.Image | None, str]]:
+    """Each image's name and its pixels, or None and the reason why it has none; read and decoded a little ahead."""
+
+    def read(image: LabelledImage) -> tuple[str, Image.Image | None, str]:
+        try:
+            return image.path, decode(image.read()), ""
+        except (OSError, ValueError) as error:
+            return image.path, None, str(error) or type(error).__name__
+
+    waiting: deque[Future[tuple[str, Image.Image | None, str]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for image in images:
+            waiting.append(pool.submit(read, image))
+            if len(waiting) > 2 * THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,60 @@
+"""From a score to a decision: conformal p-values and thresholds, from images that the model was not trained on.
+
+Let s₁ … s_n be the scores of the validation images and s that of a new image, higher = more in-distribution. The
+conformal p-value p = (1 + #{i: s_i ≤ s}) / (n + 1) says how unusual the image is among known ones. If the new image is
+exchangeable with the validation images (drawn as they were), then P(p ≤ α) ≤ α for every α: whoever rejects at p ≤ α
+rejects at most a share α of known images (Vovk et al., 2005; for OOD detection Bates et al., 2023). Nothing is promised
+of unknown images, and the promise is one over the draw of the validation images too.
+"""
+
+import re
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mofe.detection.metrics import threshold_at_tpr
+from mofe.errors import MofeError
+
+
+def conformal_p_values(scores_B: ArrayLike, validation_n: ArrayLike) -> np.ndarray:
+    """p-values (B,) in [1 / (n + 1), 1] of new images; float64.
+
+    Args:
+        scores_B: of the new images.
+        validation_n: of known images that neither trained the model nor are in its bank; finite, not empty.
+    """
+    ordered_n = np.sort(np.asarray(validation_n, np.float64))
+    below_B = np.searchsorted(ordered_n, np.asarray(scores_B, np.float64), side="right")
+    return (1 + below_B) / (1 + len(ordered_n))
+
+
+def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:
+    """The threshold λ that a wish means; an image is taken for known if its score S ≥ λ.
+
+    Args:
+        wish: ``tpr=0.95`` (the largest λ that keeps at least this share of the validation images), ``fpr=0.05`` (the
+            smallest λ that lets through at most this share of ``unknown_m``), or λ itself as a number.
+        validation_n: scores of known images.
+        unknown_m: scores of images known to be unknown; only ``fpr`` needs them.
+
+    Raises:
+        MofeError: the wish is none of the three, or ``fpr`` without images to measure it on.
+    """
+    found = re.fullmatch(r"(tpr|fpr)=(.+)|(.+)", wish.strip())
+    try:
+        kind, value = (found.group(1), float(found.group(2) or found.group(3))) if found else (None, np.nan)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise MofeError(f"threshold {wish!r} is none of tpr=SHARE, fpr=SHARE or a number")
+    if kind is None:
+        return value
+    if kind == "tpr":
+        return threshold_at_tpr(validation_n, value)
+    if not 0 <= value < 1:
+        raise MofeError(f"fpr = {value} must lie in [0, 1)")
+    if unknown_m is None:
+        raise MofeError(f"threshold {wish} needs images that are known to be unknown, to measure the share on")
+    ordered_m = np.sort(np.asarray(unknown_m, np.float64))
+    let_through = int(np.floor(round(value * len(ordered_m), 9)))
+    return float(np.nextafter(ordered_m[len(ordered_m) - let_through - 1], np.inf))

@@ -1,0 +1,114 @@
+"""What a detector says of an image, and its written forms: lines for people, CSV, JSON lines, Parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Format = Literal["table", "csv", "jsonl", "parquet"]
+ROWS_PER_GROUP = 10_000
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A known image near to the one in question."""
+
+    image: str
+    class_name: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one image."""
+
+    image: str
+    known: bool
+    """Whether the score reaches the threshold."""
+    class_name: str
+    """Of the known classes the likeliest, whether or not the image is of any."""
+    expert: int
+    probability: float
+    """That the expert gives to the class."""
+    score: float
+    p_value: float
+    """Share of known images that look at least as unusual."""
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that is no usable image."""
+
+    image: str
+    reason: str
+
+
+SCHEMA = pa.schema(
+    {
+        "image": pa.string(),
+        "known": pa.bool_(),
+        "class": pa.string(),
+        "expert": pa.int32(),
+        "probability": pa.float32(),
+        "score": pa.float32(),
+        "p_value": pa.float32(),
+        "neighbours": pa.list_(pa.struct({"image": pa.string(), "class": pa.string(), "distance": pa.float32()})),
+    }
+)
+"""Columns of every form, in this order; CSV writes neighbours as ``image (class)`` separated by semicolons."""
+
+
+def row_of(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as a row of :data:`SCHEMA`."""
+    near = [{"image": n.image, "class": n.class_name, "distance": n.distance} for n in verdict.neighbours]
+    return {
+        "image": verdict.image,
+        "known": verdict.known,
+        "class": verdict.class_name,
+        "expert": verdict.expert,
+        "probability": verdict.probability,
+        "score": verdict.score,
+        "p_value": verdict.p_value,
+        "neighbours": near,
+    }
+
+
+def write(verdicts: Iterable[Verdict], stream: IO[bytes], form: Format) -> None:
+    """Write verdicts as they come; the stream stays open."""
+    pending = iter(verdicts)
+    if form == "parquet":
+        with pq.ParquetWriter(stream, SCHEMA) as table:
+            while rows := [row_of(verdict) for verdict in islice(pending, ROWS_PER_GROUP)]:
+                table.write_table(pa.Table.from_pylist(rows, SCHEMA))
+        return
+    # names of files may be no text at all
+    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="", line_buffering=True)
+    if form == "jsonl":
+        for verdict in pending:
+            text.write(json.dumps(row_of(verdict), ensure_ascii=False, allow_nan=False) + "\n")
+    elif form == "csv":
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(SCHEMA.names)
+        for verdict in pending:
+            near = "; ".join(f"{n.image} ({n.class_name})" for n in verdict.neighbours)
+            lines.writerow({**row_of(verdict), "neighbours": near}.values())
+    else:
+        text.write(f"{'':7}  {'p':>5}  {'score':>9}  {'class':20}  {'prob.':>6}  image\n")
+        for verdict in pending:
+            text.write(_lines(verdict))
+    text.detach()
+
+
+def _lines(verdict: Verdict) -> str:
+    head = (
+        f"{'known' if verdict.known else 'UNKNOWN':7}  {verdict.p_value:5.3f}  {verdict.score:9.3f}  "
+        f"{verdict.class_name:20}  {verdict.probability:6.1%}  {verdict.image}\n"
+    )
+    return head + "".join(f"{'':27}{n.class_name:20}  {n.distance:6.3f}  {n.image}\n" for n in verdict.neighbours)

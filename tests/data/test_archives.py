@@ -1,0 +1,83 @@
+"""Images in tar archives: class folders, WebDataset, and archives that are not whole or lead elsewhere."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import striped
+
+from mofe.artifacts import ImageShards
+from mofe.data.listing import list_images
+from mofe.data.sources import open_source
+from mofe.errors import MofeError
+from mofe.stages.prepare import prepare
+
+PNG = striped(0, np.random.default_rng(0))
+
+
+def archive(path: Path, files: dict[str, bytes], mode: str = "w") -> str:
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz")])
+def test_class_folders(tmp_path: Path, name: str, mode: str) -> None:
+    files = {"./tabby/1.png": PNG, "./tabby/2.PNG": PNG, "./teapot/deep/1.png": PNG, "./README": b"text"}
+    source = open_source(archive(tmp_path / name, files, mode))
+    assert source.classes == ("tabby", "teapot")
+    assert source.total == 3
+    assert [(i.label, i.read()) for i in source.images()] == [(0, PNG), (0, PNG), (1, PNG)]
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    """Shards by a glob; the class comes before or after its image, as a number or a name."""
+    archive(
+        tmp_path / "00.tar", {"s/1.png": PNG, "s/1.cls": b"10\n", "s/1.json": b"{}", "s/2.cls": b"9", "s/2.png": PNG}
+    )
+    archive(tmp_path / "01.tar", {"s/3.left.png": PNG, "s/3.cls": b"10"})
+    for uri in (f"{tmp_path}/*.tar", str(tmp_path)):
+        source = open_source(uri)
+        assert source.classes == ("9", "10")
+        assert [image.label for image in source.images()] == [1, 0, 1]
+
+
+def test_prepare_reads_them(tmp_path: Path) -> None:
+    files = {f"{c}/{i}.png": striped(c, np.random.default_rng(i)) for i in range(4) for c in range(2)}
+    prepare(archive(tmp_path / "a.tar", files), str(tmp_path / "images"), name="train", role="train")
+    shards = ImageShards(str(tmp_path / "images"))
+    assert shards.labels_N.tolist() == [0, 1] * 4
+    assert shards.image(3)[:2] == (files["1/1.png"], "1/1.png")
+
+
+def test_archives_without_labels(tmp_path: Path) -> None:
+    uri = archive(tmp_path / "a.tar", {"1.png": PNG, "2.png": PNG})
+    assert [image.path for image in list_images([uri])] == ["1.png", "2.png"]
+    assert open_source(uri).classes == ()
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        link = tarfile.TarInfo("c/out.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    with pytest.raises(MofeError, match="there are no images in"):
+        open_source(f"{tmp_path}/a.tar")
+
+
+def test_an_archive_that_is_not_whole(tmp_path: Path) -> None:
+    whole = Path(archive(tmp_path / "a.tar", {f"c/{i}.png": PNG for i in range(4)})).read_bytes()
+    for content in (whole[:700], b"no archive at all" * 100):
+        (tmp_path / "b.tar").write_bytes(content)
+        with pytest.raises(MofeError, match=r"b\.tar is not a whole tar archive"):
+            list(list_images([f"{tmp_path}/b.tar"]))
+
+
+def test_some_images_without_a_class(tmp_path: Path) -> None:
+    with pytest.raises(MofeError, match=r"2\.png has no class"):
+        open_source(archive(tmp_path / "a.tar", {"c/1.png": PNG, "2.png": PNG}))

@@ -1,0 +1,161 @@
+"""The trained detector asked about images: in memory, from anywhere, and by the command line."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from helpers import striped
+from PIL import Image
+
+from mofe import load_detector
+from mofe.artifacts import ImageShards
+from mofe.detect import detect
+from mofe.detector import Detector
+from mofe.errors import MofeError
+from mofe.verdicts import SCHEMA, Unreadable, Verdict
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def judge(detector: SimpleNamespace) -> Detector:
+    return load_detector(detector.detector)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight images of the four known classes, and one that is none."""
+    place = tmp_path / "new"
+    place.mkdir()
+    for i in range(8):
+        (place / f"{i}.png").write_bytes(striped(i % 4, RNG))
+    (place / "8.png").write_bytes(b"no image")
+    return place
+
+
+def test_every_form_of_an_image_scores_the_same(judge: Detector, folder: Path) -> None:
+    files = [folder / f"{i}.png" for i in range(8)]
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    forms: list[Any] = [
+        pictures, files, [str(file) for file in files], [file.as_uri() for file in files],
+        [file.read_bytes() for file in files], np.stack([np.asarray(p) for p in pictures]), iter(pictures),
+    ]  # fmt: skip
+    expected = judge.score(forms[0])
+    for images in forms[1:]:
+        found = judge.score(images, batch_size=3)
+        np.testing.assert_array_equal(found.predicted_B, expected.predicted_B)
+        for name, values_B in expected.values.items():
+            np.testing.assert_allclose(found.values[name], values_B, rtol=2e-2, atol=2e-2)  # bf16, other batches
+    for one in (pictures[0], files[0], str(files[0]), np.asarray(pictures[0])):
+        assert judge.score(one).predicted_B.tolist() == expected.predicted_B[:1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"", "image 0 cannot be scored: the file is empty"),
+        ("/no/such.png", "there is no image at /no/such.png"),
+        (np.zeros((4, 4, 3)), "float64 has no known range"),
+        ([3], "a int is none of"),
+        ([], "there are no images to score"),
+    ],
+)
+def test_what_is_no_image_is_refused(judge: Detector, image: Any, message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        judge.score(image)
+
+
+def test_the_nearest_known_images(judge: Detector, detector: SimpleNamespace) -> None:
+    """An image of the bank is its own nearest neighbour, if it is routed to the expert of its class."""
+    shards = ImageShards(detector.images)
+    position = next(i for i in range(len(shards)) if shards.image(i)[1] == judge.bank["id"][0].as_py())
+    content, path, label = shards.image(position)
+    scores = judge.score([content], neighbours=3)
+    assert scores.nearest_Bn.shape == scores.distance_Bn.shape == (1, 3)
+    assert (np.diff(scores.distance_Bn[0]) >= 0).all()
+    if scores.expert_B[0] == judge.experts[label]:
+        assert judge.bank["id"][int(scores.nearest_Bn[0, 0])].as_py() == path
+    assert judge.score([content]).nearest_Bn.shape == (1, 0)
+
+
+def test_p_values_are_those_of_the_validation_images(judge: Detector, folder: Path) -> None:
+    scores = judge.score([folder / "0.png"])
+    validation = judge.calibration["knn"].to_numpy()
+    assert len(validation) == judge.info.num_validation
+    assert judge.p_values(scores)[0] == (1 + (validation <= scores.values["knn"][0]).sum()) / (1 + len(validation))
+
+
+def test_a_verdict_an_image_in_order(judge: Detector, folder: Path) -> None:
+    found = list(detect(judge, [str(folder)], neighbours=2, batch_size=4))
+    assert [Path(verdict.image).name for verdict in found] == [f"{i}.png" for i in range(9)]
+    *good, bad = found
+    assert bad == Unreadable(str(folder / "8.png"), "it is not an image that can be read")
+    scores = judge.score([folder / f"{i}.png" for i in range(8)])
+    for verdict, predicted in zip(good, scores.predicted_B, strict=True):
+        assert isinstance(verdict, Verdict)
+        assert verdict.class_name == judge.classes[predicted]
+        assert verdict.known == (verdict.score >= judge.thresholds["knn"])
+        assert len(verdict.neighbours) == 2
+        assert verdict.neighbours[0].class_name in judge.classes
+
+
+def test_thresholds(judge: Detector, folder: Path) -> None:
+    def known(**options: Any) -> list[bool]:
+        return [v.known for v in detect(judge, [str(folder)], **options) if isinstance(v, Verdict)]
+
+    assert all(known(threshold="-10"))
+    assert not any(known(threshold="10"))
+    assert not any(known(threshold="fpr=0", unknown=[str(folder)]))
+    assert sum(known(threshold="fpr=0.5", unknown=[str(folder)])) == 4
+    assert all(known(threshold="0", score="msp"))
+    with pytest.raises(MofeError, match="has no score 'odin'; it has knn, msp"):
+        next(detect(judge, [str(folder)], score="odin"))
+
+
+def command(*arguments: str) -> SimpleNamespace:
+    done = subprocess.run([sys.executable, "-m", "mofe", "detect", *arguments], capture_output=True)
+    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr.decode())
+
+
+def test_the_command(detector: SimpleNamespace, folder: Path, tmp_path: Path) -> None:
+    """Every format holds the same rows; the exit status tells scripts what was found."""
+    ask = ["--detector", detector.detector, str(folder), "--neighbours", "1"]
+    lines = command(*ask, "--format", "jsonl", "--threshold", "-10")
+    rows = [json.loads(line) for line in lines.out.splitlines()]
+    assert lines.code == 4
+    assert [list(row) for row in rows] == [SCHEMA.names] * 8
+    assert "8 known, 0 unknown, 1 unreadable" in lines.err
+    assert "8.png: it is not an image that can be read" in lines.err
+
+    (folder / "8.png").unlink()
+    table = command(*ask, "--format", "csv", "--threshold", "10")
+    cells = list(csv.DictReader(io.StringIO(table.out.decode())))
+    assert table.code == 3
+    assert [row["class"] for row in cells] == [row["class"] for row in rows]
+    assert {row["known"] for row in cells} == {"False"}
+
+    target = tmp_path / "out.parquet"
+    written = command(*ask, "--format", "parquet", "--output", str(target), "--threshold", "-10")
+    assert written.code == 0, written.err
+    stored = pq.read_table(target)
+    assert stored.schema.equals(SCHEMA)
+    assert stored["image"].to_pylist() == [row["image"] for row in rows]
+
+    people = command(*ask)
+    assert people.out.decode().count("\n") == 1 + 2 * 8
+
+
+def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder: Path, tmp_path: Path) -> None:
+    missing = command("--detector", str(tmp_path / "none"), str(folder), "--output", str(tmp_path / "x.csv"))
+    assert missing.code == 1
+    assert "there is no detector at" in missing.err
+    assert not (tmp_path / "x.csv").exists()
+    assert "--format parquet needs a file" in command("--detector", detector.detector, "x", "--format", "parquet").err
