@@ -1,6 +1,8 @@
 """Fixtures that many tests need."""
 
-from collections.abc import Callable, Sequence
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import timm
 import torch
 from helpers import TINY, make_partition, striped
+from servers import Server, mlflow, swift
 from timm.models.vision_transformer import VisionTransformer
 
 from mofe import storage
@@ -90,3 +93,74 @@ def detector(trained: Callable[..., SimpleNamespace]) -> SimpleNamespace:
     paths = trained(epochs=6)
     index(paths.images, paths.model, paths.detector, knn_k=3, num_workers=0, precision="fp32")
     return paths
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server | None]:
+    """A server to talk to and to kill; None where AWS_ENDPOINT_URL names another."""
+    if "AWS_ENDPOINT_URL" in os.environ:
+        yield None
+        return
+    server = swift(tmp_path_factory.mktemp("swift"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mortal(s3_server: Server | None) -> Server:
+    """The server, where it may be killed."""
+    if s3_server is None:
+        pytest.skip("the server that AWS_ENDPOINT_URL names is not the tests' to kill")
+    return s3_server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: Server | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of an empty bucket; the environment says how to reach it."""
+    s3fs = pytest.importorskip("s3fs")
+    for name, value in (s3_server.environment if s3_server else {}).items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    store = s3fs.S3FileSystem()
+    name = f"mofe-test-{uuid.uuid4().hex[:12]}"
+    store.mkdir(name)
+    yield f"s3://{name}"
+    store.invalidate_cache()
+    store.rm(name, recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="session")
+def mlflow_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """MLflow, with its artifacts in S3 where that can be had."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    artifacts, s3 = str(folder / "artifacts"), {}
+    try:
+        server = request.getfixturevalue("s3_server")
+        s3 = server.environment if server else {}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in s3.items():
+                patch.setenv(name, value)
+            store = pytest.importorskip("s3fs").S3FileSystem(skip_instance_cache=True)
+            artifacts = f"s3://mofe-test-{uuid.uuid4().hex[:12]}"
+            store.mkdir(artifacts)
+    except pytest.skip.Exception:
+        pass
+    server = mlflow(folder, artifacts, s3)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mlflow_server(mlflow_process: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A running MLflow, which stages find and which has heard of none of them; it may be killed."""
+    for name, value in mlflow_process.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", uuid.uuid4().hex)
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(tmp_path / "journals"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    yield mlflow_process
+    if not mlflow_process.processes:
+        mlflow_process.start()

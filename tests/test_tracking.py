@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from mlflow import MlflowClient
 
@@ -59,6 +60,7 @@ def test_events_left_in_a_folder_are_carried_by_one_process(
     events = tmp_path / "events"
     events.mkdir()
     monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(events))
+    monkeypatch.setenv("MOFE_TRACKING_CARRIED", "1")
     code = "import sys; from mofe import tracking; exec(sys.argv[1]); print('mlflow' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, stage("extract", tmp_path)[2]], capture_output=True, text=True, check=True
@@ -72,6 +74,7 @@ def test_events_left_in_a_folder_are_carried_by_one_process(
     runs = client.search_runs([client.get_experiment_by_name("mofe").experiment_id])
     status = {run.info.run_name: run.info.status for run in runs}
     assert status == {"run-1": "FAILED", "extract a": "FINISHED", "finetune": "FAILED"}
+    assert len(list(events.glob("*.jsonl.sent"))) == 2
 
 
 def test_without_an_address_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +88,18 @@ def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", "memory://journals")
     with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
         run.metrics({"loss": 1.0})
         reached = True
     assert reached
-    warnings = [r.getMessage() for r in caplog.records if "tracking in MLflow" in r.getMessage()]
-    assert len(warnings) == 1
-    assert "127.0.0.1:9" in warnings[0]
-    assert "canary" not in warnings[0]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert warnings[0].startswith("tracking in MLflow at http://127.0.0.1:9 failed: ")
+    assert warnings[1] == "3 events are kept for MLflow: mofe report --sync memory://journals"
+    assert "canary" not in str(warnings)
+    (journal,) = fsspec.filesystem("memory").find("/journals")
+    assert "canary" not in fsspec.filesystem("memory").cat_file(journal).decode()
 
 
 def test_a_run_that_the_platform_made_is_joined_and_left_open(

@@ -9,10 +9,11 @@ Axes in names: N images, C classes, D features of the backbone, E experts, K = C
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,10 @@ from upath import UPath
 
 from mofe import storage
 from mofe.errors import MofeError
+
+T = TypeVar("T")
+THREADS = 16
+"""That read small pieces of many files at once."""
 
 Role = Literal["train", "test", "ood"]
 """What an image set is for: training, ID test, or OOD test."""
@@ -115,7 +120,7 @@ class ImageShardWriter:
         self.counts = [0] * len(classes)
         self.num_images = 0
         self._rows: list[tuple[bytes, str, int]] = []
-        self._file: Any = None
+        self.opened = ExitStack()
         self._parquet: pq.ParquetWriter | None = None
         self._groups = 0
         self._shards = 0
@@ -132,9 +137,10 @@ class ImageShardWriter:
     def _flush(self) -> None:
         if self._rows:
             if self._parquet is None:
-                self._file = (self.folder / f"images-{self._shards:05d}.parquet").open("wb")
+                file = self.opened.enter_context(storage.writing(self.folder / f"images-{self._shards:05d}.parquet"))
                 # encoded images do not shrink, and a dictionary of distinct values is a cost without a gain
-                self._parquet = pq.ParquetWriter(self._file, self.schema, compression="none", use_dictionary=False)
+                writer = pq.ParquetWriter(file, self.schema, compression="none", use_dictionary=False)
+                self._parquet = self.opened.enter_context(writer)
                 self._shards += 1
             images = [{"bytes": content, "path": path} for content, path, _ in self._rows]
             labels = [label for _, _, label in self._rows]
@@ -148,11 +154,9 @@ class ImageShardWriter:
         """Finish the shard in progress."""
         if self._rows:
             self._flush()
-        if self._parquet is not None:
-            self._parquet.close()
-            self._file.close()
-            self._parquet = None
-            self._groups = 0
+        self.opened.close()
+        self._parquet = None
+        self._groups = 0
 
 
 @contextmanager
@@ -161,8 +165,9 @@ def write_image_shards(
 ) -> Iterator[ImageShardWriter]:
     """A writer of image shards into ``folder``; the caller writes the :class:`ImageSet` manifest afterwards."""
     writer = ImageShardWriter(folder, classes, rows_per_group, groups_per_shard)
-    yield writer
-    writer.close()
+    with writer.opened:  # after an error the shard in progress is given up
+        yield writer
+        writer.close()
 
 
 class ImageShards:
@@ -182,7 +187,12 @@ class ImageShards:
     @cached_property
     def files(self) -> list[UPath]:
         """The shards, in order."""
-        return sorted(self.uri.glob("images-*.parquet"), key=str)
+        return storage.children(self.uri, "images-*.parquet")
+
+    @cached_property
+    def footers(self) -> list[pq.FileMetaData]:
+        """The footer of each shard, read once."""
+        return self._of_every_file(lambda parquet: parquet.metadata)
 
     @cached_property
     def row_groups(self) -> list[tuple[int, int, int]]:
@@ -192,8 +202,7 @@ class ImageShards:
             MofeError: the shards together do not hold the images that the manifest promises.
         """
         groups = []
-        for number, path in enumerate(self.files):
-            metadata = storage.open_parquet(path).metadata
+        for number, metadata in enumerate(self.footers):
             groups += [(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
         found = sum(rows for _, _, rows in groups)
         if found != self.info.num_images:
@@ -222,19 +231,29 @@ class ImageShards:
     def read_row_group(self, index: int) -> pa.Table:
         """The table (columns ``image``, ``label``) of row group ``index`` of the whole set."""
         number, group, _ = self.row_groups[index]
-        with storage.open_parquet(self.files[number]) as parquet:
+        with storage.open_parquet(self.files[number], self.footers[number]) as parquet:
             return parquet.read_row_group(group)
+
+    def _of_every_file(self, read: Callable[[pq.ParquetFile], T]) -> list[T]:
+        """What ``read`` makes of each shard, in order; many at once, since a store takes its time for each answer."""
+
+        def one(path: UPath) -> T:
+            with storage.open_parquet(path) as parquet:
+                return read(parquet)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(one, self.files))
 
     @cached_property
     def labels_N(self) -> np.ndarray:
         """The label of every image in order, int64."""
-        columns = [storage.open_parquet(path).read(columns=["label"])["label"].to_numpy() for path in self.files]
+        columns = self._of_every_file(lambda parquet: parquet.read(columns=["label"])["label"].to_numpy())
         return np.concatenate(columns) if columns else np.empty(0, np.int64)
 
     @cached_property
     def paths(self) -> pa.ChunkedArray:
         """The path of every image in order: what later tables call ``id``."""
-        columns = [storage.open_parquet(path).read(columns=["image.path"])["image"] for path in self.files]
+        columns = self._of_every_file(lambda parquet: parquet.read(columns=["image.path"])["image"])
         chunks = [chunk.field("path") for column in columns for chunk in column.chunks]
         return pa.chunked_array(chunks, pa.string())
 
@@ -313,13 +332,13 @@ class Features:
     @cached_property
     def prototypes_CD(self) -> np.ndarray:
         """Mean trunk embedding of each class, float32."""
-        table = storage.open_parquet(self.uri / self.PROTOTYPES).read()
+        table = storage.read_parquet(self.uri / self.PROTOTYPES)
         return vectors(table["prototype"])
 
     @cached_property
     def table(self) -> pa.Table:
         """Columns ``id, label, trunk, embedding`` of every image; float16 as stored."""
-        return storage.open_parquet(self.uri / self.TABLE).read()
+        return storage.read_parquet(self.uri / self.TABLE)
 
 
 # ------------------------------------------------------------------------------------------------------- partition
@@ -482,7 +501,7 @@ class ScoreTable:
     @cached_property
     def table(self) -> pa.Table:
         """One row an image, of :func:`score_schema`."""
-        table = storage.open_parquet(self.uri / "scores.parquet").read()
+        table = storage.read_parquet(self.uri / "scores.parquet")
         if table.num_rows != self.info.num_images:
             raise MofeError(f"{self.uri}: scores.json promises {self.info.num_images} rows, found {table.num_rows}")
         return table
@@ -490,12 +509,12 @@ class ScoreTable:
     @cached_property
     def gallery(self) -> pa.Table:
         """Thumbnails of :data:`GALLERY_SCHEMA`."""
-        return storage.open_parquet(self.uri / "gallery.parquet").read()
+        return storage.read_parquet(self.uri / "gallery.parquet")
 
     @cached_property
     def embeddings(self) -> pa.Table:
         """A sample of :func:`embedding_schema`."""
-        return storage.open_parquet(self.uri / "embeddings.parquet").read()
+        return storage.read_parquet(self.uri / "embeddings.parquet")
 
 
 # --------------------------------------------------------------------------------------------------------- metrics

@@ -1,4 +1,4 @@
-"""The command line: mofe run, compile, register, detect, stage, data.
+"""The command line: mofe run, report, compile, register, detect, stage, data.
 
 Start-up counts, so each command imports what it needs when it is called.
 """
@@ -26,6 +26,7 @@ SUMMARY = """An image classifier that knows what it does not know.
   mofe run -f params.yaml               run the pipeline on this machine, cached
   mofe run -f params.yaml --pipeline tables
                                         the paper's tables, or your own configurations, compared over seeds
+  mofe report runs/params               its results again; --sync sends MLflow what it missed
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
   mofe register --host …                make it known to Kubeflow, for its UI
   mofe detect --detector runs/params/detector IMAGES…
@@ -215,6 +216,40 @@ def register(host: str = "", namespace: str = "", registry: str = "") -> None:
     hand_over([shipped(f"{name}.yaml") for name in names], host=host, namespace=namespace, registry=registry)
 
 
+def report(folder: tyro.conf.Positional[str], sync: bool = False) -> None:
+    """Show the results of a run again, or send MLflow what it has not got.
+
+    Args:
+        folder: of the run (--work), path or URI; with --sync also any folder with journals, for example that of
+            MOFE_TRACKING_FOLDER.
+        sync: send the events that tracking kept while MLflow at MLFLOW_TRACKING_URI could not be reached. What has been
+            sent is not sent again.
+    """
+    from mofe import storage
+
+    place = storage.resolve(folder)
+    if sync:
+        database = place / "mlflow.db"
+        if "MLFLOW_TRACKING_URI" not in os.environ and storage.is_local(place) and database.exists():
+            os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database.path}"
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            raise MofeError(f"where should {folder} be sent? Set MLFLOW_TRACKING_URI to the address of MLflow")
+        from mofe.tracking_store import send_journals
+
+        journals, events = send_journals(place)
+        print(f"sent {events} events of {journals} stages to MLflow")
+    elif storage.kind(place / "tables.json"):
+        from mofe.report.comparison import ComparedTable, format_tables
+
+        tables = json.loads(storage.read_bytes(place / "tables.json", "comparison"))
+        print(format_tables([ComparedTable.from_dict(table) for table in tables]))
+    else:
+        from mofe.artifacts import Metrics
+        from mofe.report.text import format_table
+
+        print(format_table(Metrics.read(place)))
+
+
 def detect(
     images: tyro.conf.Positional[tuple[str, ...]],
     detector: str,
@@ -348,7 +383,9 @@ def main() -> None:
             tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
         else:
             tyro.extras.subcommand_cli_from_dict(
-                {"run": run, "compile": compile, "register": register, "detect": detect}, prog="mofe", args=arguments
+                {"run": run, "report": report, "compile": compile, "register": register, "detect": detect},
+                prog="mofe",
+                args=arguments,
             )
     except MofeError as error:
         if os.environ.get("MOFE_DEBUG"):

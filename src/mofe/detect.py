@@ -11,7 +11,7 @@ from PIL import Image
 from mofe.data.images import decode
 from mofe.data.listing import list_images
 from mofe.data.sources import LabelledImage
-from mofe.detection.calibration import chosen_threshold
+from mofe.detection.threshold import chosen_threshold
 from mofe.detector import Detector
 from mofe.errors import MofeError
 from mofe.verdicts import Neighbour, Unreadable, Verdict
@@ -34,7 +34,7 @@ def detect(
     Args:
         detector: see :func:`mofe.load_detector`.
         places: files, folders, globs, tar archives, Parquet files; local paths or URIs.
-        threshold: see :func:`mofe.detection.calibration.chosen_threshold`.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
         score: which of the detector's scores decides.
         neighbours: how many of the nearest known images to name.

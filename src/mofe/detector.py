@@ -20,7 +20,7 @@ from mofe import storage
 from mofe.artifacts import DetectorInfo, ModelConfig
 from mofe.data.images import decode, to_rgb
 from mofe.data.loader import evaluation_transform
-from mofe.detection.calibration import conformal_p_values
+from mofe.detection.conformal import conformal_p_values
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, max_logit, msp
 from mofe.errors import MofeError
@@ -105,15 +105,15 @@ class Detector:
     @cached_property
     def bank(self) -> pa.Table:
         """The known images that neighbours are looked for among: ``id``, ``label``, ``expert``."""
-        return storage.open_parquet(self.folder / BANK).read()
+        return storage.read_parquet(self.folder / BANK)
 
     @cached_property
     def calibration(self) -> pa.Table:
         """The scores of the validation images, a column a score."""
-        return storage.open_parquet(self.folder / CALIBRATION).read()
+        return storage.read_parquet(self.folder / CALIBRATION)
 
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
-        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.calibration."""
+        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal."""
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
 
     @torch.inference_mode()

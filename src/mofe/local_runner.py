@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def run_pipeline(
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
+        "MOFE_TRACKING_CARRIED": "1",
     }
     console = _Console(logs)
     stamped = logs / "pipeline.yaml"
@@ -137,12 +139,16 @@ def _tracked(logs: Path, console: "_Console") -> Iterator[None]:
     finally:
         (events / "end").touch()
         try:
-            failed = sender and sender[0].wait(timeout=60) != 0
+            failed = sender and sender[0].wait(timeout=300) != 0
         except subprocess.TimeoutExpired:
             sender[0].kill()
             failed = True
         if failed:
-            print(f"tracking in MLflow failed; the run is not affected (see {logs / 'tracking.log'})", file=sys.stderr)
+            print(
+                f"tracking in MLflow failed (see {logs / 'tracking.log'}); the run is not affected, and what was to be "
+                f"logged is kept: mofe report --sync {shlex.quote(str(events))}",
+                file=sys.stderr,
+            )
 
 
 @contextmanager

@@ -1,20 +1,27 @@
-"""Reading and writing at any URI: a local path, ``s3://``, ``gs://``, ``hf://`` or whatever fsspec knows.
+"""Reading and writing at any URI: a local path, ``s3://``, ``gs://``, ``az://``, ``hf://`` or whatever fsspec knows.
 
 Nothing half-written is ever visible. A local artifact is written beside its place and renamed onto it; in an object
 store every object is whole or absent, and an artifact's manifest, which its reader asks for first, is written last.
+
+A store that does not answer is asked again, with growing pauses, by the library that speaks to it; how often is settled
+here for S3 (:data:`ATTEMPTS`). What goes wrong in the end is a :class:`MofeError` that names the URI (:func:`access`).
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import pyarrow.parquet as pq
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
 
 from mofe.errors import MofeError
@@ -22,14 +29,34 @@ from mofe.errors import MofeError
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
 
+ATTEMPTS = 9
+"""Of each S3 request, unless ``AWS_MAX_ATTEMPTS`` says otherwise: enough for a server that is being restarted."""
+LONGEST_PAUSE = 20
+"""Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
+
+_NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError"}
+"""Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
+
 
 def resolve(uri: Location) -> UPath:
     """The path object of a local path (made absolute) or fsspec URI."""
     try:
-        path = UPath(uri)
+        path = UPath(uri, **_s3_options()) if str(uri).startswith(("s3://", "s3a://")) else UPath(uri)
+        return path.absolute() if is_local(path) else path
     except (ValueError, ImportError) as error:
         raise MofeError(f"cannot open {uri}: {error}") from error
-    return path.absolute() if is_local(path) else path
+
+
+def _attempts() -> int:
+    return int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS))
+
+
+def _s3_options() -> dict[str, Any]:
+    """What botocore does not take from the environment by itself."""
+    options: dict[str, Any] = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _attempts()}}}
+    if "AWS_DEFAULT_REGION" not in os.environ and (region := os.environ.get("AWS_REGION")):
+        options["client_kwargs"] = {"region_name": region}  # what Amazon's other libraries read
+    return options
 
 
 def is_local(path: UPath) -> bool:
@@ -38,15 +65,108 @@ def is_local(path: UPath) -> bool:
 
 
 @contextmanager
+def access(uri: Location, what: str = "file") -> Iterator[None]:
+    """What goes wrong with a file or store inside the block becomes a MofeError that names ``what`` and ``uri``."""
+    try:
+        yield
+    except _store_errors() as error:
+        words = _own_words(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise MofeError(f"there is no {what} at {uri}" + (f": {words}" if words else "")) from error
+        remote = "://" in str(uri) and not str(uri).startswith("file:")
+        if remote and isinstance(error, PermissionError):
+            raise MofeError(
+                f"the store refuses access to the {what} at {uri}: {words}; check the credentials in the environment "
+                "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3)"
+            ) from error
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if str(uri).startswith("s3") and (names & _NO_ANSWER or getattr(error, "errno", 0) == errno.EBUSY):
+            pauses = sum(min(2**i, LONGEST_PAUSE) for i in range(_attempts() - 1))
+            words += f"; gave up after {_attempts()} attempts, with pauses of up to {pauses} s in all"
+        raise MofeError(f"cannot access the {what} at {uri}: {words}") from error
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What the libraries behind fsspec raise beside OSError: of those that have been imported."""
+    known = {
+        "botocore.exceptions": "BotoCoreError",
+        "aiohttp": "ClientError",
+        "google.auth.exceptions": "GoogleAuthError",
+        "gcsfs.retry": "HttpError",
+        "azure.core.exceptions": "AzureError",
+        "huggingface_hub.errors": "HfHubHTTPError",
+        "httpx": "HTTPError",
+    }
+    return (OSError, *(getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules))
+
+
+def _own_words(error: Exception) -> str:
+    """What a store says of an error in one line; nothing where it only repeats the path."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        text = "" if error.strerror else str(error)  # of the operating system's there is no more to say
+        return " ".join(text.split()) if " " in text and "bucket" in text.lower() else ""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _system(path: UPath) -> AbstractFileSystem:
+    """The file system of ``path``; a new one in a forked process, since asynchronous ones do not survive that."""
+    fs = path.fs
+    if getattr(fs, "_pid", os.getpid()) != os.getpid():
+        return type(fs)(*fs.storage_args, **fs.storage_options)
+    return fs
+
+
+def kind(path: UPath) -> str:
+    """``file``, ``directory``, or nothing where nothing is; a missing bucket is an error."""
+    with access(path):
+        try:
+            return str(_system(path).info(path.path)["type"])
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _own_words(error):
+                raise
+            return ""
+
+
+def glob(pattern: UPath) -> list[UPath]:
+    """The files and folders that match, sorted."""
+    with access(pattern, "data"):
+        found = sorted(_system(pattern).glob(pattern.path))
+    if is_local(pattern):
+        return [resolve(name) for name in found]
+    return [UPath(pattern.fs.unstrip_protocol(name), **pattern.storage_options) for name in found]
+
+
+def children(folder: UPath, pattern: str) -> list[UPath]:
+    """What lies in ``folder`` under a name that matches, sorted; nothing if there is no such folder."""
+    with access(folder, "folder"):
+        try:
+            names = _system(folder).ls(folder.path, detail=False)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _own_words(error):
+                raise
+            return []
+    return [folder / name for name in sorted(PurePosixPath(name).name for name in names) if fnmatch(name, pattern)]
+
+
+def names(folder: UPath) -> list[str]:
+    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder."""
+    base = folder.path.rstrip("/") + "/"
+    with access(folder, "folder"):
+        return sorted(name.removeprefix(base) for name in _system(folder).find(folder.path))
+
+
+@contextmanager
 def staged(uri: Location) -> Iterator[UPath]:
     """A folder to fill, which becomes ``uri`` when the block ends without an error.
 
     Locally the folder lies beside ``uri`` until it is whole, and an older artifact at ``uri`` is replaced in one
-    rename. In an object store it is ``uri`` itself: write the manifest last.
+    rename. In an object store it is ``uri`` itself, emptied first: write the manifest last.
     """
     final = resolve(uri)
     if not is_local(final):
-        yield final
+        with access(uri, "artifact"):
+            _empty(final)
+            yield final
         return
     target = Path(final.path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +186,18 @@ def staged(uri: Location) -> Iterator[UPath]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _empty(folder: UPath) -> None:
+    """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole."""
+    fs = _system(folder)
+    if "/" not in folder.path.strip("/"):
+        raise MofeError(f"{folder} is a whole bucket: name a folder in it")
+    names = fs.find(folder.path)
+    manifests = [name for name in names if name.endswith(".json")]
+    for old in (manifests, sorted(set(names) - set(manifests))):
+        if old:
+            fs.rm(old)
+
+
 @contextmanager
 def local_copy(uri: Location) -> Iterator[Path]:
     """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block."""
@@ -74,41 +206,49 @@ def local_copy(uri: Location) -> Iterator[Path]:
         yield Path(source.path)
         return
     with tempfile.TemporaryDirectory(prefix="mofe-") as folder:
-        try:
-            source.fs.get(source.path.rstrip("/") + "/", folder, recursive=True)
-        except OSError as error:
-            raise MofeError(f"cannot copy {uri}: {error}") from error
+        with access(uri, "folder"):
+            _system(source).get(source.path.rstrip("/") + "/", folder, recursive=True)
         yield Path(folder)
 
 
 @contextmanager
 def writing(path: UPath) -> Iterator[IO[bytes]]:
-    """A file to write from front to back, which is at ``path`` once the block ends without an error, and not before."""
-    if not is_local(path):
-        with path.open("wb") as file:
-            yield file
+    """A file to fill piece by piece, which is at ``path`` once the block ends without an error, and not before.
+
+    To an object store it goes out in parts of 50 MB: a large file is neither held in memory nor put on this disk.
+    """
+    if is_local(path):
+        target = Path(path.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+        try:
+            with partial.open("wb") as local:
+                yield local
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
         return
-    target = Path(path.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        with partial.open("wb") as local:
-            yield local
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with access(path):
+        file = _system(path).open(path.path, "wb")
+        try:
+            yield file
+            file.close()
+        except BaseException:
+            if isinstance(file, AbstractBufferedFile):
+                with suppress(Exception):
+                    file.discard()
+                file.closed = True  # else it would upload what it has when it is collected
+            raise
 
 
 def write_bytes(path: UPath, content: bytes) -> None:
     """Write one file so that a reader sees the old content or the new, never a part."""
-    if not is_local(path):
-        path.write_bytes(content)
+    if is_local(path):
+        with writing(path) as file:
+            file.write(content)
         return
-    target = Path(path.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(target)
+    with access(path):
+        _system(path).pipe_file(path.path, content)
 
 
 def write_json(path: UPath, content: Any) -> None:
@@ -118,37 +258,50 @@ def write_json(path: UPath, content: Any) -> None:
 
 def read_bytes(path: UPath, what: str) -> bytes:
     """The content of one file; a missing or unreadable one is an error that names ``what`` and the URI."""
-    try:
-        return bytes(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MofeError(f"there is no {what} at {path}") from error
-    except OSError as error:
-        raise MofeError(f"cannot read the {what} at {path}: {error}") from error
+    with access(path, what):
+        return bytes(_system(path).cat_file(path.path))
 
 
-def open_parquet(path: UPath) -> pq.ParquetFile:
-    """A Parquet file at any URI; memory-mapped where that is possible."""
-    try:
-        if is_local(path):
-            return pq.ParquetFile(path.path, memory_map=True)
-        return pq.ParquetFile(path.open("rb"))
-    except FileNotFoundError as error:
-        raise MofeError(f"there is no Parquet file at {path}") from error
-    except (OSError, ValueError) as error:
-        raise MofeError(f"{path} is not a readable Parquet file: {error}") from error
+@contextmanager
+def reading(path: UPath, what: str) -> Iterator[IO[bytes]]:
+    """A file to read from front to back, a few megabytes at a time."""
+    with access(path, what), _system(path).open(path.path, "rb") as file:
+        yield file
 
 
-def digest_of_listing(uri: str) -> str:
+@contextmanager
+def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """A Parquet file at any URI: memory-mapped if it is local, else read in the ranges that are asked for, no more.
+
+    Args:
+        path: the file.
+        metadata: its footer, if it has been read before.
+    """
+    local = is_local(path)
+    with access(path, "Parquet file"), ExitStack() as opened:
+        source = path.path if local else opened.enter_context(_system(path).open(path.path, "rb", cache_type="none"))
+        try:
+            parquet = pq.ParquetFile(source, metadata=metadata, memory_map=local, pre_buffer=not local)
+        except ValueError as error:
+            raise MofeError(f"{path} is not a readable Parquet file: {error}") from error
+        yield opened.enter_context(parquet)
+
+
+def read_parquet(path: UPath, columns: list[str] | None = None) -> Any:
+    """The ``pyarrow.Table`` of a Parquet file at any URI."""
+    with open_parquet(path) as parquet:
+        return parquet.read(columns=columns)
+
+
+def digest_of_listing(uri: Location) -> str:
     """A digest of what lies at ``uri``: every file's relative path, size and version (etag, checksum or mtime).
 
     Two listings agree exactly when no file was added, removed or rewritten; no file content is read.
     """
     root = resolve(uri)
-    fs, base = root.fs, root.path.rstrip("/")
-    try:
-        files = {base: fs.info(base)} if fs.isfile(base) else fs.find(base, detail=True)
-    except OSError as error:
-        raise MofeError(f"cannot list {uri}: {error}") from error
+    fs, base = _system(root), root.path.rstrip("/")
+    with access(uri, "data"):
+        files = {base: fs.info(base)} if kind(root) == "file" else fs.find(base, detail=True)
     if not files:
         raise MofeError(f"there are no files at {uri}")
     digest = hashlib.sha256()

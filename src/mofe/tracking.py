@@ -3,47 +3,65 @@
 Where it goes is decided by the environment: ``MLFLOW_TRACKING_URI`` (nothing is tracked without it) and, where a
 platform has made the run already, ``MLFLOW_RUN_ID``. The stages of one pipeline run find each other by ``KFP_RUN_ID``.
 
-A stage writes down events; :mod:`mofe.tracking_store` carries them to MLflow. It costs seconds to import MLflow, so the
-local runner gives the stages a folder, ``MOFE_TRACKING_FOLDER``, where they leave their events in files, and carries
-them all in one process of its own. Elsewhere a stage carries its own.
+A stage writes down events; :mod:`mofe.tracking_store` carries them to MLflow. What cannot be sent is kept in a journal,
+a file of JSON lines in the folder ``MOFE_TRACKING_FOLDER`` (any URI), and tried again, at the latest when the stage
+ends; what is left then, ``mofe report --sync`` sends. To send a journal twice changes nothing.
+
+It costs seconds to import MLflow, so the local runner sets ``MOFE_TRACKING_CARRIED``: its stages leave all their events
+in journals, and it carries them in one process of its own.
 """
 
 import json
 import logging
 import os
 import re
+import shlex
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from upath import UPath
 
 from mofe import storage
 
 log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
+EXPERIMENT = "mofe"
 MOST_CHARACTERS = 500
+PAUSE = 600.0
+"""Seconds for which a server that has failed is left alone."""
 USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 """User name and password in a URL, which are never written down."""
 
 
 class StageRun:
-    """Where a stage leaves its figures; every method is safe to call whatever the state of the server."""
+    """Where a stage leaves its figures; every method is safe to call whatever the state of the server.
 
-    def __init__(self, send: Callable[[Event], None] | None):
-        self._send = send
+    Args:
+        journal: where events that could not be sent are kept; None where nothing is tracked.
+        carried: another process sends them.
+    """
+
+    def __init__(self, journal: UPath | None, carried: bool = False):
+        self.journal = journal
+        self._events: list[Event] = []
+        self._sent = 0
+        self._take: Callable[[Event], None] | None = None
+        self._silent_until = float("inf") if carried else 0.0
+        self._kept = self._warned = False
 
     def event(self, kind: str, **content: Any) -> None:
-        """Hand on an event; the first failure ends the tracking of this stage with a warning."""
-        if self._send is None:
-            return
-        try:
-            self._send({"kind": kind, "time": int(time.time() * 1000), **content})
-        except Exception as error:  # no server, no library, no permission: all the same to the stage
-            self._send = None
-            warn(error)
+        """Hand on an event."""
+        if self.journal is not None:
+            self._events.append({"kind": kind, "time": int(time.time() * 1000), **content})
+            if time.monotonic() >= self._silent_until:
+                self._send()
+            if self._sent < len(self._events):
+                self._keep(self.journal)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log figures, all of one step."""
@@ -53,12 +71,66 @@ class StageRun:
         """Log a file as an artifact."""
         self.event("file", path=str(storage.resolve(uri)))
 
+    def detector(self, uri: storage.Location) -> None:
+        """Log the detector at ``uri`` as a model that MLflow can serve."""
+        self.event("detector", path=str(storage.resolve(uri)))
+
+    def end(self, status: str) -> None:
+        """The last event, and the last try to send what could not be sent before."""
+        if self._silent_until != float("inf"):
+            self._silent_until = 0.0
+        self.event("end", status=status)
+        if self.journal is None or not self._kept or self._silent_until == float("inf"):
+            return
+        if self._sent == len(self._events):
+            log.warning("tracking in MLflow works again: everything has been sent")
+            self.journal.unlink()
+        else:
+            self._keep_files(self.journal)
+            folder = shlex.quote(str(self.journal.parent))
+            log.warning("%d events are kept for MLflow: mofe report --sync %s", len(self._events), folder)
+
+    def _send(self) -> None:
+        try:
+            if self._take is None:
+                from mofe.tracking_store import Store
+
+                self._take = Store().stage()
+            for event in self._events[self._sent :]:
+                self._take(event)
+                self._sent += 1
+        except Exception as error:  # no server, no library, no permission: all the same to the stage
+            if not self._warned:
+                warn(error)
+            self._warned = True
+            self._silent_until = time.monotonic() + PAUSE
+
+    def _keep(self, journal: UPath) -> None:
+        try:
+            storage.write_bytes(journal, "".join(json.dumps(event) + "\n" for event in self._events).encode())
+            self._kept = True
+        except Exception as error:
+            log.warning("events for MLflow cannot be kept at %s: %s", journal, error)
+
+    def _keep_files(self, journal: UPath) -> None:
+        """The files to be logged, beside the journal: a pod's own disk is gone when its events are sent."""
+        for event in self._events[self._sent :]:
+            if event["kind"] == "file":
+                file = storage.resolve(event["path"])
+                copy = journal.parent / f"{journal.stem}-files" / file.name
+                try:
+                    storage.write_bytes(copy, storage.read_bytes(file, "file"))
+                    event["path"] = str(copy)
+                except Exception as error:
+                    log.warning("%s cannot be kept for MLflow: %s", file, error)
+        self._keep(journal)
+
 
 def warn(error: Exception) -> None:
-    """Say once, without secrets, that tracking has failed."""
+    """Say, without secrets, that tracking has failed."""
     where = USER_INFO.sub("", os.environ.get("MLFLOW_TRACKING_URI", ""))
     reason = USER_INFO.sub("", " ".join(str(error).split())[:200])
-    log.warning("tracking in MLflow at %s failed and stops here: %s: %s", where, type(error).__name__, reason)
+    log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)
 
 
 @contextmanager
@@ -70,33 +142,28 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
         parameters: what it was asked to do.
         label: tells executions of one stage apart, for example the data set.
     """
-    run = StageRun(_sender(stage, label))
+    name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
+    journal = _folder() / f"{name}.jsonl" if os.environ.get("MLFLOW_TRACKING_URI") else None
+    run = StageRun(journal, carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
     shown = {name: USER_INFO.sub("", str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
-    run.event("start", stage=stage, label=label, parameters=shown)
+    run.event(
+        "start",
+        stage=stage,
+        label=label,
+        parameters=shown,
+        id=name,
+        joined=os.environ.get("MLFLOW_RUN_ID", ""),
+        experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
+        pipeline_run=os.environ.get("KFP_RUN_ID", ""),
+        pipeline_run_name=os.environ.get("MOFE_RUN_NAME", ""),
+    )
     try:
         yield run
     except BaseException:
-        run.event("end", status="FAILED")
+        run.end("FAILED")
         raise
-    run.event("end", status="FINISHED")
+    run.end("FINISHED")
 
 
-def _sender(stage: str, label: str) -> Callable[[Event], None] | None:
-    """What carries this stage's events, or None where nothing is tracked."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        return None
-    if folder := os.environ.get("MOFE_TRACKING_FOLDER"):
-        file = Path(folder) / f"{time.time_ns()}-{stage}-{label or 'all'}-{uuid.uuid4().hex[:6]}.jsonl"
-        return lambda event: _append(file, event)
-    try:
-        from mofe.tracking_store import Store
-
-        return Store().stage()
-    except Exception as error:
-        warn(error)
-        return None
-
-
-def _append(file: Path, event: Event) -> None:
-    with file.open("a") as lines:
-        lines.write(json.dumps(event) + "\n")
+def _folder() -> UPath:
+    return storage.resolve(os.environ.get("MOFE_TRACKING_FOLDER") or f"{tempfile.gettempdir()}/mofe-tracking")

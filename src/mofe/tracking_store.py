@@ -3,7 +3,7 @@
     python -m mofe.tracking_store FOLDER
 
 follows the event files in a folder until a file named ``end`` appears there: it is the process that the local runner
-starts beside the stages. The events stay in the folder.
+starts beside the stages. The journals stay in the folder, marked as sent.
 """
 
 import fcntl
@@ -21,120 +21,178 @@ from typing import Any
 # a server that is down should cost seconds, not the minutes of MLflow's defaults; read when MLflow is imported
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+# a stage's log is for what the stage has to say
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import LoggedModelStatus, Metric, Param
+from upath import UPath
 
-from mofe import storage
-from mofe.tracking import Event, warn
+from mofe import __version__, storage
+from mofe.errors import MofeError
+from mofe.tracking import PAUSE, USER_INFO, Event, warn
 
 log = logging.getLogger(__name__)
 
-EXPERIMENT = "mofe"
 PIPELINE_RUN = "mofe.pipeline_run"
+EXECUTION = "mofe.execution"
+"""Tags by which runs are found again."""
+SENT = ".sent"
 LAST_STAGE = "evaluate"
 END = "end"
 
 
 class Store:
-    """An MLflow server or database, and the run of the pipeline in it."""
+    """An MLflow server or database. Everything sent to it twice is there once."""
 
     def __init__(self) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.joined = os.environ.get("MLFLOW_RUN_ID", "")
-        """A run that the platform made and will end: everything goes there."""
-        self.parent = ""
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
         with _one_at_a_time():
             self.client = MlflowClient()
-            if self.joined:
-                self.client.get_run(self.joined)
-                return
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-            found = self.client.get_experiment_by_name(name)
-            self.experiment = (
-                found.experiment_id if found else self.client.create_experiment(name, artifact_location=_beside_store())
-            )
-            if pipeline_run := os.environ.get("KFP_RUN_ID"):
-                self.parent = self._parent(pipeline_run)
+            self.client.search_experiments(max_results=1)  # makes the tables of a new database
 
-    def _parent(self, pipeline_run: str) -> str:
-        """The run of the whole pipeline; of two stages that make it at the same moment, the older one's stays."""
+    def stage(self) -> Callable[[Event], None]:
+        """Takes the events of one stage."""
+        start: Event = {}
+        run_id = parent = ""
+
+        def take(event: Event) -> None:
+            nonlocal start, run_id, parent
+            kind = event["kind"]
+            if kind == "start":
+                start = event
+                run_id, parent = self._run_of(start)
+                # in a run of the platform's, the names of the component's inputs are taken
+                prefix = f"mofe.{start['stage']}." if start["joined"] else ""
+                params = [Param(prefix + name, value) for name, value in start["parameters"].items()]
+                self.client.log_batch(run_id, params=params)
+                return
+            is_last = start["stage"] == LAST_STAGE
+            targets = [run_id, parent] if is_last and parent else [run_id]
+            if kind == "metrics":
+                metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+                for target in targets:
+                    self.client.log_batch(target, metrics=metrics)
+            elif kind == "file":
+                for target in targets:
+                    self._log_file(target, event["path"])
+            elif kind == "detector":
+                try:
+                    self._log_detector(run_id, event["path"])
+                except Exception as error:
+                    self.client.get_run(run_id)  # fails too if it is the server: then all is tried again
+                    warn(error)
+            elif kind == "end" and not start["joined"]:
+                self.client.set_terminated(run_id, event["status"], event["time"])
+                if parent and (is_last or event["status"] == "FAILED"):
+                    self.client.set_terminated(parent, event["status"], event["time"])
+
+        return take
+
+    def _run_of(self, start: Event) -> tuple[str, str]:
+        """The run of a stage and the run of its pipeline, found or made; of a run that is joined there is no parent."""
+        if start["joined"]:
+            return str(self.client.get_run(start["joined"]).info.run_id), ""
+        with _one_at_a_time():
+            found = self.client.get_experiment_by_name(start["experiment"])
+            experiment = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(start["experiment"], artifact_location=_beside_store())
+            )
+            parent = ""
+            if start["pipeline_run"]:
+                name = start["pipeline_run_name"] or start["pipeline_run"]
+                parent = self._tagged(experiment, PIPELINE_RUN, start["pipeline_run"], name, start["time"])
+        tags = {"mofe.stage": start["stage"], **({"mlflow.parentRunId": parent} if parent else {})}
+        name = f"{start['stage']} {start['label']}".strip()
+        return self._tagged(experiment, EXECUTION, start["id"], name, start["time"], tags), parent
+
+    def _tagged(
+        self, experiment: str, tag: str, value: str, name: str, time: int, tags: dict[str, str] | None = None
+    ) -> str:
+        """The one run with this tag; of two that are made at the same moment, the older one stays."""
 
         def found() -> list[Any]:
-            runs = self.client.search_runs([self.experiment], f"tags.`{PIPELINE_RUN}` = '{pipeline_run}'")
+            runs = self.client.search_runs([experiment], f"tags.`{tag}` = '{value}'")
             return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
         if not found():
-            name = os.environ.get("MOFE_RUN_NAME", pipeline_run)
-            own = self.client.create_run(self.experiment, run_name=name, tags={PIPELINE_RUN: pipeline_run})
+            own = self.client.create_run(experiment, time, {tag: value, **(tags or {})}, run_name=name)
             if found()[0].info.run_id != own.info.run_id:
                 self.client.delete_run(own.info.run_id)
         return str(found()[0].info.run_id)
 
-    def stage(self) -> Callable[[Event], None]:
-        """Takes the events of one stage."""
-        run_id = self.joined
-        stage = ""
+    def _log_detector(self, run_id: str, uri: str) -> None:
+        """As a model of MLflow's; only one that lies on this machine, with the server elsewhere, is copied into it."""
+        import mlflow.pyfunc  # needs pandas, which only the image of index has
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import ColSpec, Schema
 
-        def take(event: Event) -> None:
-            nonlocal run_id, stage
-            kind = event["kind"]
-            if kind == "start":
-                stage = event["stage"]
-                if not self.joined:
-                    tags = {"mofe.stage": stage, **({"mlflow.parentRunId": self.parent} if self.parent else {})}
-                    name = f"{stage} {event['label']}".strip()
-                    run = self.client.create_run(self.experiment, event["time"], tags, run_name=name)
-                    run_id = run.info.run_id
-                # in a run of the platform's, the names of the component's inputs are taken
-                prefix = f"mofe.{stage}." if self.joined else ""
-                params = [Param(prefix + name, value) for name, value in event["parameters"].items()]
-                self.client.log_batch(run_id, params=params)
-            elif kind == "metrics":
-                metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
-                self.client.log_batch(run_id, metrics=metrics)
-                if stage == LAST_STAGE and self.parent:
-                    self.client.log_batch(self.parent, metrics=metrics)
-            elif kind == "file":
-                self._log_file(run_id, event["path"])
-                if stage == LAST_STAGE and self.parent:
-                    self._log_file(self.parent, event["path"])
-            elif kind == "end" and not self.joined:
-                self.client.set_terminated(run_id, event["status"], event["time"])
-                if self.parent and (stage == LAST_STAGE or event["status"] == "FAILED"):
-                    self.client.set_terminated(self.parent, event["status"], event["time"])
-
-        return take
+        path = storage.resolve(uri)
+        if not storage.kind(path):
+            log.warning("%s was to be logged in MLflow but is gone", path)
+            return
+        experiment = self.client.get_run(run_id).info.experiment_id
+        logged = self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+        if any(model.status == LoggedModelStatus.READY for model in logged):
+            return
+        for model in logged:  # begun, and not finished
+            self.client.delete_logged_model(model.model_id)
+        here = storage.is_local(path) and not _is_database()
+        place: dict[str, Any] = {
+            "artifacts" if here else "model_config": {"detector": path.path if here else str(path)}
+        }
+        quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"  # a server answers when it has stored a file
+        try:
+            Model.log(
+                None,  # a path, which MLflow 3 has no more use for
+                name="detector",
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                signature=ModelSignature(inputs=Schema([ColSpec("binary", "image")])),
+                pip_requirements=[f"mofe=={__version__}"],
+                **place,
+            )
+        finally:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = quick
 
     def _log_file(self, run_id: str, uri: str) -> None:
         path = storage.resolve(uri)
-        if not path.exists():
+        if not storage.kind(path):
             log.warning("%s was to be logged in MLflow but is gone", path)
             return
         suffix = {"report": ".html", "metrics": ".json"}.get(path.name, "")  # Kubeflow's outputs have no suffix
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / (path.name + suffix)
-            local.write_bytes(path.read_bytes())
+            local.write_bytes(storage.read_bytes(path, "file"))
             self.client.log_artifact(run_id, str(local))
+
+
+def _is_database() -> bool:
+    return os.environ["MLFLOW_TRACKING_URI"].startswith("sqlite:///")
 
 
 def _beside_store() -> str | None:
     """Where a local database keeps its artifacts: in a folder beside it, not in whatever the working directory is."""
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    if not uri.startswith("sqlite:///"):
+    if not _is_database():
         return None  # a server has its own place
-    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    return (
+        Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    ).as_uri()
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Two processes must not create the tables of one SQLite store at the same time."""
-    uri = os.environ["MLFLOW_TRACKING_URI"]
-    if not uri.startswith("sqlite:///"):
+    if not _is_database():
         yield
         return
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f".{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -142,21 +200,72 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def follow(folder: Path) -> None:
-    """Carry the events in ``folder`` as they come, until the file ``end`` is there and all has been carried."""
-    store = Store()
+    """Carry the events in ``folder`` as they come, until the file ``end`` is there and all has been carried.
+
+    While the server fails it is left alone for a while, and tried a last time at the end.
+    """
+    store: Store | None = None
     stages: dict[Path, tuple[Callable[[Event], None], int]] = {}
+    silent_until = 0.0
     while True:
         ended = (folder / END).exists()
-        for file in sorted(folder.glob("*.jsonl")):
-            take, done = stages.get(file) or (store.stage(), 0)
-            lines = file.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            for line in whole[done:]:
-                take(json.loads(line))
-            stages[file] = take, len(whole)
-        if ended:
-            return
+        if ended or time.monotonic() >= silent_until:
+            try:
+                store = store or Store()
+                for file in sorted(folder.glob("*.jsonl")):
+                    take, done = stages.get(file) or (store.stage(), 0)
+                    for event in _events(file.read_bytes())[done:]:
+                        take(event)
+                        done += 1
+                        stages[file] = take, done
+            except Exception as error:
+                if ended:
+                    raise
+                warn(error)
+                silent_until = time.monotonic() + PAUSE
+            else:
+                if ended:
+                    for file in stages:
+                        file.rename(f"{file}{SENT}")
+                    return
         time.sleep(0.3)
+
+
+def send_journals(folder: UPath) -> tuple[int, int]:
+    """Send the journals anywhere under ``folder`` and mark them as sent.
+
+    Returns:
+        How many journals and events were sent.
+
+    Raises:
+        MofeError: MLflow does not take them; they are kept.
+    """
+    with storage.access(folder, "tracking folder"):
+        journals = sorted(name for name in folder.fs.find(folder.path) if name.endswith(".jsonl"))
+    sent = 0
+    try:
+        store = Store() if journals else None
+        for journal in journals:
+            assert store is not None
+            take = store.stage()
+            events = _events(folder.fs.cat_file(journal))
+            for event in events:
+                take(event)
+            sent += len(events)
+            if events and events[-1]["kind"] == "end":  # else its stage may still be running
+                folder.fs.mv(journal, journal + SENT)
+    except MofeError:
+        raise
+    except Exception as error:
+        reason = USER_INFO.sub("", " ".join(str(error).split())[:200])
+        where = USER_INFO.sub("", os.environ["MLFLOW_TRACKING_URI"])
+        raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
+    return len(journals), sent
+
+
+def _events(journal: bytes) -> list[Event]:
+    """The events in a journal; a line that is being written is left for later."""
+    return [json.loads(line) for line in journal.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 if __name__ == "__main__":

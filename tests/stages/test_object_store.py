@@ -1,18 +1,28 @@
 """Every stage from an object store to an object store: paths and URIs are the same to all of them."""
 
 import os
-import uuid
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from threading import Timer
+from typing import Any
 
 import fsspec
 import pytest
+import torch
 from helpers import TINY
+from safetensors.torch import load, load_file
+from servers import Server
 
 from mofe import load_detector
-from mofe.artifacts import Metrics
+from mofe.artifacts import ImageShards, Metrics
+from mofe.data.images import stored_form
+from mofe.errors import MofeError
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
+from mofe.stages.fingerprint import fingerprint
 from mofe.stages.index import index
 from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
@@ -21,24 +31,23 @@ from mofe.stages.score import score
 
 @pytest.fixture(params=["memory", "s3"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty place; on the S3 server that AWS_ENDPOINT_URL names, if there is one."""
+    """An empty place."""
     if request.param == "memory":
         yield "memory://way"
-        return
-    if "AWS_ENDPOINT_URL" not in os.environ:
-        pytest.skip("AWS_ENDPOINT_URL names no S3 server")
-    store = fsspec.filesystem("s3")
-    name = f"mofe-test-{uuid.uuid4().hex[:12]}"
-    store.mkdir(name)
-    yield f"s3://{name}/way"
-    store.rm(name, recursive=True)
+        fsspec.filesystem("memory").rm("/way", recursive=True)
+    else:
+        yield request.getfixturevalue("s3_bucket") + "/way"
 
 
 def test_the_whole_way(make_images: Callable[..., str], bucket: str) -> None:
+    store, root = fsspec.core.url_to_fs(bucket)
     for name, role, classes in (("train", "train", (0, 1, 2)), ("id-test", "test", (0, 1, 2)), ("odd", "ood", (5, 6))):
         local = make_images(name, role, classes, per_class=24)
-        prepare(f"{local}/*.parquet", f"{bucket}/{name}", name=name, role=role, digest=name)  # type: ignore[arg-type]
-    options = {"num_workers": 0, "precision": "fp32"}
+        store.put(local, f"{root}/source-{name}", recursive=True)
+        source = f"{bucket}/source-{name}/*.parquet"
+        digest = fingerprint(source, source, [{"dataset": "odd", "uri": source}]).train
+        prepare(source, f"{bucket}/{name}", name=name, role=role, digest=digest)  # type: ignore[arg-type]
+    options = {"num_workers": 2 if bucket.startswith("s3") else 0, "precision": "fp32"}  # memory is of one process
     backbone = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random"}
     extract(f"{bucket}/train", f"{bucket}/features", **backbone, **options)  # type: ignore[arg-type]
     partition(f"{bucket}/features", f"{bucket}/partition", num_experts=2, strategy="kmeans++")
@@ -54,10 +63,93 @@ def test_the_whole_way(make_images: Callable[..., str], bucket: str) -> None:
     outputs = {name: f"{bucket}/report/{name}" for name in ("metrics", "roc", "report")}
     scores = [f"{bucket}/scores-id-test", f"{bucket}/scores-odd"]
     evaluate(scores, f"{bucket}/partition", f"{bucket}/history", **outputs)
-    store, root = fsspec.core.url_to_fs(bucket)
+    store.invalidate_cache()
     assert Metrics.model_validate_json(store.cat(f"{root}/report/metrics")).id_accuracy > 0.8
     assert b"</html>" in store.cat(f"{root}/report/report")
     kept = {name.split("/checkpoints/")[1].split("/")[1] for name in store.find(f"{root}/checkpoints")}
     assert len(kept) == 2  # the last two
     assert not [name for name in store.find(root) if "partial" in name]
     assert load_detector(f"{bucket}/detector").classes == ("class0", "class1", "class2")
+
+
+def test_training_that_is_killed_goes_on_from_its_checkpoint(trained: Callable[..., Any], s3_bucket: str) -> None:
+    paths = trained("undisturbed", epochs=4)
+    inputs = [paths.images, paths.features, paths.partition, f"{s3_bucket}/model", f"{s3_bucket}/history"]
+    options = {
+        "epochs": 4, "probe_epochs": 20, "probe_learning_rate": 0.01, "batch_size": 16, "micro_batch_size": 16,
+        "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "num_workers": 0,
+        "checkpoints": f"{s3_bucket}/checkpoints",
+    }  # fmt: skip
+    code = f"from mofe.stages.finetune import finetune; finetune(*{inputs!r}, **{options!r})"
+    command = [sys.executable, "-c", code]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    store = fsspec.filesystem("s3")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread) as process:
+        while process.poll() is None:  # until an epoch is in the store
+            time.sleep(0.2)
+            store.invalidate_cache()
+            if [name for name in store.find(f"{s3_bucket}/checkpoints") if "step-00000000" not in name]:
+                break
+        process.kill()
+    assert not store.exists(f"{s3_bucket}/model")
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
+    assert "resuming in epoch" in done.stdout
+    store.invalidate_cache()
+    resumed = load(store.cat_file(f"{s3_bucket}/model/model.safetensors"))
+    undisturbed = load_file(f"{paths.model}/model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in undisturbed.items())
+
+
+def upload(images: ImageShards, bucket: str) -> str:
+    """The images as class folders, an object each."""
+    objects = {}
+    for position in range(len(images)):
+        content, path, label = images.image(position)
+        objects[f"{bucket}/source/class{label}/{path.replace('/', '-')}"] = content
+    fsspec.filesystem("s3").pipe(objects)
+    return f"{bucket}/source"
+
+
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(
+    make_images: Callable[..., str], s3_bucket: str, mortal: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = upload(ImageShards(make_images(per_class=10)), s3_bucket)
+    kill_while_reading(monkeypatch, mortal)
+    back = Timer(2.0, mortal.start)
+    back.start()
+    prepare(source, f"{s3_bucket}/images", name="train", role="train", digest="")
+    back.join()
+    written = ImageShards(f"{s3_bucket}/images").info
+    assert (written.counts, written.num_rejected) == ((10, 10, 10, 10), 0)
+
+
+def test_a_server_that_stays_away_ends_the_stage_and_no_image_is_blamed(
+    make_images: Callable[..., str], s3_bucket: str, mortal: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = upload(ImageShards(make_images(per_class=10)), s3_bucket)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    kill_while_reading(monkeypatch, mortal)
+    try:
+        with pytest.raises(
+            MofeError, match=rf"the image at {source}/.*; gave up after 2 attempts, with pauses of up to 1 s"
+        ):
+            prepare(source, f"{s3_bucket}/images", name="a", role="train", digest="", max_rejected=1.0)
+    finally:
+        mortal.start()
+    store = fsspec.filesystem("s3")
+    store.invalidate_cache()
+    assert not store.exists(f"{s3_bucket}/images")
+
+
+def kill_while_reading(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """The server dies when prepare has read ten images."""
+    seen = 0
+
+    def counted(content: bytes) -> bytes:
+        nonlocal seen
+        seen += 1
+        if seen == 10:
+            server.kill()
+        return stored_form(content)
+
+    monkeypatch.setattr("mofe.stages.prepare.stored_form", counted)

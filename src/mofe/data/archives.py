@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from upath import UPath
 
+from mofe import storage
 from mofe.errors import MofeError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -45,7 +46,7 @@ def members(archive: UPath, suffixes: tuple[str, ...], with_content: bool = True
         return file.read() if file else None
 
     try:
-        with archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+        with storage.reading(archive, "archive") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             files = (entry for entry in tar if entry.isfile())  # links and devices lead out of the archive
             for _, sample in groupby(files, key=lambda entry: _stem(entry.name)):
                 images, class_name = [], ""

@@ -10,7 +10,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.data.archives import ARCHIVES
-from mofe.data.sources import SUFFIXES, LabelledImage, at, open_source
+from mofe.data.sources import SUFFIXES, LabelledImage, open_source, read_image
 from mofe.errors import MofeError
 
 
@@ -26,29 +26,24 @@ def list_images(places: Iterable[str]) -> Iterator[LabelledImage]:
     """
     for place in places:
         path = storage.resolve(place)
-        try:
-            if "*" not in place:
-                yield from _images_at(path)
-                continue
-            names = sorted(path.fs.glob(path.path))
-            if not names:
-                raise MofeError(f"nothing matches {place}")
-            for name in names:
-                yield from _images_at(at(path, name))
-        except OSError as error:
-            raise MofeError(f"cannot read {place}: {error}") from error
+        found = storage.glob(path) if "*" in place else [path]
+        if not found:
+            raise MofeError(f"nothing matches {place}")
+        for one in found:
+            yield from _images_at(one)
 
 
 def _images_at(path: UPath) -> Iterator[LabelledImage]:
+    kind = storage.kind(path)
+    if not kind:
+        raise MofeError(f"there is nothing at {path}")
     if path.name.endswith((*ARCHIVES, ".parquet")):
         yield from open_source(str(path)).images()
-    elif path.is_dir():
-        names = sorted(name for name in path.fs.find(path.path) if name.lower().endswith(SUFFIXES))
+    elif kind == "file":
+        yield LabelledImage(str(path), -1, partial(read_image, path))
+    else:
+        names = [name for name in storage.names(path) if name.lower().endswith(SUFFIXES)]
         if not names:
             raise MofeError(f"there are no images under {path} (looked for {' '.join(SUFFIXES)})")
-        for name in names:
-            yield LabelledImage(str(at(path, name)), -1, partial(path.fs.cat_file, name))
-    elif path.exists():
-        yield LabelledImage(str(path), -1, path.read_bytes)
-    else:
-        raise MofeError(f"there is nothing at {path}")
+        for file in map(path.joinpath, names):
+            yield LabelledImage(str(file), -1, partial(read_image, file))

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe import storage
@@ -76,43 +77,40 @@ def open_source(uri: str, synsets: str = "") -> Source:
         MofeError: nothing usable is there; the message says what was found.
     """
     path = storage.resolve(uri)
-    try:
-        if "*" in uri:
-            found = [at(path, name) for name in sorted(path.fs.glob(path.path))]
-            archives = [file for file in found if file.name.endswith(ARCHIVES)]
-            tables = [file for file in found if file.suffix == ".parquet"]
-            source, beside = (_archives(archives, uri) if archives else _parquet(tables, uri)), path.parent
-        elif path.name.endswith(ARCHIVES):
-            source, beside = _archives([path] if path.is_file() else [], uri), path.parent
-        elif path.suffix == ".parquet":
-            source, beside = _parquet([path] if path.is_file() else [], uri), path.parent
-        elif path.suffix == ".csv":
-            source, beside = _manifest(path), path.parent
-        elif path.is_dir():
-            tables = sorted(path.glob("*.parquet"), key=str)
-            archives = sorted((file for file in path.iterdir() if file.name.endswith(ARCHIVES)), key=str)
-            kinds = _parquet(tables, uri) if tables else _archives(archives, uri) if archives else _folders(path)
-            source, beside = kinds, path
-        else:
-            raise MofeError(
-                f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest"
-            )
-    except OSError as error:
-        raise MofeError(f"cannot read {uri}: {error}") from error
+    if "*" in uri:
+        found = storage.glob(path)
+        archives = [file for file in found if file.name.endswith(ARCHIVES)]
+        tables = [file for file in found if file.suffix == ".parquet"]
+        source, beside = (_archives(archives, uri) if archives else _parquet(tables, uri)), path.parent
+    elif path.name.endswith(ARCHIVES):
+        source, beside = _archives([path] if storage.kind(path) == "file" else [], uri), path.parent
+    elif path.suffix == ".parquet":
+        source, beside = _parquet([path] if storage.kind(path) == "file" else [], uri), path.parent
+    elif path.suffix == ".csv":
+        source, beside = _manifest(path), path.parent
+    elif storage.kind(path) == "directory":
+        tables = storage.children(path, "*.parquet")
+        archives = [file for file in storage.children(path, "*") if file.name.endswith(ARCHIVES)]
+        kinds = _parquet(tables, uri) if tables else _archives(archives, uri) if archives else _folders(path)
+        source, beside = kinds, path
+    else:
+        raise MofeError(f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest")
     _check_names(source.classes, uri)
     given = storage.resolve(synsets) if synsets else beside / SYNSETS
-    if synsets or given.exists():
+    if synsets or storage.kind(given):
         return replace(source, synsets=_read_synsets(given, source))
     return source
 
 
-def at(like: UPath, path: str) -> UPath:
-    """The path object of a file system's own ``path``, on the same file system as ``like``."""
-    return (
-        storage.resolve(path)
-        if storage.is_local(like)
-        else UPath(like.fs.unstrip_protocol(path), **like.storage_options)
-    )
+def read_image(path: UPath) -> bytes:
+    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage."""
+    if storage.is_local(path):
+        return bytes(path.read_bytes())
+    with storage.access(path, "image"):
+        try:
+            return bytes(path.fs.cat_file(path.path))
+        except FileNotFoundError as error:
+            raise ValueError("it is not there") from error
 
 
 def _own_synsets(classes: Sequence[str]) -> tuple[str | None, ...]:
@@ -145,26 +143,24 @@ def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
 
 
 def _folders(root: UPath) -> Source:
-    base = root.path.rstrip("/") + "/"
-    names = [name for name in root.fs.find(root.path) if name.lower().endswith(SUFFIXES)]
-    relative = [name.removeprefix(base) for name in names]
+    names = [name for name in storage.names(root) if name.lower().endswith(SUFFIXES)]
     if not names:
         raise MofeError(f"there are no images under {root} (looked for {' '.join(SUFFIXES)})")
-    flat = [name for name in relative if "/" not in name]
-    if flat and len(flat) < len(relative):
+    flat = [name for name in names if "/" not in name]
+    if flat and len(flat) < len(names):
         raise MofeError(
             f"{root} holds both images ({flat[0]}) and folders of images: put every image into the folder of its "
             "class, or all of them flat for a set without labels"
         )
-    classes = tuple(sorted({name.split("/", 1)[0] for name in relative if "/" in name}))
+    classes = tuple(sorted({name.split("/", 1)[0] for name in names if "/" in name}))
     index = {name: c for c, name in enumerate(classes)}
     # shards should be mixed: a batch is drawn from a few row groups
-    order = sorted(relative, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
+    order = sorted(names, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
 
     def images() -> Iterator[LabelledImage]:
         for name in order:
             label = index.get(name.split("/", 1)[0], -1) if classes else -1
-            yield LabelledImage(name, label, partial(root.fs.cat_file, base + name))
+            yield LabelledImage(name, label, partial(read_image, root / name))
 
     return Source(classes, _own_synsets(classes), len(order), images)
 
@@ -204,15 +200,16 @@ def _content(member: Member) -> bytes:
 def _parquet(files: Sequence[UPath], uri: str) -> Source:
     if not files:
         raise MofeError(f"there is no Parquet file at {uri}")
-    schema: pa.Schema = storage.open_parquet(files[0]).schema_arrow
+    with storage.open_parquet(files[0]) as parquet:
+        schema: pa.Schema = parquet.schema_arrow
     _check_schema(schema, files[0])
     labelled = "label" in schema.names
     classes = _class_names(schema) if labelled else ()
     if labelled and classes is None:
-        tops = [storage.open_parquet(f).read(columns=["label"])["label"].to_numpy().max(initial=-1) for f in files]
+        tops = [storage.read_parquet(f, ["label"])["label"].to_numpy().max(initial=-1) for f in files]
         classes = tuple(str(c) for c in range(int(max(tops)) + 1))
     names = classes or ()
-    total = sum(storage.open_parquet(file).metadata.num_rows for file in files)
+    total = sum(_rows(file) for file in files)
     if total == 0:
         raise MofeError(f"there are no images in {uri}")
 
@@ -221,7 +218,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
             row = 0
             with storage.open_parquet(file) as parquet:
                 _check_schema(parquet.schema_arrow, file)
-                for batch in parquet.iter_batches(256, columns=["image", *(["label"] if labelled else [])]):
+                for batch in _batches(parquet, ["image", *(["label"] if labelled else [])]):
                     labels = batch["label"].to_pylist() if labelled else [-1] * len(batch)
                     for value, label in zip(batch["image"], labels, strict=True):
                         if labelled and (label is None or not 0 <= label < len(names)):
@@ -230,6 +227,17 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
                         row += 1
 
     return Source(names, _own_synsets(names), total, images)
+
+
+def _rows(file: UPath) -> int:
+    with storage.open_parquet(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """By row group, since what is asked for at once is fetched at once."""
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(256, row_groups=[group], columns=columns)
 
 
 def _check_schema(schema: pa.Schema, file: UPath) -> None:
@@ -298,6 +306,6 @@ def _manifest(path: UPath) -> Source:
         for row in order:
             file = manifest_file(path, row["path"])
             label = index[row["label"]] if classes else -1
-            yield LabelledImage(row["path"], label, file.read_bytes)
+            yield LabelledImage(row["path"], label, partial(read_image, file))
 
     return Source(classes, _own_synsets(classes), len(rows), images)

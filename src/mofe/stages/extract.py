@@ -52,7 +52,7 @@ def extract(
         sums_CD = np.zeros((len(shards.info.classes), model.dim))
         counts_C = np.zeros(len(sums_CD), np.int64)
         with storage.staged(features) as folder:
-            with (folder / Features.TABLE).open("wb") as file, pq.ParquetWriter(file, schema) as parquet:
+            with storage.writing(folder / Features.TABLE) as file, pq.ParquetWriter(file, schema) as parquet:
                 for positions_B, labels_B, output in embed_shards(
                     model,
                     shards,
@@ -82,7 +82,7 @@ def extract(
                 "count": pa.array(counts_C),
                 "prototype": fixed_size_lists(sums_CD / counts_C[:, None], pa.float32()),
             }
-            with (folder / Features.PROTOTYPES).open("wb") as file:
+            with storage.writing(folder / Features.PROTOTYPES) as file:
                 pq.write_table(pa.table(prototypes), file)
             FeatureInfo(
                 backbone=spec,

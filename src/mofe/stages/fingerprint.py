@@ -56,15 +56,15 @@ def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]],
 def _digest(uri: str) -> str:
     path = storage.resolve(uri)
     if "*" in uri:
-        parts = [storage.digest_of_listing(path.fs.unstrip_protocol(name)) for name in sorted(path.fs.glob(path.path))]
+        parts = [storage.digest_of_listing(file) for file in storage.glob(path)]
         if not parts:
             raise MofeError(f"there are no files at {uri}")
     else:
         parts = [storage.digest_of_listing(uri)]
     if path.suffix == ".csv":
         listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
-        parts += [storage.digest_of_listing(str(file)) if file.exists() else "missing" for file in listed]
-    beside = (path if path.is_dir() else path.parent) / SYNSETS
-    if beside.exists():
-        parts.append(storage.digest_of_listing(str(beside)))
+        parts += [storage.digest_of_listing(file) if storage.kind(file) else "missing" for file in listed]
+    beside = (path if storage.kind(path) == "directory" else path.parent) / SYNSETS
+    if storage.kind(beside):
+        parts.append(storage.digest_of_listing(beside))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -95,7 +95,7 @@ def index(
                 for written in sorted(Path(local).iterdir()):
                     storage.write_bytes(folder / "indexes" / written.name, written.read_bytes())
             for name, columns in ((BANK, rows), (CALIBRATION, calibration)):
-                with (folder / name).open("wb") as file:
+                with storage.writing(folder / name) as file:
                     pq.write_table(pa.table(columns), file)
             DetectorInfo(
                 knn_k=k,
@@ -105,3 +105,4 @@ def index(
                 num_validation=len(held),
             ).write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": t for name, t in thresholds.items()}})
+        run.detector(detector)

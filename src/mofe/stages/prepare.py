@@ -95,16 +95,20 @@ def _checked(source: Source, label: str) -> Iterator[tuple[LabelledImage, bytes 
             return None, str(error) or type(error).__name__
 
     waiting: deque[tuple[LabelledImage, Future[tuple[bytes | None, str]]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool, progress(label=label, total=source.total) as bar:
-        for image in source.images():
-            waiting.append((image, pool.submit(check, image)))
-            if len(waiting) == AHEAD:
-                first, result = waiting.popleft()
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        with progress(label=label, total=source.total) as bar:
+            for image in source.images():
+                waiting.append((image, pool.submit(check, image)))
+                if len(waiting) == AHEAD:
+                    first, result = waiting.popleft()
+                    yield first, *result.result()
+                    bar.update()
+            for first, result in waiting:
                 yield first, *result.result()
                 bar.update()
-        for first, result in waiting:
-            yield first, *result.result()
-            bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the images that are ahead
 
 
 def _check_result(

@@ -76,11 +76,11 @@ def score(
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
         with storage.staged(scores) as folder:
-            with (folder / "scores.parquet").open("wb") as file:
+            with storage.writing(folder / "scores.parquet") as file:
                 pq.write_table(table, file)
-            with (folder / "gallery.parquet").open("wb") as file:
+            with storage.writing(folder / "gallery.parquet") as file:
                 pq.write_table(_gallery(shards, info.role, arrays), file)
-            with (folder / "embeddings.parquet").open("wb") as file:
+            with storage.writing(folder / "embeddings.parquet") as file:
                 embeddings = {
                     "label": arrays["label"][sample],
                     "expert": arrays["expert"][sample],

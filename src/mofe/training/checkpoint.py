@@ -39,13 +39,13 @@ def save_checkpoint(
         if storage.is_local(old):
             shutil.rmtree(Path(old.path), ignore_errors=True)
         else:
-            with contextlib.suppress(FileNotFoundError):
+            with storage.access(old, "checkpoint"), contextlib.suppress(FileNotFoundError):
                 old.fs.rm(old.path, recursive=True)
 
 
 def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint in ``folder``; its ``progress``, or None where there is none."""
-    whole = [step for step in _steps(folder) if (step / "checkpoint.json").exists()]
+    whole = [step for step in _steps(folder) if storage.kind(step / "checkpoint.json")]
     if not whole:
         return None
     place = whole[-1]
@@ -65,6 +65,4 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
 
 
 def _steps(folder: UPath) -> list[UPath]:
-    if not folder.exists():
-        return []
-    return sorted((p for p in folder.iterdir() if p.name.startswith("step-")), key=lambda p: p.name)
+    return storage.children(folder, "step-*")

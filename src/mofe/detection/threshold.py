@@ -1,11 +1,4 @@
-"""From a score to a decision: conformal p-values and thresholds, from images that the model was not trained on.
-
-Let s₁ … s_n be the scores of the validation images and s that of a new image, higher = more in-distribution. The
-conformal p-value p = (1 + #{i: s_i ≤ s}) / (n + 1) says how unusual the image is among known ones. If the new image is
-exchangeable with the validation images (drawn as they were), then P(p ≤ α) ≤ α for every α: whoever rejects at p ≤ α
-rejects at most a share α of known images (Vovk et al., 2005; for OOD detection Bates et al., 2023). Nothing is promised
-of unknown images, and the promise is one over the draw of the validation images too.
-"""
+"""From a wish to a threshold: the share of known images to keep, of unknown ones to let through, or a number."""
 
 import re
 
@@ -14,18 +7,6 @@ from numpy.typing import ArrayLike
 
 from mofe.detection.metrics import threshold_at_tpr
 from mofe.errors import MofeError
-
-
-def conformal_p_values(scores_B: ArrayLike, validation_n: ArrayLike) -> np.ndarray:
-    """p-values (B,) in [1 / (n + 1), 1] of new images; float64.
-
-    Args:
-        scores_B: of the new images.
-        validation_n: of known images that neither trained the model nor are in its bank; finite, not empty.
-    """
-    ordered_n = np.sort(np.asarray(validation_n, np.float64))
-    below_B = np.searchsorted(ordered_n, np.asarray(scores_B, np.float64), side="right")
-    return (1 + below_B) / (1 + len(ordered_n))
 
 
 def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:

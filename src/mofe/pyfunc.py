@@ -1,0 +1,45 @@
+"""The detector as a model of MLflow's, for ``mlflow models serve`` and ``mlflow.pyfunc.load_model``.
+
+MLflow keeps a copy of this file with the model and runs it when the model is loaded. A row of the input is the content
+of an image file, in the column ``image``; in JSON it is base64.
+"""
+
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from mofe.data.images import decode
+from mofe.detector import load_detector
+
+BATCH = 64
+
+
+class DetectorModel(PythonModel):
+    """Names the class of each image, and says whether it is like anything that was taught."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the detector that was stored with the model, or that lies where the model says."""
+        self.detector = load_detector((context.model_config or {}).get("detector") or context.artifacts["detector"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """A row an image: ``known``, ``class``, ``expert``, ``p_value`` and every score, like ``mofe detect``."""
+        images = [decode(content) for content in model_input["image"]]
+        rows = []
+        for start in range(0, len(images), BATCH):
+            scores = self.detector.score(images[start : start + BATCH])
+            named = [self.detector.classes[c] for c in scores.predicted_B]
+            verdict = {
+                "known": scores.values["knn"] >= self.detector.thresholds["knn"],
+                "class": named,
+                "expert": scores.expert_B,
+                "p_value": self.detector.p_values(scores),
+            }
+            rows.append(pd.DataFrame({**verdict, **scores.values}))
+        return pd.concat(rows, ignore_index=True)
+
+
+set_model(DetectorModel())
