@@ -1,24 +1,21 @@
 """Fixtures that many tests need."""
 
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
-from helpers import TINY, make_partition, striped
+from helpers import TINY, artifact_paths, train_small, write_images
 from servers import Server, mlflow, swift
 from timm.models.vision_transformer import VisionTransformer
 
-from mofe import storage
-from mofe.artifacts import ImageSet, write_image_shards
 from mofe.stages.extract import extract
-from mofe.stages.finetune import finetune
 from mofe.stages.index import index
 
 torch.set_num_threads(1)  # models this small only wait for their threads
@@ -33,66 +30,40 @@ def backbone() -> VisionTransformer:
 @pytest.fixture
 def make_images(tmp_path: Path) -> Callable[..., str]:
     """Writes an image set of striped images; returns its path."""
-
-    def make(
-        name: str = "train", role: str = "train", classes: Sequence[int] = (0, 1, 2, 3), per_class: int = 12
-    ) -> str:
-        rng = np.random.default_rng(sum(name.encode()))
-        names = tuple(f"class{c}" for c in classes)
-        uri = str(tmp_path / name)
-        with storage.staged(uri) as folder:
-            with write_image_shards(folder, names, rows_per_group=8, groups_per_shard=2) as writer:
-                for i in rng.permutation(len(classes) * per_class).tolist():
-                    label = i % len(classes)
-                    writer.add(striped(classes[label], rng), f"{name}/{i}.png", label)
-            ImageSet(
-                name=name,
-                role=role,  # type: ignore[arg-type]
-                source="made by a test",
-                digest=name,
-                classes=names,
-                synsets=(None,) * len(names),
-                counts=tuple(writer.counts),
-                num_images=writer.num_images,
-                num_rejected=0,
-                rejected=(),
-            ).write(folder)
-        return uri
-
-    return make
+    return partial(write_images, tmp_path)
 
 
-@pytest.fixture
-def trained(make_images: Callable[..., str], tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Extracts, partitions by hand, fine-tunes; ``trained(epochs=2)``, ``trained("again")``. Paths of all artifacts."""
-    images = make_images(per_class=20)
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with training images and their features, made once: copy what you change."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_images(folder, per_class=20)
     options = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random", "num_workers": 0}
-    extract(images, str(tmp_path / "features"), **options)  # type: ignore[arg-type]
-
-    def train(name: str = "run", clusters: Sequence[int] = (0, 1, 0, 1), **parameters: Any) -> SimpleNamespace:
-        with storage.staged(str(tmp_path / "partition")) as folder:
-            make_partition(clusters).write(folder)
-        paths = SimpleNamespace(
-            images=images, features=str(tmp_path / "features"), partition=str(tmp_path / "partition"),
-            model=str(tmp_path / name / "model"), history=str(tmp_path / name / "history"),
-            detector=str(tmp_path / name / "detector"),
-        )  # fmt: skip
-        small = {
-            "epochs": 2, "probe_epochs": 20, "probe_learning_rate": 0.01, "batch_size": 16, "micro_batch_size": 16,
-            "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "num_workers": 0,
-        }  # fmt: skip
-        finetune(paths.images, paths.features, paths.partition, paths.model, paths.history, **{**small, **parameters})  # type: ignore[arg-type]
-        return paths
-
-    return train
+    extract(str(folder / "train"), str(folder / "features"), **options)  # type: ignore[arg-type]
+    return folder
 
 
 @pytest.fixture
-def detector(trained: Callable[..., SimpleNamespace]) -> SimpleNamespace:
-    """Paths of a small trained detector and what it was made from."""
-    paths = trained(epochs=6)
+def trained(prepared: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """Partitions by hand and fine-tunes; ``trained(epochs=2)``, ``trained("again")``. Paths of all artifacts."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return partial(train_small, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _detector(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detector")
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    paths = train_small(folder, epochs=6)
     index(paths.images, paths.model, paths.detector, knn_k=3, num_workers=0, precision="fp32")
-    return paths
+    return folder
+
+
+@pytest.fixture
+def detector(_detector: Path, tmp_path: Path) -> SimpleNamespace:
+    """Paths of a small trained detector and what it was made from: a copy, trained once."""
+    shutil.copytree(_detector, tmp_path, dirs_exist_ok=True)
+    return artifact_paths(tmp_path)
 
 
 @pytest.fixture(scope="session")

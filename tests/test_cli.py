@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import command_line
 
 from mofe.cli import check_parameters, pipeline_parameters
 from mofe.digests import shipped
@@ -18,10 +19,16 @@ LEAST = {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri
 
 def mofe(*arguments: str, code: int = 0) -> str:
     """Runs the command; its output."""
-    done = subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
+    done = command_line(*arguments)
+    assert done.code == code, done.err
+    return str(done.out.decode() + done.err)
+
+
+def test_the_command_is_there() -> None:
+    done = subprocess.run([sys.executable, "-m", "mofe", "stage", "prepair"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("mofe: there is no stage 'prepair'")
     assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 def test_help_teaches() -> None:

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import striped
+from helpers import command_line, striped
 from PIL import Image
 
 from mofe import load_detector
@@ -121,8 +119,7 @@ def test_thresholds(judge: Detector, folder: Path) -> None:
 
 
 def command(*arguments: str) -> SimpleNamespace:
-    done = subprocess.run([sys.executable, "-m", "mofe", "detect", *arguments], capture_output=True)
-    return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr.decode())
+    return command_line("detect", *arguments)
 
 
 def test_the_command(detector: SimpleNamespace, folder: Path, tmp_path: Path) -> None:
