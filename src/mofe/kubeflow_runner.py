@@ -21,7 +21,7 @@ import yaml
 from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
-from mofe.rerun import EarlierRun, cut, renewed
+from mofe.rerun import EarlierRun, cut, renewed, uncached
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
@@ -124,7 +124,7 @@ def submit_again(
         MofeError: there is no such stage, or as for :func:`submit`.
     """
     documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
-    pipeline = yaml.safe_dump_all(cut(documents, stage), sort_keys=False)
+    pipeline = yaml.safe_dump_all(uncached(cut(documents, stage), stage), sort_keys=False)
     name = f"{earlier.name} {stage}"
     return _submit(_client(host, namespace), pipeline, parameters, host, say, run_name=name, **earlier.place)
 

@@ -29,8 +29,6 @@ class EarlierRun:
 def cut(documents: Documents, stage: str) -> Documents:
     """A pipeline without the tasks that are neither the stage's nor come before it.
 
-    The tasks of the stage take nothing from Kubeflow's cache; those before it still do.
-
     Raises:
         MofeError: the pipeline has no such stage; with those that it has.
     """
@@ -49,6 +47,17 @@ def cut(documents: Documents, stage: str) -> Documents:
     return [pipeline, *platform]
 
 
+def uncached(documents: Documents, stage: str) -> Documents:
+    """A pipeline in which a stage takes nothing from Kubeflow's cache."""
+    changed = copy.deepcopy(documents)
+    components = changed[0]["components"]
+    for owner in (changed[0]["root"], *components.values()):
+        for task in owner.get("dag", {}).get("tasks", {}).values():
+            if stage_of(components[task["componentRef"]["name"]].get("executorLabel", "")) == stage:
+                task["cachingOptions"] = {}
+    return changed
+
+
 def renewed(documents: Documents, stage: str, registry: str = "") -> Documents:
     """A pipeline in which one stage runs the present code, and all others what they ran before.
 
@@ -57,12 +66,12 @@ def renewed(documents: Documents, stage: str, registry: str = "") -> Documents:
         stage: whose image is replaced.
         registry: where that image is; "" takes the registry of the one that it replaces.
     """
-    renewed = copy.deepcopy(documents)
-    for name, executor in renewed[0]["deploymentSpec"]["executors"].items():
+    changed = copy.deepcopy(documents)
+    for name, executor in changed[0]["deploymentSpec"]["executors"].items():
         if stage_of(name) == stage:
             container = executor["container"]
             container["image"] = present_image(stage, container["image"], registry)
-    return renewed
+    return changed
 
 
 def stage_of(executor: str) -> str:
@@ -85,8 +94,6 @@ def _trim(name: str, components: dict[str, Any], stage: str) -> None:
         component = tasks[task]["componentRef"]["name"]
         if "dag" in components[component]:
             _trim(component, components, stage)
-        else:
-            tasks[task]["cachingOptions"] = {}
     dag["tasks"] = {task: spec for task, spec in tasks.items() if task in kept}
     outputs, defined = dag.get("outputs", {}), components[name].get("outputDefinitions", {})
     for kind in ("artifacts", "parameters"):

@@ -8,6 +8,7 @@ import pytest
 from helpers import executed
 
 from mofe import digests
+from mofe.cli import run as command_line
 from mofe.errors import MofeError
 from mofe.local_runner import RunResult
 
@@ -111,6 +112,19 @@ def test_in_a_comparison_all_its_executions_run_again(run: Run, again: Run) -> N
     assert executed(result) == ["finetune", "finetune"]
     assert {e.stage for e in result.executions if e.cached} >= {"fingerprint", "plan", "configure", "partition"}
     assert "index" not in {e.stage for e in result.executions}
+
+
+def test_from_the_command_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "work").rename(tmp_path / "runs" / "digits")  # where the command looks for runs
+    (tmp_path / "work").symlink_to(tmp_path / "runs" / "digits")  # where the cache believes it is
+    command_line(only="index", from_run=first.run_id, settings=("knn_k=9",))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"detector: {tmp_path}/runs/digits/artifacts/")
+    assert "'knn_k': 9" in Path(last.removeprefix("detector: ")).read_text()
+    with pytest.raises(MofeError, match=f"run {first.run_id}: .* did you mean knn_k"):
+        command_line(only="index", from_run=first.run_id, settings=("knn=9",))
 
 
 def test_what_is_not_there_is_named(run: Run, again: Run) -> None:
