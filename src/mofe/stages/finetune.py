@@ -19,6 +19,7 @@ from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
 from mofe.training import distributed
+from mofe.training.checkpoint import forget_finished
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.recipe import Recipe
 
@@ -62,7 +63,8 @@ def finetune(
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
-    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again.
+    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again; one
+    that came to its end begins afresh.
     Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
 
     Args:
@@ -184,6 +186,9 @@ def finetune(
                 return trainer
 
             place = storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None
+            if place and distributed.is_first():
+                forget_finished(place, epochs)
+            distributed.wait_for_all()
             start = create_backbone(config.backbone, drop_path=drop_path)
             embeddings = partial(stored_embeddings, known)
             if expert_init == "naive":
