@@ -1,7 +1,7 @@
 """Training on several nodes of a cluster: the same stage under torchrun on each, as a TrainJob of Kubeflow Trainer.
 
-The pod of finetune becomes the one that watches. It starts pods like itself (image, Secrets, where they may run), prints
-what the first of them prints, and ends as they end: finished, or failed with their reason. It never leaves them
+The pod of finetune becomes the one that watches. It starts pods like itself (image, Secrets, where they may run),
+prints what the first of them prints, and ends as they end: finished, or failed with their reason. It never leaves them
 behind: the TrainJob is deleted at the end, and belongs to the pod, so that Kubernetes deletes it where the pod cannot.
 
 The nodes share no disk, so what they read and write is in an object store: where Kubeflow keeps the artifacts that it
