@@ -1,5 +1,7 @@
 """A mixture of feature experts is made from the backbone and trained."""
 
+from typing import Any, Dict  # noqa: UP035  (kfp reads these spellings)
+
 from kfp import dsl
 
 from components.images import image
@@ -37,6 +39,8 @@ def finetune(
     seed: int,
     num_workers: int,
     precision: str,
+    num_nodes: int,
+    node_resources: Dict[str, Any],  # noqa: UP006
     checkpoints: str,
     model: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],
@@ -76,5 +80,7 @@ def finetune(
         seed=seed,
         num_workers=num_workers,
         precision=precision,
+        num_nodes=num_nodes,
+        node_resources=node_resources,
         checkpoints=checkpoints,
     )

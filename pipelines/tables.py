@@ -86,6 +86,8 @@ def tables(
     accelerator: str = "nvidia.com/gpu",
     accelerators: int = 1,
     train_accelerators: int = 1,
+    num_nodes: int = 1,
+    node_resources: Dict[str, Any] = {},  # noqa: B006, UP006
     node_selector: Dict[str, str] = {},  # noqa: B006, UP006
     tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
     cpu: str = "8",
@@ -145,7 +147,11 @@ def tables(
         checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
         accelerator: on a cluster: resource name of the accelerators, for example nvidia.com/gpu or amd.com/gpu.
         accelerators: on a cluster: how many a pod of extract, index and score has; 0 computes on CPUs.
-        train_accelerators: on a cluster: how many the pod of finetune has; it uses all.
+        train_accelerators: on a cluster: how many the pod of finetune has; it uses all. If num_nodes > 1 it only waits,
+            and needs none.
+        num_nodes: on a cluster: pods that finetune trains on together; more than one need Kubeflow Trainer.
+        node_resources: on a cluster, if num_nodes > 1: what each of them requests where that is not what finetune's
+            pod does, for example {"nvidia.com/gpu": 8}.
         node_selector: on a cluster: labels of the nodes of these stages.
         tolerations: on a cluster: tolerations of these stages, as Kubernetes writes them.
         cpu: on a cluster: CPUs that these stages request.
@@ -226,6 +232,8 @@ def tables(
                 "router": chosen["router"],
                 "expert_init": chosen["expert_init"],
                 "validation_fraction": validation_fraction,
+                "num_nodes": num_nodes,
+                "node_resources": node_resources,
                 "checkpoints": checkpoints,
             },
             knn_k=chosen["knn_k"],

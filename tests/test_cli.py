@@ -107,3 +107,21 @@ def test_the_examples_have_valid_parameters(example: Path) -> None:
     import yaml
 
     check_parameters(yaml.safe_load(example.read_text()), KNOWN, str(example))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the file with the pipeline's parameters"),
+        (["--only", "index"], "--only STAGE and --from-run RUN go together"),
+        (["--from-run", "r"], "--only STAGE and --from-run RUN go together"),
+        (["-f", "p.yaml", "--only", "index", "--from-run", "r"], "without -f"),
+        (["--only", "index", "--from-run", "r"], "no run r in any folder of runs/; name its work folder"),
+        (["--only", "index", "--from-run", "r", "--work", "w"], "no record of a run 'r' in w; runs there: none"),
+    ],
+)
+def test_one_stage_again_needs_its_run(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in mofe("run", *arguments, code=1)

@@ -50,6 +50,10 @@ class Kubeflow(BaseHTTPRequestHandler):
                 self._answer({"message": "try later"}, 503)
             else:
                 self._answer({"run_id": "run-1", **state})
+        elif self.path.startswith("/apis/v2beta1/runs/run-0") and seen.earlier:
+            self._answer({"run_id": "run-0", **seen.earlier})
+        elif self.path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1"):
+            self._answer({"pipeline_version_id": "v-1", "pipeline_spec": seen.registered})
         elif self.path.startswith("/apis/v2beta1/experiments"):
             self._answer({})
         elif self.path.startswith("/apis/v2beta1/pipelines/p-1/versions"):
@@ -91,8 +95,9 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(runner, "WAIT", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
-        paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[]
-    )
+        paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
+        earlier=None, registered=None,
+    )  # fmt: skip
     server.seen = seen  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -173,3 +178,65 @@ def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
     assert kubeflow.names == ["mofe"]
     assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
     assert b"registry.example/b/mofe-train:" in kubeflow.uploaded[-1]
+
+
+def earlier_spec(kubeflow: SimpleNamespace) -> dict[str, Any]:
+    """A run is submitted and becomes the earlier one, as the server gives it back."""
+    submit(kubeflow, registry="registry.example/then")
+    kubeflow.earlier = {**kubeflow.run, "service_account": "runner"}
+    kubeflow.earlier["runtime_config"] |= {"pipeline_root": "s3://b/root"}
+    return dict(kubeflow.run["pipeline_spec"])
+
+
+def again(kubeflow: SimpleNamespace, stage: str, **more: Any) -> dict[str, Any]:
+    earlier = runner.earlier_run("run-0", host=kubeflow.host)
+    parameters = {**earlier.parameters, "knn_k": 9}
+    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, say=lambda _: None, **more)
+    return dict(kubeflow.run)
+
+
+def test_one_stage_of_an_earlier_run_is_submitted_again(kubeflow: SimpleNamespace) -> None:
+    before = earlier_spec(kubeflow)["pipeline_spec"]
+    sent = again(kubeflow, "index")
+    assert set(sent) <= set(kfp_server_api.V2beta1Run.attribute_map.values())
+    assert (sent["experiment_id"], sent["service_account"]) == ("e-1", "runner")
+    assert sent["display_name"] == "params index"
+    assert sent["runtime_config"] == {"parameters": {**PARAMETERS, "knn_k": 9}, "pipeline_root": "s3://b/root"}
+    spec = sent["pipeline_spec"]["pipeline_spec"]
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == {
+        "fingerprint", "prepare", "prepare-2", "prepare-ood", "extract", "partition", "finetune", "index",
+    }  # fmt: skip
+    assert {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")} == {
+        "fingerprint", "index",
+    }  # fmt: skip
+    # what Kubeflow's cache compares is as it was
+    assert spec["pipelineInfo"] == before["pipelineInfo"]
+    executors = spec["deploymentSpec"]["executors"]
+    assert executors == {name: before["deploymentSpec"]["executors"][name] for name in executors}
+    assert {n: t["inputs"] for n, t in tasks.items() if "inputs" in t} == {
+        n: before["root"]["dag"]["tasks"][n]["inputs"] for n, t in tasks.items() if "inputs" in t
+    }
+    assert set(sent["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(
+        executors
+    )
+
+
+def test_of_a_registered_pipeline_it_is_that_version(kubeflow: SimpleNamespace) -> None:
+    kubeflow.registered = earlier_spec(kubeflow)
+    del kubeflow.earlier["pipeline_spec"]
+    kubeflow.earlier["pipeline_version_reference"] = {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
+    assert "finetune" in again(kubeflow, "finetune")["pipeline_spec"]["pipeline_spec"]["root"]["dag"]["tasks"]
+    assert any(path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1") for path in kubeflow.paths)
+
+
+def test_with_a_registry_the_stage_alone_runs_its_present_code(kubeflow: SimpleNamespace) -> None:
+    earlier_spec(kubeflow)
+    spec = again(kubeflow, "index", registry="registry.example/now")["pipeline_spec"]["pipeline_spec"]
+    images = {name: e["container"]["image"] for name, e in spec["deploymentSpec"]["executors"].items()}
+    assert {name for name, image in images.items() if image.startswith("registry.example/now/")} == {"exec-index"}
+
+
+def test_a_run_that_is_not_there_is_said(kubeflow: SimpleNamespace) -> None:
+    with pytest.raises(MofeError, match=r"has no run run-0: .*not a call"):
+        runner.earlier_run("run-0", host=kubeflow.host)

@@ -26,6 +26,8 @@ SUMMARY = """An image classifier that knows what it does not know.
   mofe run -f params.yaml               run the pipeline on this machine, cached
   mofe run -f params.yaml --pipeline tables
                                         the paper's tables, or your own configurations, compared over seeds
+  mofe run --only finetune --from-run RUN
+                                        one stage of an earlier run again
   mofe report runs/params               its results again; --sync sends MLflow what it missed
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
   mofe register --host …                make it known to Kubeflow, for its UI
@@ -48,7 +50,7 @@ _KINDS = {
 
 
 def run(
-    params: Annotated[Path, tyro.conf.arg(aliases=["-f"])],
+    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     work: Path | None = None,
     pipeline: PipelineName = "mofe",
@@ -56,13 +58,22 @@ def run(
     host: str = "",
     namespace: str = "",
     registry: str = "",
+    only: str = "",
+    from_run: str = "",
 ) -> None:
-    """Run the whole pipeline, on this machine or on Kubeflow.
+    """Run the whole pipeline, on this machine or on Kubeflow; or one stage of an earlier run again.
 
     Stages whose inputs, parameters and code have not changed are taken from the cache of the work folder. After a
     failure, the same command goes on from the stage that failed.
 
     Example: mofe run -f examples/digits.yaml --set num_experts=4 epochs=5
+
+    With --only and --from-run instead of -f one stage of an earlier run runs again, on that run's inputs: even if it is
+    cached, and even if the data has changed since. What comes before it is taken from the cache, what comes after it
+    does not run. On this machine its result replaces the earlier one in the cache, so the next 'mofe run -f' goes on
+    from it; on Kubeflow it is that new run's alone, and stages that Kubeflow's cache no longer holds run again.
+
+    Example: mofe run --only finetune --from-run 20260131-140211-3f9a2c --set precision=fp32
 
     Args:
         params: YAML file with the pipeline's parameters.
@@ -74,10 +85,18 @@ def run(
             run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
         host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.
         namespace: kubeflow: yours, where there are several.
-        registry: docker and kubeflow: where your images are.
+        registry: docker and kubeflow: where your images are. On kubeflow with --from-run the stage runs its present
+            code from there; left out, the very image of the earlier run.
+        only: the stage to run again, for example finetune; all its executions, where it has several.
+        from_run: the run it is taken from: on this machine the name of its folder in WORK/logs, on kubeflow its id.
     """
     from mofe.digests import shipped
 
+    if only or from_run:
+        _run_again(only, from_run, params, settings, work, runner, host, namespace, registry)
+        return
+    if params is None:
+        raise MofeError("name the file with the pipeline's parameters: mofe run -f params.yaml")
     started = time.monotonic()
     file = shipped(f"{pipeline}.yaml")
     work = work or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
@@ -97,6 +116,45 @@ def run(
     show(result.outputs, work, time.monotonic() - started)
 
 
+def _run_again(
+    stage: str,
+    run_id: str,
+    params: Path | None,
+    settings: Sequence[str],
+    work: Path | None,
+    runner: Literal["subprocess", "docker", "kubeflow"],
+    host: str,
+    namespace: str,
+    registry: str,
+) -> None:
+    """One stage of an earlier run."""
+    if not (stage and run_id) or params:
+        raise MofeError(
+            "--only STAGE and --from-run RUN go together, without -f: the parameters are that run's; --set changes some"
+        )
+    if runner == "kubeflow":
+        from mofe import kubeflow_runner
+
+        earlier = kubeflow_runner.earlier_run(run_id, host=host, namespace=namespace)
+    else:
+        from mofe import local_runner
+
+        work = work or next((f.parents[1] for f in Path("runs").glob(f"*/logs/{run_id}")), None)
+        if work is None:
+            raise MofeError(f"there is no run {run_id} in any folder of runs/; name its work folder with --work")
+        earlier = local_runner.earlier_run(work, run_id)
+    parameters = {**earlier.parameters, **_settings(settings)}
+    check_parameters(parameters, earlier.documents[0]["root"]["inputDefinitions"]["parameters"], f"run {run_id}")
+    if runner == "kubeflow":
+        kubeflow_runner.submit_again(earlier, stage, parameters, host=host, namespace=namespace, registry=registry)
+        return
+    assert work is not None
+    result = local_runner.run_again(earlier, stage, parameters, work, runner, registry)
+    for execution in result.executions:
+        if execution.stage == stage:
+            print("", *(f"{name}: {place}" for name, place in execution.outputs.items()), sep="\n")
+
+
 def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
@@ -106,12 +164,18 @@ def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
         raise MofeError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
+    return {**content, **_settings(settings)}
+
+
+def _settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of ``--set name=value …``."""
+    given: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise MofeError(f"--set {setting}: expected name=value")
-        content[name] = yaml.safe_load(value) if value else ""
-    return content
+        given[name] = yaml.safe_load(value) if value else ""
+    return given
 
 
 def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:

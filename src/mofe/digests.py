@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grimp
 
+from mofe import __version__
 from mofe.stages import STAGES
 
 PACKAGE = "mofe"
@@ -34,11 +35,25 @@ def stamp(pipeline: str, registry: str | None = None) -> str:
     for line in pipeline.splitlines(keepends=True):
         if found := re.match(r"\s+exec-([a-z]+)(-\d+)?:\s*$", line):
             executor = found.group(1)
-        elif found := re.match(r"(\s+image: )(\S+)/(mofe-([a-z]+)):(\S+)\s*$", line):
-            start, place, name, target, version = found.groups()
-            line = f"{start}{registry or place}/{name}:{version}-{stage_digest(executor, target)}\n"
+        elif found := re.match(r"(\s+image: )(\S+)\s*$", line):
+            line = f"{found.group(1)}{present_image(executor, found.group(2), registry)}\n"
         lines.append(line)
     return "".join(lines)
+
+
+def present_image(stage: str, image: str, registry: str | None = None) -> str:
+    """The image that holds the present code of a stage.
+
+    Args:
+        stage: its name.
+        image: the one to replace: ``REGISTRY/mofe-TARGET:TAG``.
+        registry: put in place of its registry; None leaves it.
+    """
+    found = re.fullmatch(r"(\S+)/(mofe-([a-z]+)):\S+", image)
+    if found is None:
+        raise ValueError(f"{image} is no image of ours")
+    place, name, target = found.groups()
+    return f"{registry or place}/{name}:{__version__}-{stage_digest(stage, target)}"
 
 
 def stage_digest(stage: str, target: str) -> str:

@@ -16,9 +16,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
+from mofe.rerun import EarlierRun, cut, renewed, uncached
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
@@ -57,13 +60,83 @@ def submit(
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
     client = _client(host, namespace)
+    stamped = stamp(pipeline.read_text(), registry.rstrip("/") or None)
+    return _submit(
+        client, stamped, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
+    )
+
+
+def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
+    """What an earlier run on Kubeflow was asked; its pipeline is its own, or the version of a registered one.
+
+    Args:
+        run_id: as the UI and :func:`submit` show it.
+        host: as for :func:`submit`.
+        namespace: as for :func:`submit`.
+
+    Raises:
+        MofeError: Kubeflow cannot be reached, or knows no such run.
+    """
+    client = _client(host, namespace)
+    try:
+        run = client.get_run(run_id)
+        spec, version = run.pipeline_spec, run.pipeline_version_reference
+        if spec is None:
+            spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
+    except Exception as error:
+        raise MofeError(f"Kubeflow at {host or 'the current context'} has no run {run_id}: {_short(error)}") from error
+    documents = [spec["pipeline_spec"], spec["platform_spec"]] if "pipeline_spec" in spec else [spec]
+    config = run.runtime_config
+    place = {
+        "experiment_id": run.experiment_id,
+        "pipeline_root": config.pipeline_root if config else None,
+        "service_account": run.service_account,
+    }
+    return EarlierRun(run_id, run.display_name, documents, (config.parameters if config else None) or {}, place)
+
+
+def submit_again(
+    earlier: EarlierRun,
+    stage: str,
+    parameters: dict[str, Any],
+    *,
+    host: str,
+    namespace: str = "",
+    registry: str = "",
+    say: Callable[[str], None] = print,
+) -> str:
+    """Submit a run of one stage of an earlier run, and of what comes before it; follow it to its end.
+
+    It is a new run in the experiment of the earlier one, of the same pipeline without the tasks that the stage does not
+    need. Those before the stage are Kubeflow's to take from its cache, where it still has them; the stage itself takes
+    nothing from the cache, and Kubeflow puts nothing there for a task that may not use it.
+
+    Args:
+        earlier: from :func:`earlier_run`.
+        stage: its name; where a pipeline runs it several times, all of them.
+        parameters: of the earlier run, or others.
+        host: as for :func:`submit`.
+        namespace: as for :func:`submit`.
+        registry: where the image with the stage's present code is; "" takes the very image that ran then.
+        say: as for :func:`submit`.
+
+    Raises:
+        MofeError: there is no such stage, or as for :func:`submit`.
+    """
+    documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
+    pipeline = yaml.safe_dump_all(uncached(cut(documents, stage), stage), sort_keys=False)
+    name = f"{earlier.name} {stage}"
+    return _submit(_client(host, namespace), pipeline, parameters, host, say, run_name=name, **earlier.place)
+
+
+def _submit(
+    client: Any, pipeline: str, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
+) -> str:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
-        stamped = Path(folder) / "pipeline.yaml"
-        stamped.write_text(stamp(pipeline.read_text(), registry.rstrip("/") or None))
+        file = Path(folder) / "pipeline.yaml"
+        file.write_text(pipeline)
         try:
-            run_id = client.create_run_from_pipeline_package(
-                str(stamped), parameters, run_name=name, experiment_name=experiment, namespace=namespace or None
-            ).run_id
+            run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
             raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
     say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")

@@ -1,10 +1,12 @@
 """Runs a compiled pipeline on this machine with kfp.local: cached, with progress, with errors that say where to look.
 
 kfp.local has no hooks, so four of its parts are replaced while a run lasts (:func:`_hooked`): what starts a stage's
-process, what starts its container, the cache (to hear of hits), and how many iterations of a loop run at once. One,
-because stages use every core themselves, and because kfp 2.17 confuses the outputs of iterations that end together.
+process, what starts its container, the cache (to hear of hits, and to decide when one stage is run again), and how many
+iterations of a loop run at once. One, because stages use every core themselves, and because kfp 2.17 confuses the
+outputs of iterations that end together.
 """
 
+import copy
 import fcntl
 import json
 import os
@@ -24,22 +26,16 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+import yaml
+
 from mofe.digests import stamp
 from mofe.docker_runner import require_engine, run_container, surroundings
 from mofe.errors import MofeError
+from mofe.rerun import Documents, EarlierRun, cut, renewed, stage_of
+from mofe.run_record import Execution, RunRecord
 
 Runner = Literal["subprocess", "docker"]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """A stage that ran, or was found in the cache."""
-
-    stage: str
-    label: str
-    """Tells executions of one stage apart: the data set."""
-    cached: bool
-    seconds: float
+PIPELINE = "pipeline.yaml"
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,69 @@ def run_pipeline(
     Raises:
         MofeError: a stage failed (which, why, and where its log is), or another run is using the folder.
     """
+    return _start(_documents(stamp(pipeline.read_text(), registry)), parameters, work, runner, name)
+
+
+def earlier_run(work: Path, run_id: str) -> EarlierRun:
+    """What an earlier run in a work folder was asked.
+
+    Raises:
+        MofeError: the folder has no record of it.
+    """
+    record = RunRecord.read(work, run_id)
+    return EarlierRun(
+        run_id, record.name, _documents((work / "logs" / run_id / PIPELINE).read_text()), record.parameters
+    )
+
+
+def run_again(
+    earlier: EarlierRun,
+    stage: str,
+    parameters: dict[str, Any],
+    work: Path,
+    runner: Runner = "subprocess",
+    registry: str = "",
+) -> RunResult:
+    """Run one stage of an earlier run again, in its present code, on what came before it then; nothing after it runs.
+
+    Its result takes the place of the earlier one in the cache.
+
+    Args:
+        earlier: from :func:`earlier_run`.
+        stage: its name; where a pipeline runs it several times, all of them.
+        parameters: of the earlier run, or others where the stages before it do not depend on them.
+        work: the earlier run's.
+        runner: as for :func:`run_pipeline`.
+        registry: as for :func:`run_pipeline`; "" takes the one of the earlier run.
+
+    Raises:
+        MofeError: there is no such stage; something before it is no longer in the cache; as for :func:`run_pipeline`.
+    """
+    documents = cut(renewed(earlier.documents, stage, registry), stage)
+    again = _Again(stage, RunRecord.read(work, earlier.run_id))
+    return _start(documents, parameters, work, runner, earlier.name, again)
+
+
+@dataclass(frozen=True)
+class _Again:
+    """One stage of an earlier run is run again: the cache holds all that comes before it, and nothing for it."""
+
+    stage: str
+    earlier: RunRecord
+
+    def fresh(self, key: str) -> dict[str, Any] | None:
+        """What a stage that no cache holds gave in the earlier run."""
+        return next((e.outputs for e in self.earlier.executions if e.key == key), None)
+
+
+def _start(
+    documents: Documents,
+    parameters: dict[str, Any],
+    work: Path,
+    runner: Runner,
+    name: str,
+    again: _Again | None = None,
+) -> RunResult:
     if runner == "docker":
         require_engine()
     work = work.resolve()
@@ -89,35 +148,63 @@ def run_pipeline(
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
         "MOFE_TRACKING_CARRIED": "1",
     }
-    console = _Console(logs)
-    stamped = logs / "pipeline.yaml"
-    stamped.write_text(_without_retries(stamp(pipeline.read_text(), registry)))
+    (logs / PIPELINE).write_text(_text(documents))
+    console = _Console(logs, RunRecord(run_id, name, parameters, again.earlier.run if again else ""))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
-            outputs = _run(stamped, parameters, work, runner, console, chatter)
-    return RunResult(run_id, console.executions, outputs)
+            outputs = _run(documents[0], parameters, work, runner, console, chatter, again)
+    return RunResult(run_id, console.record.executions, outputs)
 
 
-def _without_retries(pipeline: str) -> str:
-    """The YAML without its retry policies: a person at a terminal wants to see the error, not to wait for another."""
-    return re.sub(r"(?m)^( +)retryPolicy:\n(?:\1 +.*\n)+", "", pipeline)
+def _documents(text: str) -> Documents:
+    return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def _text(documents: Documents) -> str:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump_all(documents, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def _run(
-    pipeline: Path, parameters: dict[str, Any], work: Path, runner: Runner, console: "_Console", chatter: Any
+    pipeline: dict[str, Any],
+    parameters: dict[str, Any],
+    work: Path,
+    runner: Runner,
+    console: "_Console",
+    chatter: Any,
+    again: _Again | None,
 ) -> dict[str, Path]:
     from kfp import components, local
 
     where = local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner()
-    with redirect_stdout(chatter), _hooked(console, parameters, work):
+    graph, uncached = _for_this_machine(pipeline)
+    with redirect_stdout(chatter), _hooked(console, parameters, work, uncached, again):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
-        loaded = components.load_component_from_file(str(pipeline))
+        loaded = components.load_component_from_text(json.dumps(graph, ensure_ascii=False))
         try:
             outputs = loaded(**parameters).outputs
         except RuntimeError as error:
-            raise MofeError(console.failure or f"the pipeline failed: {error}; see {chatter.name}") from error
+            raise MofeError(console.record.failure or f"the pipeline failed: {error}; see {chatter.name}") from error
     return {name: Path(artifact.path) for name, artifact in outputs.items()}
+
+
+def _for_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """The graph as kfp.local gets it, and the stages that it must never take from the cache.
+
+    Without retries: a person at a terminal wants to see the error, not to wait for another. Every task asks our cache,
+    which knows what to answer.
+    """
+    graph = copy.deepcopy(pipeline)
+    uncached = set()
+    for owner in [graph["root"], *graph["components"].values()]:
+        for task in owner.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+            executor = graph["components"][task["componentRef"]["name"]].get("executorLabel")
+            if executor and not task["cachingOptions"].get("enableCache"):
+                uncached.add(stage_of(executor))
+            task["cachingOptions"] = {"enableCache": True}
+    return graph, uncached
 
 
 @contextmanager
@@ -162,25 +249,44 @@ def _only_run_in(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(console: "_Console", parameters: dict[str, Any], work: Path) -> Iterator[None]:
+def _hooked(
+    console: "_Console", parameters: dict[str, Any], work: Path, uncached: set[str], again: _Again | None
+) -> Iterator[None]:
     from kfp.local import cache, subprocess_task_handler
     from kfp.local.orchestrator import enhanced_dag_orchestrator
 
     class ReportingCache(cache.LocalCache):
-        """The cache of kfp.local, which says when it had an answer."""
+        """The cache of kfp.local, which says when it had an answer, and knows when it must have none, or one."""
 
         def compute_key(
             self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
         ) -> str:
-            self.asked = component_name.removeprefix("comp-"), arguments
+            self.stage = re.sub(r"^comp-|-\d+$", "", component_name)
+            self.label = _label(arguments)
             return str(super().compute_key(component_name, image, full_command, arguments, **more))
 
         def get(self, key: str) -> dict[str, Any] | None:
-            outputs = super().get(key)
+            if again and self.stage == again.stage:
+                return None
+            outputs: dict[str, Any] | None = None
+            if self.stage not in uncached:
+                outputs = super().get(key)
+            elif again:
+                outputs = again.fresh(key)
             if outputs is not None:
-                component, arguments = self.asked
-                console.found_in_cache(re.sub(r"-\d+$", "", component), _label(arguments))
+                console.found_in_cache(self.stage, self.label, key, outputs)
+            elif again:
+                raise MofeError(console.failed(
+                    f"stage {_named(self.stage, self.label)} of run {again.earlier.run} is not in the cache, and "
+                    f"{again.stage} needs it: its outputs are gone, or it depends on a parameter that --set changes. "
+                    f"Run the whole pipeline: mofe run -f FILE --work {work}"
+                ))  # fmt: skip
             return outputs
+
+        def put(self, key: str, outputs: dict[str, Any]) -> None:
+            if self.stage not in uncached:
+                super().put(key, outputs)
+            console.made(key, outputs)
 
     class OneByOne(enhanced_dag_orchestrator.ParallelExecutor):
         def __init__(self) -> None:
@@ -241,28 +347,49 @@ def _run_process(command: list[str], environment: dict[str, str], on_output: Cal
 def _label(arguments: dict[str, Any]) -> str:
     """What tells executions of a stage apart: its data set's name, or the run that it configures."""
     if "name" in arguments:
-        return str(arguments["name"])
+        label = str(arguments["name"])
+        return "" if label == "train" else label
     if isinstance(run := arguments.get("run"), dict):  # of a comparison
         return f"{run['name']} seed {run['seed']:g}"
     images = arguments.get("images")
     uri = images.get("uri") if isinstance(images, dict) else getattr(images, "uri", None)
     manifest = Path(str(uri)) / "dataset.json"
-    return str(json.loads(manifest.read_text())["name"]) if uri and manifest.is_file() else ""
+    label = str(json.loads(manifest.read_text())["name"]) if uri and manifest.is_file() else ""
+    return "" if label == "train" else label
+
+
+def _named(stage: str, label: str) -> str:
+    return f"{stage} ({label})" if label else stage
 
 
 class _Console:
     """What the person at the terminal sees: a line a stage, and under it, while it runs, its latest progress."""
 
-    def __init__(self, logs: Path):
+    def __init__(self, logs: Path, record: RunRecord):
         self.logs = logs
-        self.executions: list[Execution] = []
-        self.failure = ""
+        self.record = record
         self.after_stage: Callable[[], None] = lambda: None
         self.terminal = sys.stdout
         self.live = self.terminal.isatty()
+        record.write(logs)
 
-    def found_in_cache(self, stage: str, label: str) -> None:
-        self._done(Execution(stage, "" if label == "train" else label, True, 0.0))
+    def found_in_cache(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
+        self._done(Execution(stage, label, True, 0.0))
+        self.made(key, outputs)
+
+    def made(self, key: str, outputs: dict[str, Any]) -> None:
+        """Note what the latest stage has made."""
+        latest = self.record.executions[-1]
+        latest.key = key
+        latest.outputs = {name: _place(output) for name, output in outputs.items()}
+        self.record.write(self.logs)
+
+    def failed(self, message: str) -> str:
+        """Note why the run ends."""
+        self.record.failure = message
+        self.record.write(self.logs)
+        self._clear()
+        return message
 
     def execute(self, command: list[str], run: Callable[[Callable[[bytes], None]], int]) -> int:
         """Run a stage with its output in a log; note whether and why it failed."""
@@ -275,8 +402,7 @@ class _Console:
             },
         }
         label = _label(arguments)
-        label = "" if label == "train" else label
-        log = self.logs / f"{len(self.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
+        log = self.logs / f"{len(self.record.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
         self._show(f"  {stage} {label} …")
         started = time.monotonic()
         with log.open("wb") as file:
@@ -294,13 +420,11 @@ class _Console:
         if status == 0:
             self._done(Execution(stage, label, False, seconds))
         else:
-            name = f"{stage} ({label})" if label else stage
-            self.failure = f"stage {name} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}"
-            self._clear()
+            self.failed(f"stage {_named(stage, label)} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}")
         return status
 
     def _done(self, execution: Execution) -> None:
-        self.executions.append(execution)
+        self.record.executions.append(execution)
         self._clear()
         how = "cached" if execution.cached else f"{execution.seconds:.1f} s"
         print(f"✓ {execution.stage:<12}{execution.label:<20}{how:>10}", file=self.terminal, flush=True)
@@ -313,6 +437,13 @@ class _Console:
     def _clear(self) -> None:
         if self.live:
             print("\r\033[2K", end="", file=self.terminal, flush=True)
+
+
+def _place(output: Any) -> Any:
+    """An artifact by where it is, several by where they are, a parameter by its value."""
+    if isinstance(output, list):
+        return [_place(item) for item in output]
+    return getattr(output, "uri", output)
 
 
 def _cause(log: Path, status: int) -> str:

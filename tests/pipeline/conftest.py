@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mofe.digests import shipped
-from mofe.local_runner import RunResult, run_pipeline
+from mofe.local_runner import RunResult, earlier_run, run_again, run_pipeline
 
 STAND_INS = {
     "fingerprint": """
@@ -101,5 +101,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
     def start(pipeline: str = "mofe.yaml", **parameters: Any) -> RunResult:
         given = {"train_data": "train", "test_data": "test", "ood_data": sets, **parameters}
         return run_pipeline(shipped(pipeline), given, tmp_path / "work")
+
+    return start
+
+
+@pytest.fixture
+def again(tmp_path: Path) -> Callable[..., RunResult]:
+    """Runs one stage of an earlier run again; ``again("index", first.run_id, knn_k=9)``."""
+
+    def start(stage: str, run_id: str, **parameters: Any) -> RunResult:
+        earlier = earlier_run(tmp_path / "work", run_id)
+        return run_again(earlier, stage, {**earlier.parameters, **parameters}, tmp_path / "work")
 
     return start

@@ -45,11 +45,11 @@ def test_public_parameters() -> None:
     assert sorted(pipeline_parameters(COMPILED["mofe"])) == [
         "accelerator", "accelerators", "augmentation", "backbone", "backbone_args", "bank", "batch_size",
         "checkpoints", "clip_norm", "cpu", "credentials", "drop_path", "epochs", "evaluation_images_per_class",
-        "expert_init", "fold_lambda", "inference_batch_size", "knn_k", "layer_decay", "learning_rate",
-        "max_rejected", "memory", "micro_batch_size", "min_learning_rate", "mixup", "mixup_scale", "mixup_sigma",
-        "mofe_depth", "negative_weight", "node_selector", "num_experts", "num_workers", "ood_data", "precision",
-        "probe_epochs", "probe_learning_rate", "regulariser", "regulariser_weight", "router", "seed", "strategy",
-        "synsets", "test_data", "tolerations", "top_k", "train_accelerators", "train_data",
+        "expert_init", "fold_lambda", "inference_batch_size", "knn_k", "layer_decay", "learning_rate", "max_rejected",
+        "memory", "micro_batch_size", "min_learning_rate", "mixup", "mixup_scale", "mixup_sigma", "mofe_depth",
+        "negative_weight", "node_resources", "node_selector", "num_experts", "num_nodes", "num_workers", "ood_data",
+        "precision", "probe_epochs", "probe_learning_rate", "regulariser", "regulariser_weight", "router", "seed",
+        "strategy", "synsets", "test_data", "tolerations", "top_k", "train_accelerators", "train_data",
         "train_images_per_class", "validation_fraction", "warmup_epochs", "weight_decay", "weights",
     ]  # fmt: skip
 

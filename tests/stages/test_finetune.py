@@ -125,6 +125,17 @@ def test_a_checkpoint_of_other_parameters_is_not_taken(trained: Trained, tmp_pat
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
+def test_a_training_that_came_to_its_end_begins_afresh(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or edited code would be given the model of the code before."""
+    kept = {"epochs": 1, "checkpoints": str(tmp_path / "kept")}
+    for run, resumes in (("", False), ("", False), ("run-1", False), ("run-1", True), ("run-2", False)):
+        monkeypatch.setenv("KFP_RUN_ID", run)
+        trained(run, **kept)
+        assert ("resuming" in capsys.readouterr().out) == resumes, "another try of the same run only hands on its model"
+
+
 def test_accumulated_micro_batches_are_one_step_of_the_learning_rate(trained: Trained) -> None:
     history = History.read(trained(epochs=1, batch_size=32, micro_batch_size=8, warmup_epochs=0.0).history).epochs
     assert history[1].learning_rate == pytest.approx(1e-6)  # the cosine has reached its end

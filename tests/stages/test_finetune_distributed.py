@@ -53,7 +53,10 @@ def test_two_processes_compute_what_one_does(
         torch.testing.assert_close(both[name], alone[name], atol=1e-4, rtol=1e-3)
 
 
-def test_checkpoints_are_written_once_and_gone_on_from(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+def test_checkpoints_are_written_once_and_gone_on_from(
+    trained: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")  # another try of the same pipeline run
     paths = trained("alone", micro_batch_size=16, **RECIPE)
     options = {"micro_batch_size": 16, "checkpoints": str(tmp_path / "kept")}
     first = torchrun(paths, tmp_path / "first", 2, **options)

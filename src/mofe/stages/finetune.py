@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
 from mofe.training import distributed
+from mofe.training.checkpoint import forget_finished
 from mofe.training.loop import Embeddings, Trainer
+from mofe.training.nodes import train_on_nodes
 from mofe.training.recipe import Recipe
 
 
@@ -58,11 +61,14 @@ def finetune(
     num_workers: int = 4,
     precision: str = "auto",
     processes: int = 0,
+    num_nodes: int = 1,
+    node_resources: dict[str, Any] | None = None,
     checkpoints: str = "",
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
-    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again.
+    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again; one
+    that came to its end begins afresh.
     Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
 
     Args:
@@ -100,9 +106,13 @@ def finetune(
         num_workers: processes that decode images.
         precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
         processes: that train together on this machine; 0 starts one for each GPU.
+        num_nodes: pods of a cluster that train together; more than one are a TrainJob of Kubeflow Trainer, which this
+            pod starts and follows.
+        node_resources: what each of several nodes requests instead of what this pod does, for example
+            {"nvidia.com/gpu": 8}.
         checkpoints: folder (path or URI) for checkpoints; "" keeps none.
     """
-    arguments = locals()
+    arguments = {name: value for name, value in locals().items() if name not in ("num_nodes", "node_resources")}
     recipe = Recipe(
         epochs=epochs,
         probe_epochs=probe_epochs,
@@ -129,6 +139,11 @@ def finetune(
         validation_fraction=validation_fraction,
         seed=seed,
     )
+    if num_nodes < 1:
+        raise MofeError(f"num_nodes = {num_nodes}: at least one node trains")
+    if num_nodes > 1:
+        train_on_nodes(arguments, num_nodes, node_resources or {})
+        return
     together = processes or max(1, torch.accelerator.device_count())
     if together > 1 and not distributed.started():
         distributed.launch(finetune, arguments, together)
@@ -184,6 +199,9 @@ def finetune(
                 return trainer
 
             place = storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None
+            if place and distributed.is_first():
+                forget_finished(place, epochs)
+            distributed.wait_for_all()
             start = create_backbone(config.backbone, drop_path=drop_path)
             embeddings = partial(stored_embeddings, known)
             if expert_init == "naive":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,22 +35,35 @@ def save_checkpoint(
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     with storage.staged(str(folder / f"step-{step:08d}")) as place:
         storage.write_bytes(place / "state.safetensors", save({k: v.cpu().contiguous() for k, v in tensors.items()}))
-        storage.write_json(place / "checkpoint.json", progress)
+        storage.write_json(place / "checkpoint.json", {**progress, "run": _pipeline_run()})
     for old in _steps(folder)[:-KEPT]:
-        if storage.is_local(old):
-            shutil.rmtree(Path(old.path), ignore_errors=True)
-        else:
-            with storage.access(old, "checkpoint"), contextlib.suppress(FileNotFoundError):
-                old.fs.rm(old.path, recursive=True)
+        _remove(old)
+
+
+def forget_finished(folder: UPath, epochs: int) -> None:
+    """Remove the checkpoints of a training that came to its end, unless it was this very pipeline run's.
+
+    Whoever trains again after the end means to: the code has changed, or the stage is to run again. Within one pipeline
+    run it is another try, after the model could not be handed on.
+
+    Args:
+        folder: of this training's checkpoints.
+        epochs: that it takes.
+    """
+    newest = _newest(folder)
+    if newest is None:
+        return
+    progress = _progress(newest)
+    if progress["epoch"] > epochs and not (progress.get("run") and progress["run"] == _pipeline_run()):
+        _remove(folder)
 
 
 def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint in ``folder``; its ``progress``, or None where there is none."""
-    whole = [step for step in _steps(folder) if storage.kind(step / "checkpoint.json")]
-    if not whole:
+    place = _newest(folder)
+    if place is None:
         return None
-    place = whole[-1]
-    progress: dict[str, Any] = json.loads(storage.read_bytes(place / "checkpoint.json", "checkpoint"))
+    progress = _progress(place)
     tensors = load(storage.read_bytes(place / "state.safetensors", "checkpoint's tensors"))
     try:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
@@ -62,6 +76,29 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
             state.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     return progress
+
+
+def _newest(folder: UPath) -> UPath | None:
+    """The newest checkpoint that is whole."""
+    whole = [step for step in _steps(folder) if storage.kind(step / "checkpoint.json")]
+    return whole[-1] if whole else None
+
+
+def _progress(place: UPath) -> dict[str, Any]:
+    progress: dict[str, Any] = json.loads(storage.read_bytes(place / "checkpoint.json", "checkpoint"))
+    return progress
+
+
+def _pipeline_run() -> str:
+    return os.environ.get("KFP_RUN_ID", "")
+
+
+def _remove(folder: UPath) -> None:
+    if storage.is_local(folder):
+        shutil.rmtree(Path(folder.path), ignore_errors=True)
+    else:
+        with storage.access(folder, "checkpoint"), contextlib.suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)
 
 
 def _steps(folder: UPath) -> list[UPath]:

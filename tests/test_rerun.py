@@ -1,0 +1,95 @@
+"""Compiled pipelines cut down to one stage: whole in themselves, and no larger than needed."""
+
+from typing import Any
+
+import pytest
+import yaml
+from kfp import components
+
+from mofe.digests import shipped, stamp
+from mofe.rerun import Documents, cut, renewed, stage_of, uncached
+from mofe.stages import STAGES
+
+OF_A_COMPARISON = {"plan", "configure", "tabulate"}
+CASES = [(pipeline, stage) for pipeline in ("mofe", "tables") for stage in STAGES if stage not in OF_A_COMPARISON]
+CASES += [("tables", stage) for stage in sorted(OF_A_COMPARISON)]
+
+every_stage = pytest.mark.parametrize(("pipeline", "stage"), CASES)
+
+
+def documents(pipeline: str) -> Documents:
+    return list(yaml.safe_load_all(stamp(shipped(f"{pipeline}.yaml").read_text(), "registry.example/team")))
+
+
+def graphs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    return [owner for owner in [pipeline["root"], *pipeline["components"].values()] if "dag" in owner]
+
+
+@every_stage
+def test_what_is_left_is_whole(pipeline: str, stage: str) -> None:
+    whole = documents(pipeline)
+    part = cut(whole, stage)
+    assert whole == documents(pipeline), "the whole is left as it was"
+    graph, platform = part
+    defined, used = graph["components"], set()
+    for owner in graphs(graph):
+        tasks = owner["dag"]["tasks"]
+        for task in tasks.values():
+            used.add(task["componentRef"]["name"])
+            assert set(task.get("dependentTasks", [])) <= set(tasks)
+            for source in [
+                *task.get("inputs", {}).get("parameters", {}).values(),
+                *task.get("inputs", {}).get("artifacts", {}).values(),
+            ]:
+                made = source.get("taskOutputParameter") or source.get("taskOutputArtifact")
+                if made:
+                    (key,) = set(made) - {"producerTask"}
+                    outputs = defined[tasks[made["producerTask"]]["componentRef"]["name"]]["outputDefinitions"]
+                    assert any(made[key] in of_kind for of_kind in outputs.values())
+        for output in owner["dag"].get("outputs", {}).get("artifacts", {}).values():
+            assert all(selector["producerSubtask"] in tasks for selector in output["artifactSelectors"])
+    assert used == set(defined), "no component is left over"
+    executors = {c["executorLabel"] for c in defined.values() if "executorLabel" in c}
+    assert set(graph["deploymentSpec"]["executors"]) == executors
+    assert set(platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == executors
+    components.load_component_from_text(yaml.safe_dump(graph))  # kfp's own check
+
+
+@every_stage
+def test_the_stage_alone_takes_nothing_from_the_cache(pipeline: str, stage: str) -> None:
+    graph, _ = uncached(cut(documents(pipeline), stage), stage)
+    ran = {
+        stage_of(graph["components"][task["componentRef"]["name"]]["executorLabel"])
+        for owner in graphs(graph)
+        for task in owner["dag"]["tasks"].values()
+        if task.get("cachingOptions") == {} and "executorLabel" in graph["components"][task["componentRef"]["name"]]
+    }
+    assert ran == {stage, "fingerprint"} - ({"fingerprint"} if stage == "plan" else set())
+
+
+def test_what_no_cache_holds_hands_on_parameters_alone() -> None:
+    """The record of a run keeps them as JSON, to be taken from there when a stage below runs again."""
+    for pipeline in ("mofe", "tables"):
+        graph, _ = documents(pipeline)
+        assert set(graph["components"]["comp-fingerprint"]["outputDefinitions"]) == {"parameters"}
+
+
+def test_nothing_after_the_stage_is_left() -> None:
+    graph, _ = cut(documents("mofe"), "partition")
+    assert sorted(graph["root"]["dag"]["tasks"]) == [
+        "extract", "fingerprint", "partition", "prepare", "prepare-2", "prepare-ood",
+    ]  # fmt: skip
+    assert graph["pipelineInfo"]["name"] == "mofe", "Kubeflow looks into its cache by this name"
+
+
+def test_one_stage_is_renewed() -> None:
+    old = documents("mofe")
+    for executor in old[0]["deploymentSpec"]["executors"].values():
+        executor["container"]["image"] = executor["container"]["image"].rpartition("-")[0] + "-000000000000"
+    images = {
+        name: executor["container"]["image"]
+        for name, executor in renewed(old, "score", "registry.example/other")[0]["deploymentSpec"]["executors"].items()
+    }
+    changed = {name for name, image in images.items() if not image.endswith("-000000000000")}
+    assert changed == {"exec-score", "exec-score-2"}
+    assert all(images[name].startswith("registry.example/other/mofe-score:") for name in changed)
