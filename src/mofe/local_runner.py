@@ -181,7 +181,7 @@ def _run(
     graph, uncached = _for_this_machine(pipeline)
     with redirect_stdout(chatter), _hooked(console, parameters, work, uncached, again):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
-        loaded = components.load_component_from_text(json.dumps(graph, ensure_ascii=False))
+        loaded = components.load_component_from_text(_text([graph]))
         try:
             outputs = loaded(**parameters).outputs
         except RuntimeError as error:
