@@ -66,6 +66,18 @@ def test_compile_writes_what_kubeflow_takes(tmp_path: Path) -> None:
     assert "registry.example/x/mofe-train:" in mofe("compile", "--registry", "registry.example/x/")
 
 
+def test_defaults_and_schedules_are_checked_before_kubeflow_is_asked(tmp_path: Path) -> None:
+    assert "--set: the pipeline has no parameter 'acelerators'; did you mean" in mofe(
+        "register", "--set", "acelerators=8", code=1
+    )
+    assert "has no parameter 'seed'" in mofe("register", "--set", "seed=1", code=1), "tables has seeds"
+    assert "needs parameters and times" in mofe("schedule", "weekly", "--cron", "@daily", code=1)
+    (tmp_path / "p.yaml").write_text("train_data: a")
+    assert "the parameter ood_data is missing" in mofe(
+        "schedule", "weekly", "-f", str(tmp_path / "p.yaml"), "--cron", "@daily", code=1
+    )
+
+
 def test_good_parameters_pass_and_whole_numbers_become_floats() -> None:
     given = {**LEAST, "learning_rate": 1, "weight_decay": "1e-4", "num_experts": 3, "backbone_args": {"img_size": 32}}
     check_parameters(given, KNOWN, "x")

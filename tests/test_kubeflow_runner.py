@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api
 import pytest
+import yaml
 
 import mofe.kubeflow_runner as runner
 from mofe.digests import shipped
@@ -61,6 +62,11 @@ class Kubeflow(BaseHTTPRequestHandler):
         elif self.path.startswith("/apis/v2beta1/pipelines?"):
             known = [{"pipeline_id": "p-1"}] if seen.uploaded else []
             self._answer({"pipelines": known, "total_size": len(known)})
+        elif self.path.startswith("/apis/v2beta1/recurringruns?"):
+            kept = [{"recurring_run_id": i, "display_name": b["display_name"]} for i, b in seen.schedules.items()]
+            first = "page_token=next" not in self.path  # two pages
+            page = {"recurringRuns": kept[:1] if first else kept[1:]}
+            self._answer({**page, "next_page_token": "next"} if first else page)
         elif self.path == "/apis/v2beta1/healthz":
             self._answer({"multi_user": False})
         else:
@@ -83,11 +89,19 @@ class Kubeflow(BaseHTTPRequestHandler):
         if self.path == "/apis/v2beta1/experiments":
             seen.experiment = body
             self._answer({"experiment_id": "e-1", **body})
+        elif self.path == "/apis/v2beta1/recurringruns":
+            seen.schedules[f"r-{len(seen.names)}"] = body
+            seen.names.append(body["display_name"])
+            self._answer({"recurring_run_id": "r", **body})
         elif self.path == "/apis/v2beta1/runs" and seen.refuse:
             self._answer({"message": "quota exceeded"}, 403)
         elif self.path == "/apis/v2beta1/runs":
             seen.run = body
             self._answer({"run_id": "run-1", **body})
+
+    def do_DELETE(self) -> None:
+        del self.server.seen.schedules[self.path.rpartition("/")[2]]  # type: ignore[attr-defined]
+        self._answer({})
 
 
 @pytest.fixture
@@ -96,7 +110,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
-        earlier=None, registered=None,
+        earlier=None, registered=None, schedules={},
     )  # fmt: skip
     server.seen = seen  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -240,3 +254,55 @@ def test_with_a_registry_the_stage_alone_runs_its_present_code(kubeflow: SimpleN
 def test_a_run_that_is_not_there_is_said(kubeflow: SimpleNamespace) -> None:
     with pytest.raises(MofeError, match=r"has no run run-0: .*not a call"):
         runner.earlier_run("run-0", host=kubeflow.host)
+
+
+def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> None:
+    said: list[str] = []
+    pool = {"train_accelerators": 8, "node_selector": {"pool": "gpu"}}
+    for defaults in ({}, pool, pool):
+        runner.register([shipped("mofe.yaml")], defaults, host=kubeflow.host, say=said.append)
+    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was there already"]
+    plain, changed = (next(iter(yaml.safe_load_all(text))) for text in map(uploaded, kubeflow.uploaded[1:]))
+    for name, value in pool.items():
+        plain["root"]["inputDefinitions"]["parameters"][name]["defaultValue"] = value
+    assert changed == plain
+
+
+def uploaded(form: bytes) -> str:
+    """The file in a form that was sent."""
+    return form.decode().split("\r\n\r\n", 1)[1].rpartition("\r\n--")[0]
+
+
+def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> None:
+    said: list[str] = []
+
+    def schedule(name: str, cron: str) -> None:
+        runner.schedule(
+            shipped("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host, registry="registry.example/team",
+            say=said.append,
+        )  # fmt: skip
+
+    schedule("other", "0 0 3 * * 1")
+    schedule("weekly", "0 0 3 * * 1")
+    schedule("weekly", "@daily")
+    assert said == [
+        "other runs at 0 0 3 * * 1",
+        "weekly runs at 0 0 3 * * 1",
+        "weekly runs at @daily, in place of the schedule before",
+    ]
+    other, weekly = kubeflow.schedules.values()
+    assert set(weekly) <= set(kfp_server_api.V2beta1RecurringRun.attribute_map.values())
+    assert (other["display_name"], weekly["display_name"]) == ("other", "weekly")
+    assert weekly["trigger"] == {"cron_schedule": {"cron": "@daily"}}
+    assert (weekly["experiment_id"], weekly["mode"], weekly["max_concurrency"]) == ("e-1", "ENABLE", 1)
+    assert weekly["no_catchup"] is True
+    assert weekly["runtime_config"] == {"parameters": PARAMETERS}
+    executors = weekly["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
+    assert all("registry.example/team/" in spec["container"]["image"] for spec in executors.values())
+
+    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    assert [body["display_name"] for body in kubeflow.schedules.values()] == ["other"]
+    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    assert said[-2:] == ["weekly runs no more", "there is no schedule weekly"]
+    with pytest.raises(MofeError, match="has 5 fields: Kubeflow's six begin with seconds"):
+        schedule("weekly", "0 3 * * 1")

@@ -1,4 +1,4 @@
-"""The command line: mofe run, report, compile, register, detect, stage, data.
+"""The command line: mofe run, report, compile, register, schedule, detect, stage, data.
 
 Start-up counts, so each command imports what it needs when it is called.
 """
@@ -31,6 +31,8 @@ SUMMARY = """An image classifier that knows what it does not know.
   mofe report runs/params               its results again; --sync sends MLflow what it missed
   mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
   mofe register --host …                make it known to Kubeflow, for its UI
+  mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1' --host …
+                                        let Kubeflow run it again and again
   mofe detect --detector runs/params/detector IMAGES…
                                         what new images show, and whether they are like anything taught
   mofe stage extract --help             one stage by hand
@@ -185,8 +187,16 @@ def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
     return dict(root["inputDefinitions"]["parameters"])
 
 
-def check_parameters(given: dict[str, Any], known: dict[str, dict[str, Any]], where: str) -> None:
+def check_parameters(
+    given: dict[str, Any], known: dict[str, dict[str, Any]], where: str, *, complete: bool = True
+) -> None:
     """Refuse unknown names, missing values and values of another type, before any work; whole numbers become floats.
+
+    Args:
+        given: name → value; changed where a whole number becomes a float.
+        known: from :func:`pipeline_parameters`.
+        where: named in errors.
+        complete: whether every parameter without a default must be given.
 
     Raises:
         MofeError: names the parameter, the value, and what was expected.
@@ -204,7 +214,7 @@ def check_parameters(given: dict[str, Any], known: dict[str, dict[str, Any]], wh
     missing = [
         n for n, spec in known.items() if "defaultValue" not in spec and not spec.get("isOptional") and n not in given
     ]
-    if missing:
+    if complete and missing:
         raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
 
 
@@ -265,10 +275,18 @@ def compile(
         print(text, end="")
 
 
-def register(host: str = "", namespace: str = "", registry: str = "") -> None:
+def register(
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    host: str = "",
+    namespace: str = "",
+    registry: str = "",
+) -> None:
     """Make the pipelines known to Kubeflow: they appear in the UI, as a new version where the code has changed.
 
+    Example: mofe register --registry registry.example/team --set train_accelerators=8 'node_selector={"pool": "gpu"}'
+
     Args:
+        settings: defaults of the pipelines' parameters on this cluster, as name=value; the value is read as YAML.
         host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
         namespace: yours, where there are several.
         registry: where your images are.
@@ -276,8 +294,52 @@ def register(host: str = "", namespace: str = "", registry: str = "") -> None:
     from mofe.digests import shipped
     from mofe.kubeflow_runner import register as hand_over
 
-    names: tuple[str, ...] = get_args(PipelineName)
-    hand_over([shipped(f"{name}.yaml") for name in names], host=host, namespace=namespace, registry=registry)
+    files = [shipped(f"{name}.yaml") for name in get_args(PipelineName)]
+    defaults = _settings(settings)
+    for file in files:
+        check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
+    hand_over(files, defaults, host=host, namespace=namespace, registry=registry)
+
+
+def schedule(
+    name: tyro.conf.Positional[str],
+    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    cron: str = "",
+    off: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    pipeline: PipelineName = "mofe",
+    host: str = "",
+    namespace: str = "",
+    registry: str = "",
+) -> None:
+    """Let Kubeflow run the pipeline again and again; what has not changed since the last time is cached.
+
+    Example: mofe schedule weekly -f params.yaml --cron '0 0 3 * * 1' --registry registry.example/team
+
+    Args:
+        name: of the schedule; one of the same name is replaced.
+        params: YAML file with the pipeline's parameters.
+        settings: parameters that override the file's, as name=value; the value is read as YAML.
+        cron: when, in six fields: seconds, minutes, hours, day of the month, month, day of the week; in the
+            time zone that Kubeflow was given.
+        off: end the schedule instead.
+        pipeline: as for mofe run.
+        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
+        namespace: yours, where there are several.
+        registry: where your images are.
+    """
+    from mofe import kubeflow_runner
+    from mofe.digests import shipped
+
+    if off:
+        kubeflow_runner.unschedule(name, host=host, namespace=namespace)
+        return
+    if params is None or not cron:
+        raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
+    file = shipped(f"{pipeline}.yaml")
+    parameters = _read_parameters(params, settings)
+    check_parameters(parameters, pipeline_parameters(file), str(params))
+    kubeflow_runner.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)
 
 
 def report(folder: tyro.conf.Positional[str], sync: bool = False) -> None:
@@ -447,7 +509,14 @@ def main() -> None:
             tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
         else:
             tyro.extras.subcommand_cli_from_dict(
-                {"run": run, "report": report, "compile": compile, "register": register, "detect": detect},
+                {
+                    "run": run,
+                    "report": report,
+                    "compile": compile,
+                    "register": register,
+                    "schedule": schedule,
+                    "detect": detect,
+                },
                 prog="mofe",
                 args=arguments,
             )

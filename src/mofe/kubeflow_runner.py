@@ -1,4 +1,4 @@
-"""Hands compiled pipelines to Kubeflow Pipelines: submits a run and follows it to its end, or registers a version.
+"""Hands compiled pipelines to Kubeflow Pipelines: submits a run and follows it, registers a version, keeps a schedule.
 
 Only documented calls of the v2beta1 API, through the kfp client. Access is the client's own business: ``KFP_TOKEN`` in
 the environment, a token of the pod that this runs in, or the current Kubernetes context.
@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -144,12 +144,19 @@ def _submit(
 
 
 def register(
-    pipelines: Sequence[Path], *, host: str, namespace: str = "", registry: str = "", say: Callable[[str], None] = print
+    pipelines: Sequence[Path],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    host: str,
+    namespace: str = "",
+    registry: str = "",
+    say: Callable[[str], None] = print,
 ) -> None:
     """Make pipelines known in the UI, each as a new version, unless just this version is there already.
 
     Args:
         pipelines: YAML files, with plain version tags; the content digests are put in.
+        defaults: of parameters, in place of the pipelines' own.
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
@@ -161,7 +168,7 @@ def register(
     client = _client(host, namespace)
     for pipeline in pipelines:
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
-        content = stamp(pipeline.read_text(), registry.rstrip("/") or None)
+        content = _with_defaults(stamp(pipeline.read_text(), registry.rstrip("/") or None), defaults or {})
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
             stamped = Path(folder) / "pipeline.yaml"
@@ -179,6 +186,107 @@ def register(
                     f"Kubeflow at {host or 'the current context'} refused {name}: {_short(error)}"
                 ) from error
         say(f"{name} {version} {'was there already' if there else 'registered'}")
+
+
+def schedule(
+    pipeline: Path,
+    parameters: dict[str, Any],
+    cron: str,
+    *,
+    name: str,
+    host: str,
+    experiment: str = "mofe",
+    namespace: str = "",
+    registry: str = "",
+    say: Callable[[str], None] = print,
+) -> None:
+    """Let Kubeflow run a pipeline again and again, one run at a time; in place of a schedule of the same name.
+
+    Args:
+        pipeline: as for :func:`submit`.
+        parameters: of every run.
+        cron: when: seconds, minutes, hours, day of the month, month, day of the week.
+        name: of the schedule, and of its runs.
+        host: as for :func:`submit`.
+        experiment: as for :func:`submit`.
+        namespace: as for :func:`submit`.
+        registry: as for :func:`submit`.
+        say: as for :func:`submit`.
+
+    Raises:
+        MofeError: the times are no cron expression; Kubeflow cannot be reached or refuses.
+    """
+    if not cron.startswith("@") and len(cron.split()) != 6:
+        raise MofeError(
+            f"{cron!r} has {len(cron.split())} fields: Kubeflow's six begin with seconds, for example '0 0 3 * * 1'"
+        )
+    client = _client(host, namespace)
+    place, old = _scheduled(client, name, host, experiment, namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        stamped = Path(folder) / "pipeline.yaml"
+        stamped.write_text(stamp(pipeline.read_text(), registry.rstrip("/") or None))
+        try:
+            client.create_recurring_run(
+                place, name, cron_expression=cron, no_catchup=True, params=parameters,
+                pipeline_package_path=str(stamped),
+            )  # fmt: skip
+            for recurring_run in old:
+                client.delete_recurring_run(recurring_run)
+        except Exception as error:
+            raise MofeError(
+                f"Kubeflow at {host or 'the current context'} refused the schedule: {_short(error)}"
+            ) from error
+    say(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
+
+
+def unschedule(
+    name: str, *, host: str, experiment: str = "mofe", namespace: str = "", say: Callable[[str], None] = print
+) -> None:
+    """End a schedule; runs of it that have begun go on.
+
+    Args:
+        name: of the schedule; it is no error if there is none.
+        host: as for :func:`submit`.
+        experiment: as for :func:`submit`.
+        namespace: as for :func:`submit`.
+        say: as for :func:`submit`.
+
+    Raises:
+        MofeError: Kubeflow cannot be reached or refuses.
+    """
+    client = _client(host, namespace)
+    _, old = _scheduled(client, name, host, experiment, namespace)
+    try:
+        for recurring_run in old:
+            client.delete_recurring_run(recurring_run)
+    except Exception as error:
+        raise MofeError(f"Kubeflow at {host or 'the current context'} kept the schedule: {_short(error)}") from error
+    say(f"{name} runs no more" if old else f"there is no schedule {name}")
+
+
+def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: str) -> tuple[str, list[str]]:
+    """An experiment, made if it is not there, and the schedules of this name in it: their ids."""
+    try:
+        with redirect_stdout(StringIO()):  # the client prints a link
+            place = client.create_experiment(experiment, namespace=namespace or None).experiment_id
+        found, page = [], ""
+        while True:
+            listed = client.list_recurring_runs(page_token=page, page_size=100, experiment_id=place)
+            found += [r.recurring_run_id for r in listed.recurring_runs or [] if r.display_name == name]
+            page = listed.next_page_token
+            if not page:
+                return place, found
+    except Exception as error:
+        raise MofeError(f"Kubeflow at {host or 'the current context'} lists no schedules: {_short(error)}") from error
+
+
+def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
+    if not defaults:
+        return pipeline
+    documents = list(yaml.safe_load_all(pipeline))
+    for name, value in defaults.items():
+        documents[0]["root"]["inputDefinitions"]["parameters"][name]["defaultValue"] = value
+    return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
 
 
 def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
+from mofe.cli import check_parameters, pipeline_parameters
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,32 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
         "networkPolicy": {"enabled": True},
+        "pool": {
+            "accelerator": "amd.com/gpu",
+            "accelerators": 2,
+            "trainAccelerators": 8,
+            "nodeSelector": {"pool": "gpu"},
+            "tolerations": [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+        "recurring": {
+            "enabled": True,
+            "name": "weekly",
+            "namespace": "team",
+            "parameters": {
+                "train_data": "s3://bucket/train",
+                "test_data": "s3://bucket/test",
+                "ood_data": [{"dataset": "dtd", "uri": "s3://bucket/dtd"}],
+                "accelerators": 0,
+            },
+        },
+        "trainer": {"enabled": True, "namespace": "team", "serviceAccount": "default-editor"},
     },
-    "native": {"pipelines": {"kubernetesNative": True}, "registry": "registry.example/team"},
+    "native": {
+        "pipelines": {"kubernetesNative": True},
+        "registry": "registry.example/team",
+        "pool": {"trainAccelerators": 4, "nodeSelector": {"pool": "gpu"}},
+        "credentials": {"secretName": "ours"},
+    },
     "pipelines-only": {"mlflow": {"enabled": False}},
     "nothing": {
         "mlflow": {"enabled": False}, "pipelines": {"register": False}, "serviceAccount": {"create": False},
@@ -69,7 +94,9 @@ def test_what_each_value_set_renders() -> None:
     kinds = {name: sorted(d["kind"] for d in rendered(name)) for name in VALUES}
     server = ["Deployment", "PersistentVolumeClaim", "Service"]
     assert kinds["default"] == sorted([*server, "Job", "ServiceAccount"])
-    assert kinds["everything"] == sorted([*server, "Job", "NetworkPolicy", "Secret", "ServiceAccount"])
+    assert kinds["everything"] == sorted(
+        [*server, "ConfigMap", "Job", "Job", "Job", "NetworkPolicy", "Role", "RoleBinding", "Secret", "ServiceAccount"]
+    )
     assert kinds["native"] == sorted(
         [*server, "Pipeline", "Pipeline", "PipelineVersion", "PipelineVersion", "ServiceAccount"]
     )
@@ -104,6 +131,105 @@ def test_a_secret_value_is_in_the_secret_alone() -> None:
     assert "canary" not in json.dumps([d for d in documents if d is not secret])
 
 
+def test_no_secret_is_in_a_config_map_or_an_argument() -> None:
+    for name in VALUES:
+        for document in rendered(name):
+            if document["kind"] != "Secret":
+                text = json.dumps(document)
+                assert "canary" not in text, document["metadata"]["name"]
+                assert not [key for key in SECRET_KEYS if f'"{key}": ' in text], "Secrets are named, never copied"
+
+
+def arguments(name: str, job: str) -> list[str]:
+    """What a Job of a value set calls mofe with."""
+    (document,) = [d for d in of_kind(rendered(name), "Job") if d["metadata"]["name"] == f"release-{job}"]
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["mofe"]
+    return list(container["args"])
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *command: str) -> dict[str, Any]:
+    """What the command line makes of arguments, up to where it would ask Kubeflow."""
+    import mofe.cli
+    import mofe.kubeflow_runner
+
+    seen: dict[str, Any] = {}
+    for function in ("register", "schedule", "unschedule"):
+        monkeypatch.setattr(
+            mofe.kubeflow_runner, function, lambda *given, **named: seen.update(named, positional=given)
+        )
+    monkeypatch.setattr("sys.argv", ["mofe", *command])
+    mofe.cli.main()
+    return seen
+
+
+def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = called(monkeypatch, *arguments("everything", "register"))
+    assert seen["host"] == "http://ml-pipeline.kubeflow.svc:8888"
+    assert seen["registry"] == "registry.example/team"
+    assert seen["positional"][1] == {
+        "accelerator": "amd.com/gpu",
+        "accelerators": 2,
+        "train_accelerators": 8,
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "cpu": "8",
+        "memory": "32Gi",
+        "credentials": "mofe-credentials",
+    }
+    seen = called(monkeypatch, *arguments("default", "register"))
+    known = pipeline_parameters(ROOT / "pipelines" / "mofe.yaml")
+    own = {name: known[name]["defaultValue"] for name in seen["positional"][1]}
+    assert seen["positional"][1] == own, "the chart's defaults are the pipelines'"
+
+
+def test_the_schedule_is_one_that_mofe_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (config,) = of_kind(rendered("everything"), "ConfigMap")
+    parameters = yaml.safe_load(config["data"]["parameters.yaml"])
+    check_parameters(parameters, pipeline_parameters(ROOT / "pipelines" / "mofe.yaml"), "the ConfigMap")
+    assert (parameters["train_accelerators"], parameters["accelerators"]) == (8, 0), "its own go before the pool's"
+    file = tmp_path / "parameters.yaml"
+    file.write_text(config["data"]["parameters.yaml"])
+    given = [str(file) if a == "/parameters/parameters.yaml" else a for a in arguments("everything", "schedule")]
+    seen = called(monkeypatch, *given)
+    assert seen["positional"][1:] == (parameters, "0 0 3 * * 1")
+    assert (seen["name"], seen["namespace"], seen["registry"]) == ("weekly", "team", "registry.example/team")
+    seen = called(monkeypatch, *arguments("everything", "unschedule"))
+    assert (seen["positional"], seen["namespace"]) == (("weekly",), "team")
+    hooks = {
+        d["metadata"]["name"]: d["metadata"]["annotations"]["helm.sh/hook"]
+        for d in of_kind(rendered("everything"), "Job")
+    }
+    assert hooks["release-unschedule"] == "pre-delete"
+
+
+def test_the_only_rights_are_those_of_num_nodes() -> None:
+    for name in VALUES:
+        kinds = {d["kind"] for d in rendered(name)}
+        assert not kinds & {"ClusterRole", "ClusterRoleBinding"}
+        assert ("Role" in kinds) == (name == "everything")
+    (role,), (binding,) = (of_kind(rendered("everything"), kind) for kind in ("Role", "RoleBinding"))
+    rights = {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"]}
+    assert rights == {
+        ("trainjobs", "create"), ("trainjobs", "get"), ("trainjobs", "delete"),
+        ("pods", "get"), ("pods", "list"), ("pods/log", "get"),
+    }  # fmt: skip
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "team"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "default-editor", "namespace": "team"}]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_notes_name_what_is_there(name: str) -> None:
+    text = helm("install", "release", str(CHART), "--namespace", "ml", "--dry-run=client", values=VALUES[name])
+    notes = text.partition("NOTES:")[2]
+    values = VALUES[name]
+    assert ("MLFLOW_TRACKING_URI=" in notes) == values.get("mlflow", {}).get("enabled", True)
+    assert ("mofe run -f" in notes) == values.get("pipelines", {}).get("register", True)
+    assert ("mofe schedule weekly --off" in notes) == ("recurring" in values)
+    assert ("num_nodes > 1" in notes) == ("trainer" in values)
+    assert "canary" not in notes
+
+
 def numbers(value: Any) -> Any:
     """Helm writes 1e-06, which is a number to Kubernetes and a text to PyYAML."""
     if isinstance(value, dict):
@@ -119,6 +245,11 @@ def test_native_versions_are_the_compiled_pipelines() -> None:
         compiled, platform = yaml.safe_load_all(
             (ROOT / "pipelines" / f"{name}.yaml").read_text().replace("ghcr.io/mofe/", "registry.example/team/")
         )
+        defaults = compiled["root"]["inputDefinitions"]["parameters"]
+        for parameter, value in (
+            ("train_accelerators", 4), ("node_selector", {"pool": "gpu"}), ("credentials", "ours"),
+        ):  # fmt: skip
+            defaults[parameter]["defaultValue"] = value
         (version,) = [d for d in of_kind(documents, "PipelineVersion") if d["spec"]["pipelineName"] == pipeline]
         assert numbers(version["spec"]["pipelineSpec"]) == compiled
         assert version["spec"]["platformSpec"] == platform
@@ -138,6 +269,12 @@ def test_the_chart_carries_the_compiled_pipelines() -> None:
         ({"mlflow": {"tag": "latest"}}, "tag"),
         ({"mlflow": {"servise": {}}}, "servise"),
         ({"pipelines": {"host": "ml-pipeline:8888"}}, "host"),
+        ({"pool": {"gpus": 8}}, "gpus"),
+        ({"pool": {"trainAccelerators": -1}}, "trainAccelerators"),
+        ({"pool": {"tolerations": [{"key": "a", "effect": "Never"}]}}, "effect"),
+        ({"recurring": {"enabled": True}}, "train_data"),
+        ({"recurring": {"cron": "0 3 * * 1"}}, "cron"),
+        ({"trainer": {"serviceAccount": ""}}, "serviceAccount"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:

@@ -32,6 +32,84 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
+{{- /* parameters of the pipelines that this cluster decides */ -}}
+{{- define "mofe.defaults" -}}
+accelerator: {{ .Values.pool.accelerator | quote }}
+accelerators: {{ .Values.pool.accelerators }}
+train_accelerators: {{ .Values.pool.trainAccelerators }}
+node_selector: {{ .Values.pool.nodeSelector | toJson }}
+tolerations: {{ .Values.pool.tolerations | toJson }}
+cpu: {{ .Values.pool.cpu | quote }}
+memory: {{ .Values.pool.memory | quote }}
+credentials: {{ .Values.credentials.secretName | quote }}
+{{- end }}
+
+{{- /* a Job that asks Kubeflow Pipelines for something: root, name, hook, weight, arguments of mofe, configMap */ -}}
+{{- define "mofe.client" -}}
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: {{ .root.Release.Name }}-{{ .name }}
+  labels:
+    {{- include "mofe.labels" .root | nindent 4 }}
+  annotations:
+    helm.sh/hook: {{ .hook }}
+    helm.sh/hook-weight: {{ .weight | quote }}
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+spec:
+  backoffLimit: 4
+  activeDeadlineSeconds: 600
+  template:
+    metadata:
+      labels:
+        app.kubernetes.io/name: mofe-{{ .name }}
+        app.kubernetes.io/instance: {{ .root.Release.Name }}
+    spec:
+      restartPolicy: Never
+      serviceAccountName: {{ .root.Values.serviceAccount.name }}
+      automountServiceAccountToken: false
+      securityContext:
+        {{- include "mofe.pod.security" .root | nindent 8 }}
+      {{- include "mofe.pull" .root | nindent 6 }}
+      containers:
+        - name: {{ .name }}
+          image: "{{ .root.Values.registry }}/{{ .root.Values.pipelines.image }}:{{ .root.Chart.AppVersion }}"
+          command: [mofe]
+          args:
+            {{- range .arguments }}
+            - {{ . | quote }}
+            {{- end }}
+          env:
+            - name: HOME
+              value: /tmp
+            - name: KFP_TOKEN
+              valueFrom:
+                secretKeyRef:
+                  name: {{ .root.Values.credentials.secretName }}
+                  key: KFP_TOKEN
+                  optional: true
+          securityContext:
+            {{- include "mofe.container.security" .root | nindent 12 }}
+          resources:
+            {{- toYaml .root.Values.pipelines.resources | nindent 12 }}
+          volumeMounts:
+            - name: tmp
+              mountPath: /tmp
+            {{- with .configMap }}
+            - name: parameters
+              mountPath: /parameters
+              readOnly: true
+            {{- end }}
+      volumes:
+        - name: tmp
+          emptyDir: {}
+        {{- with .configMap }}
+        - name: parameters
+          configMap:
+            name: {{ . }}
+        {{- end }}
+{{- end }}
+
 {{- define "mofe.pull" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:

@@ -301,7 +301,7 @@ class Cluster:
         if status == 403:
             return (
                 f"this pod's service account may not {what} in the namespace {self.namespace}: give it that right (the "
-                "chart's value trainer.serviceAccounts), or num_nodes=1"
+                "chart does with trainer.enabled=true), or num_nodes=1"
             )
         if status == 404 and "TrainJob" in what:
             return "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1"
