@@ -160,8 +160,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "shared_store")
     sys.modules.pop("sitecustomize", None)
     __import__("sitecustomize")
-    monkeypatch.setattr(nodes, "MOUNTS", {f"{tmp_path}/s3/": "bucket://"})
-    return tmp_path / "store"
+    monkeypatch.setattr(nodes, "MOUNTS", {f"{tmp_path}/s3/": "bucket://here/"})
+    return tmp_path / "store" / "here"
 
 
 def ended(kind: str, message: str = "") -> dict[str, Any]:
@@ -213,7 +213,7 @@ def run_nodes(job: dict[str, Any], seen: SimpleNamespace, folder: Path) -> None:
 
 def in_the_store(paths: SimpleNamespace, store: Path, seen_at: Path) -> dict[str, str]:
     """The inputs, in the store; where the pod sees them, and where it shall write."""
-    store.mkdir()
+    store.mkdir(parents=True)
     for name in nodes.INPUTS:
         Path(getattr(paths, name)).rename(store / name)
     return {name: str(seen_at / name) for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
@@ -227,7 +227,7 @@ def test_two_nodes_compute_what_one_process_does(
     places = in_the_store(paths, store, tmp_path / "s3")
     kubernetes.start = lambda job: run_nodes(job, kubernetes, tmp_path)
     capsys.readouterr()
-    finetune(**places, **RECIPE, num_nodes=2, checkpoints="bucket://checkpoints")  # type: ignore[arg-type]
+    finetune(**places, **RECIPE, num_nodes=2, checkpoints="bucket://here/checkpoints")  # type: ignore[arg-type]
     assert capsys.readouterr().out.count("epoch 2: loss") == 1, "what the first node says is said here"
     alone, both = (load_file(f"{folder}/model.safetensors") for folder in (paths.model, tmp_path / "s3" / "model"))
     for name in alone:
@@ -327,7 +327,7 @@ def test_a_pod_that_is_stopped_takes_the_job_with_it(kubernetes: SimpleNamespace
     command = [sys.executable, "-m", "mofe", "stage", "finetune", *options, "--num-nodes", "2"]
     environment = {**os.environ, "KUBECONFIG": str(kubernetes.config)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
+        for _ in range(3000):
             if kubernetes.job and any("GET" in c and "trainjobs" in c for c in kubernetes.calls):
                 break
             time.sleep(0.1)
