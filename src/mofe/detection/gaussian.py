@@ -1,0 +1,117 @@
+"""Distances from Gaussians fitted to the features: Mahalanobis, Mahalanobis++, relative Mahalanobis, SSD.
+
+B images, C classes, D features, R of them with variance. A covariance Σ is factored once, Σ⁺ = W Wᵀ with W of shape
+(D, R), and the class means are whitened with it, so that a score costs one product with W and one with the means.
+Directions in which the training features do not vary (fewer images than dimensions, a constant feature) have no
+distance: Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance`` that the official codes use.
+All in float64: the covariance of trained features has eigenvalues over many orders of magnitude.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mofe.detection.inputs import checked, unit
+from mofe.detection.moments import ClassMoments
+from mofe.errors import MofeError
+
+
+@dataclass(frozen=True, eq=False)
+class Mahalanobis:
+    """Minus the squared distance to the nearest class mean (Lee et al., 2018, a single layer without input noise).
+
+    S(z) = max_c −(z − μ_c)ᵀ Σ⁺ (z − μ_c), Σ = (1/N) Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ. The official code has a
+    factor ½ more, OpenOOD's MDS has none. Fitted on moments of normalised features it is Mahalanobis++ (Müller and
+    Hein, 2025), which normalises what it scores too. Nothing is to be chosen.
+    """
+
+    centre_D: Tensor
+    whitening_DR: Tensor
+    means_CR: Tensor
+    normalise: bool
+
+    @classmethod
+    def fit(cls, moments: ClassMoments) -> Self:
+        """Raises MofeError if no class varies."""
+        whitening_DR = _whitening(moments.within_DD / moments.count)
+        return cls(moments.mean_D, whitening_DR, (moments.mean_CD - moments.mean_D) @ whitening_DR, moments.normalise)
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, at most 0."""
+        return -_nearest(_centred(z_BD, self.centre_D, self.normalise) @ self.whitening_DR, self.means_CR)
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeMahalanobis:
+    """Distance to the nearest class less that to all the training features (Ren et al., 2021).
+
+    S(z) = max_c −(d_c(z) − d_0(z)), d_c as in :class:`Mahalanobis` and d_0 the squared distance under one Gaussian of
+    all training features. Nothing is to be chosen.
+    """
+
+    centre_D: Tensor
+    whitening_DR: Tensor
+    means_CR: Tensor
+    background_DR: Tensor
+    normalise: bool
+
+    @classmethod
+    def fit(cls, moments: ClassMoments) -> Self:
+        """Raises MofeError if no class varies, or there is one class only, whose Gaussian is the background's."""
+        if len(moments.count_C) < 2:
+            raise MofeError("relative Mahalanobis needs two classes or more: with one, every distance is 0")
+        near = Mahalanobis.fit(moments)
+        background_DR = _whitening(moments.scatter_around(moments.mean_D) / moments.count)
+        return cls(near.centre_D, near.whitening_DR, near.means_CR, background_DR, near.normalise)
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, of either sign."""
+        centred_BD = _centred(z_BD, self.centre_D, self.normalise)
+        near_B = _nearest(centred_BD @ self.whitening_DR, self.means_CR)
+        return (centred_BD @ self.background_DR).square().sum(dim=1) - near_B
+
+
+@dataclass(frozen=True, eq=False)
+class SSD:
+    """Minus the squared distance from one Gaussian of all features on the unit sphere (Sehwag et al., 2021).
+
+    S(z) = −(ẑ − μ)ᵀ Σ⁺ (ẑ − μ), ẑ = z / ‖z‖, Σ = (1/N) Σ_i (ẑ_i − μ) (ẑ_i − μ)ᵀ: one cluster, the official default, and
+    what SSD+ and PALM score with. The official code also divides each feature by its standard deviation, which
+    changes no distance; PALM's then subtracts the mean of the undivided features, which is a slip and not done here.
+    """
+
+    centre_D: Tensor
+    whitening_DR: Tensor
+
+    @classmethod
+    def fit(cls, moments: ClassMoments) -> Self:
+        """From moments of normalised features; raises MofeError if they are not, or do not vary."""
+        if not moments.normalise:
+            raise MofeError("SSD lives on the unit sphere: take the moments with normalise=True")
+        return cls(moments.mean_D, _whitening(moments.scatter_around(moments.mean_D) / moments.count))
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, at most 0."""
+        return -(_centred(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
+
+
+def _whitening(covariance_DD: Tensor) -> Tensor:
+    """W (D, R) with W Wᵀ = Σ⁺, R the rank by scikit-learn's and SciPy's rule."""
+    value_D, vector_DD = torch.linalg.eigh(covariance_DD)
+    kept_D = value_D > value_D[-1] * len(value_D) * torch.finfo(value_D.dtype).eps
+    if not bool(kept_D.any()):
+        raise MofeError("the training features do not vary: they have no covariance to measure a distance with")
+    return (vector_DD[:, kept_D] / value_D[kept_D].sqrt()).contiguous()
+
+
+def _centred(z_BD: Tensor, centre_D: Tensor, normalise: bool) -> Tensor:
+    z_BD = checked(z_BD, len(centre_D)).to(centre_D)
+    return (unit(z_BD) if normalise else z_BD) - centre_D
+
+
+def _nearest(z_BR: Tensor, means_CR: Tensor) -> Tensor:
+    """Squared Euclidean distance to the nearest mean, (B,)."""
+    offset_BC = means_CR.square().sum(dim=1) - 2 * z_BR @ means_CR.T
+    return (z_BR.square().sum(dim=1) + offset_BC.amin(dim=1)).clamp(min=0)

@@ -1,0 +1,53 @@
+"""What every detector asks of the tensors it is given: the right shape, and finite.
+
+B images, N training images, C classes, D features.
+"""
+
+import torch
+from torch import Tensor
+
+from mofe.errors import MofeError
+
+
+def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
+    """The features as they are, after a look at each.
+
+    Raises:
+        MofeError: they are not a matrix, have another width, or one of them is not finite.
+    """
+    if features_BD.ndim != 2 or not features_BD.shape[1]:
+        raise MofeError(f"features of shape {tuple(features_BD.shape)} are not one row of numbers for each image")
+    if width is not None and features_BD.shape[1] != width:
+        raise MofeError(f"the features have {features_BD.shape[1]} dimensions, the detector was fitted on {width}")
+    bad = (~features_BD.isfinite().all(dim=1)).nonzero()
+    if len(bad):
+        raise MofeError(f"feature {int(bad[0])} of {len(features_BD)} is not finite")
+    return features_BD
+
+
+def checked_labels(labels_N: Tensor, count: int, num_classes: int) -> Tensor:
+    """The labels as int64.
+
+    Raises:
+        MofeError: there are not ``count`` of them, or one is not a class.
+    """
+    if labels_N.shape != (count,):
+        raise MofeError(f"{count} features need {count} labels, not labels of shape {tuple(labels_N.shape)}")
+    bad = ((labels_N < 0) | (labels_N >= num_classes)).nonzero()
+    if len(bad):
+        raise MofeError(f"label {int(labels_N[bad[0]])} at row {int(bad[0])} is none of {num_classes} classes")
+    return labels_N.long()
+
+
+def unit(features_BD: Tensor) -> Tensor:
+    """Each row divided by its Euclidean length, in float32 or better.
+
+    Raises:
+        MofeError: a row is zero and so has no direction.
+    """
+    wide_BD = features_BD.float() if features_BD.dtype in (torch.float16, torch.bfloat16) else features_BD
+    length_B = torch.linalg.vector_norm(wide_BD, dim=-1, keepdim=True)
+    if not bool(length_B.all()):
+        row = int((length_B.flatten() == 0).nonzero()[0])
+        raise MofeError(f"feature {row} of {length_B.numel()} is zero: it has no direction")
+    return wide_BD / length_B
