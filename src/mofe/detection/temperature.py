@@ -1,0 +1,61 @@
+"""Softmax probabilities at the temperature at which they are calibrated."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from mofe.detection.inputs import checked_labels
+from mofe.detection.scores import msp
+from mofe.errors import MofeError
+
+LOWEST, HIGHEST = 1e-4, 1e4
+
+
+@dataclass(frozen=True)
+class TemperatureScaling:
+    """MSP of l / T, T fitted on held-out images (Guo et al., 2017): S = max_c softmax(l / T)_c.
+
+    T minimises the mean negative log-likelihood of the labels. That is convex in 1 / T, so the zero of its slope,
+    found by bisection, is the minimum; the official code takes up to 50 steps of L-BFGS from T = 1.5.
+    """
+
+    temperature: float
+
+    @classmethod
+    def fit(cls, logits_NC: Tensor, labels_N: Tensor) -> Self:
+        """From held-out images of known classes.
+
+        Where the likelihood grows without end, T is 1e-4 (every image is right) or 1e4 (the logits say nothing).
+
+        Raises:
+            MofeError: no image, a label that cannot be, or a logit of the image's own class that is not finite.
+        """
+        logits_NC, labels_N = logits_NC.double(), checked_labels(labels_N, len(logits_NC), logits_NC.shape[1])
+        if not len(logits_NC):
+            raise MofeError("a temperature needs held-out images to be fitted on")
+        own_N1 = logits_NC.gather(1, labels_N[:, None])
+        hopeless = int((~own_N1.isfinite()).sum())
+        if hopeless:
+            raise MofeError(
+                f"{hopeless} of {len(logits_NC)} held-out images have no finite logit at their own class, so no "
+                "temperature makes it likely: leave them out"
+            )
+        lead_NC = logits_NC - own_N1
+
+        def slope(inverse: float) -> float:
+            """Of the negative log-likelihood, in 1 / T: the mean lead that the softmax expects over the own class."""
+            p_NC = (inverse * lead_NC).softmax(dim=1)
+            return float(torch.where(p_NC > 0, p_NC * lead_NC, 0).sum(dim=1).mean())
+
+        if slope(1 / LOWEST) <= 0:
+            return cls(LOWEST)
+        if slope(1 / HIGHEST) >= 0:
+            return cls(HIGHEST)
+        return cls(1 / brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-15, rtol=1e-12))
+
+    def score(self, logits_BC: Tensor) -> Tensor:
+        """(B,) in (0, 1]."""
+        return msp(logits_BC / self.temperature)
