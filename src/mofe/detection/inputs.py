@@ -39,15 +39,33 @@ def checked_labels(labels_N: Tensor, count: int, num_classes: int) -> Tensor:
     return labels_N.long()
 
 
+def wide(values: Tensor) -> Tensor:
+    """Half precision made float32; float32 and float64 as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 def unit(features_BD: Tensor) -> Tensor:
     """Each row divided by its Euclidean length, in float32 or better.
 
     Raises:
         MofeError: a row is zero and so has no direction.
     """
-    wide_BD = features_BD.float() if features_BD.dtype in (torch.float16, torch.bfloat16) else features_BD
-    length_B = torch.linalg.vector_norm(wide_BD, dim=-1, keepdim=True)
+    features_BD = wide(features_BD)
+    length_B = torch.linalg.vector_norm(features_BD, dim=-1, keepdim=True)
     if not bool(length_B.all()):
         row = int((length_B.flatten() == 0).nonzero()[0])
         raise MofeError(f"feature {row} of {length_B.numel()} is zero: it has no direction")
-    return wide_BD / length_B
+    return features_BD / length_B
+
+
+def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int | None = None) -> None:
+    """Raises MofeError if a linear head does not fit together or to the features, or is not finite."""
+    if weight_CD.ndim != 2 or bias_C.shape != weight_CD.shape[:1]:
+        raise MofeError(
+            f"a head of weights {tuple(weight_CD.shape)} and biases {tuple(bias_C.shape)} is none: it needs a row of "
+            "weights and a bias for each class"
+        )
+    if width is not None and weight_CD.shape[1] != width:
+        raise MofeError(f"the head reads {weight_CD.shape[1]} dimensions, the features have {width}")
+    if not bool(weight_CD.isfinite().all() & bias_C.isfinite().all()):
+        raise MofeError("a weight or bias of the head is not finite")

@@ -7,6 +7,8 @@ column "others" takes part in the softmax (its mass is doubt), but is never itse
 import torch
 from torch import Tensor
 
+from mofe.detection.inputs import wide
+
 
 def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
     """Maximum softmax probability (Hendrycks and Gimpel, 2017): max_c softmax(l)_c, as its logarithm's exponential.
@@ -18,7 +20,7 @@ def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
     Returns:
         (B,) in (0, 1].
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = wide(logits)
     everything = logits if others is None else torch.cat([logits, others[:, None].to(logits)], dim=1)
     return (logits.amax(dim=1) - everything.logsumexp(dim=1)).exp()
 
@@ -59,6 +61,6 @@ def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> T
 
 def _against_the_top(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The largest logit (B, 1), and e^(l_c − largest) (B, C) with 0 in its own place; float32 or better."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = wide(logits)
     top_B1, at_B1 = logits.max(dim=1, keepdim=True)
     return top_B1, (logits - top_B1).exp().scatter(1, at_B1, 0)

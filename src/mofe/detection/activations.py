@@ -1,0 +1,138 @@
+"""The energy of a linear head, after its input was clipped, pruned or scaled, or its weights were thinned out.
+
+B images, C classes, D features, all of the layer before the head. Made for features that are at least 0, as after a
+ReLU; those of a transformer are of either sign, for which each function says what it does.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mofe.detection.inputs import checked, checked_head, wide
+from mofe.detection.scores import energy
+from mofe.errors import MofeError
+
+
+def head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
+    """log Σ_c exp(w_c · z + b_c), (B,): the score of all that is here.
+
+    Raises:
+        MofeError: the head does not fit, or a feature or weight is not finite.
+    """
+    checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
+    z_BD = wide(z_BD).to(weight_CD.device)
+    return energy(z_BD @ weight_CD.to(z_BD).T + bias_C.to(z_BD))
+
+
+@dataclass(frozen=True)
+class ReAct:
+    """Energy of activations clipped from above (Sun et al., 2021): z̄ = min(z, t).
+
+    t is a quantile of all activations of the training images together: 0.9 in the official code, 0.99 in ViM's.
+    """
+
+    threshold: float
+
+    @classmethod
+    def fit(cls, z_ND: Tensor, quantile: float = 0.9) -> Self:
+        """The exact quantile, which takes a copy of the features: a random part of the images will do.
+
+        Raises:
+            MofeError: no feature, one that is not finite, or a quantile outside [0, 1].
+        """
+        return cls(_quantile(checked(z_ND), quantile))
+
+    def score(self, z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
+        """(B,), of either sign."""
+        return head_energy(z_BD.clamp(max=self.threshold), weight_CD, bias_C)
+
+
+@dataclass(frozen=True, eq=False)
+class DICE:
+    """Energy by the weights that contribute most (Sun and Li, 2022).
+
+    A weight w_cd is kept where w_cd μ_d, μ the mean training feature, is above the ``sparsity`` quantile of all such
+    products: 0.7 in the official code for ImageNet, 0.9 for CIFAR.
+    """
+
+    weight_CD: Tensor
+    """0 where it was dropped."""
+    bias_C: Tensor
+
+    @classmethod
+    def fit(cls, mean_D: Tensor, weight_CD: Tensor, bias_C: Tensor, sparsity: float = 0.7) -> Self:
+        """Raises MofeError if the head does not fit or ``sparsity`` is outside [0, 1]."""
+        checked_head(weight_CD, bias_C, len(mean_D))
+        contribution_CD = weight_CD.double() * mean_D.to(weight_CD.device).double()
+        kept_CD = contribution_CD > _quantile(contribution_CD, sparsity)
+        return cls(torch.where(kept_CD, weight_CD, 0), bias_C.clone())
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,), of either sign."""
+        return head_energy(z_BD, self.weight_CD, self.bias_C)
+
+
+def ash_p(z_BD: Tensor, pruned: float = 0.6) -> Tensor:
+    """ASH-P (Djurisic et al., 2023): the largest activations of each image kept, the share ``pruned`` set to 0; (B, D).
+
+    The paper prunes 0.6 on ImageNet. Raises MofeError if nothing would be kept.
+    """
+    kept_BK, at_BK = _largest(z_BD, pruned)
+    return torch.zeros_like(z_BD).scatter(1, at_BK, kept_BK)
+
+
+def ash_b(z_BD: Tensor, pruned: float = 0.65) -> Tensor:
+    """ASH-B (Djurisic et al., 2023): each kept activation becomes Σ_d z_d / K, so that the sum stays; (B, D).
+
+    The paper prunes 0.65 on ImageNet. Raises MofeError if nothing would be kept.
+    """
+    kept_BK, at_BK = _largest(z_BD, pruned)
+    level_BK = (z_BD.sum(dim=1, keepdim=True) / kept_BK.shape[1]).expand_as(kept_BK)
+    return torch.zeros_like(z_BD).scatter(1, at_BK, level_BK)
+
+
+def ash_s(z_BD: Tensor, pruned: float = 0.9) -> Tensor:
+    """ASH-S (Djurisic et al., 2023): the kept activations times exp(Σ all / Σ kept); (B, D).
+
+    The paper prunes 0.9 on ImageNet, the official code 0.95 for a vision transformer. Where the kept ones do not sum
+    to more than 0 the factor is 1. Raises MofeError if nothing would be kept.
+    """
+    return ash_p(z_BD, pruned) * _sharpening(z_BD, pruned)
+
+
+def scale(z_BD: Tensor, pruned: float = 0.85) -> Tensor:
+    """SCALE (Xu et al., 2024): all activations times exp(Σ all / Σ the largest), none set to 0; (B, D).
+
+    The official code takes the largest 15 %. Where they do not sum to more than 0 the factor is 1. Raises MofeError
+    if there would be none.
+    """
+    return z_BD * _sharpening(z_BD, pruned)
+
+
+def _largest(z_BD: Tensor, pruned: float) -> tuple[Tensor, Tensor]:
+    """Values and places (B, K) of the K = D − round(D · pruned) largest activations of each image."""
+    width = checked(z_BD).shape[1]
+    kept = width - round(width * pruned)
+    if not 0 < kept <= width:
+        raise MofeError(f"pruning {pruned} of {width} activations keeps {kept} of them: choose a share in [0, 1)")
+    return torch.topk(z_BD, kept, dim=1)
+
+
+def _sharpening(z_BD: Tensor, pruned: float) -> Tensor:
+    kept_B1 = _largest(z_BD, pruned)[0].sum(dim=1, keepdim=True)
+    return torch.where(kept_B1 > 0, (z_BD.sum(dim=1, keepdim=True) / kept_B1).exp(), 1)
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    """NumPy's quantile, exact for any number of values."""
+    if not 0 <= share <= 1:
+        raise MofeError(f"a quantile of {share} must lie in [0, 1]")
+    if not values.numel():
+        raise MofeError("there are no training features to take a quantile of")
+    place = share * (values.numel() - 1)
+    below = min(int(place), values.numel() - 1)
+    low = float(values.flatten().kthvalue(below + 1).values)
+    high = float(values.flatten().kthvalue(min(below + 2, values.numel())).values) if place > below else low
+    return low + (place - below) * (high - low)

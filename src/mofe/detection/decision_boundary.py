@@ -1,0 +1,52 @@
+"""Distance to the decision boundaries of a linear head."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mofe.detection.inputs import checked, checked_head
+from mofe.errors import MofeError
+
+
+@dataclass(frozen=True, eq=False)
+class FDBD:
+    """fDBD (Liu and Qin, 2024): the mean distance to the boundaries of the predicted class, by that to the mean.
+
+    S(z) = 1 / (C − 1) Σ_{c ≠ ĉ} |l_ĉ − l_c| / (‖w_ĉ − w_c‖ · ‖z − μ‖), μ the mean training feature. Nothing is to be
+    chosen; OpenOOD's also tries ‖z‖ in place of ‖z − μ‖, and sums over c where the paper has the mean.
+    """
+
+    mean_D: Tensor
+    weight_CD: Tensor
+    bias_C: Tensor
+    between_CC: Tensor
+    """‖w_c − w_c'‖, and 1 on the diagonal."""
+
+    @classmethod
+    def fit(cls, mean_D: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Self:
+        """From the mean training feature and the head.
+
+        Raises:
+            MofeError: the head does not fit, has one class, or has two classes of equal weights.
+        """
+        checked_head(weight_CD, bias_C, len(mean_D))
+        if len(bias_C) < 2:
+            raise MofeError("fDBD needs two classes or more: with one there is no boundary")
+        mean_D, weight_CD, bias_C = mean_D.double(), weight_CD.double(), bias_C.double()
+        between_CC = torch.cdist(weight_CD, weight_CD, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(1)
+        same = (between_CC == 0).nonzero()
+        if len(same):
+            first, second = same[0].tolist()
+            raise MofeError(f"classes {first} and {second} have equal weights in the head: no boundary parts them")
+        return cls(mean_D, weight_CD, bias_C, between_CC)
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, at least 0; a feature is taken to be 1e-8 away from the mean at least."""
+        z_BD = checked(z_BD, len(self.mean_D)).to(self.mean_D)
+        logits_BC = z_BD @ self.weight_CD.T + self.bias_C
+        top_B, predicted_B = logits_BC.max(dim=1)
+        to_boundary_B = ((top_B[:, None] - logits_BC) / self.between_CC[predicted_B]).sum(dim=1)
+        from_mean_B = torch.linalg.vector_norm(z_BD - self.mean_D, dim=1).clamp(min=1e-8)
+        return to_boundary_B / (from_mean_B * (len(self.bias_C) - 1))

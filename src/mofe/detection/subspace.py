@@ -1,0 +1,114 @@
+"""How far a feature lies outside the subspace in which the training features live: Residual and ViM.
+
+B images, C classes, D features, K = D − d of them residual. The origin o = −W⁺ b is where the head's logits vanish,
+the residual the K directions in which the training features have the least second moment around it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from mofe.detection.inputs import checked, checked_head
+from mofe.detection.moments import ClassMoments
+from mofe.errors import MofeError
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """Minus the length of the residual (Wang et al., 2022, an ablation of ViM): S(z) = −‖Rᵀ (z − o)‖.
+
+    The official code takes d = 1000 for D ≥ 2048, 512 for D ≥ 768, and D // 2 below.
+    """
+
+    origin_D: Tensor
+    residual_DK: Tensor
+
+    @classmethod
+    def fit(cls, moments: ClassMoments, weight_CD: Tensor, bias_C: Tensor, principal: int | None = None) -> Self:
+        """From moments of features as the head reads them.
+
+        Args:
+            moments: of features that are not normalised.
+            weight_CD: of the linear head.
+            bias_C: of the linear head.
+            principal: d, the dimensions of the principal subspace; None takes the official code's.
+
+        Raises:
+            MofeError: the moments are of normalised features, the head does not fit, or d is not in 1 … D − 1.
+        """
+        width = len(moments.within_DD)
+        checked_head(weight_CD, bias_C, width)
+        if moments.normalise:
+            raise MofeError("the residual is measured on features as the head reads them: do not normalise them")
+        if principal is None:
+            principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+        if not 0 < principal < width:
+            raise MofeError(f"a principal subspace of {principal} dimensions must have 1 to {width - 1}")
+        # A head's rows often sum to 0, but for rounding: what float32 cannot hold is not inverted.
+        negligible = max(weight_CD.shape) * torch.finfo(torch.float32).eps
+        origin_D = -torch.linalg.pinv(weight_CD.to(moments.within_DD), rtol=negligible) @ bias_C.to(moments.within_DD)
+        _, vector_DD = torch.linalg.eigh(moments.scatter_around(origin_D))  # ascending
+        return cls(origin_D, vector_DD[:, : width - principal].contiguous())
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, at most 0."""
+        z_BD = checked(z_BD, len(self.origin_D)).to(self.origin_D)
+        return -torch.linalg.vector_norm((z_BD - self.origin_D) @ self.residual_DK, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ViM:
+    """Energy against a virtual logit made of the residual (Wang et al., 2022).
+
+    S(z) = log Σ_c exp(w_c · z + b_c) − α ‖Rᵀ (z − o)‖, α = Σ_i max_c l_ic / Σ_i ‖Rᵀ (z_i − o)‖ over the training
+    images, and d as in :class:`Residual`. The official code fits α on 200 000 of ImageNet's training images.
+    """
+
+    origin_D: Tensor
+    residual_DK: Tensor
+    alpha: float
+    weight_CD: Tensor
+    bias_C: Tensor
+
+    @classmethod
+    def fit(
+        cls,
+        moments: ClassMoments,
+        chunks: Iterable[Tensor],
+        weight_CD: Tensor,
+        bias_C: Tensor,
+        principal: int | None = None,
+    ) -> Self:
+        """From moments and, to fit α, the features once more or a fair part of them.
+
+        Args:
+            moments: of features that are not normalised.
+            chunks: (N, D) training features.
+            weight_CD: of the linear head.
+            bias_C: of the linear head.
+            principal: d, as in :meth:`Residual.fit`.
+
+        Raises:
+            MofeError: as :meth:`Residual.fit`; or there is no α > 0, because the training features have no residual
+                or their largest logits are negative.
+        """
+        residual = Residual.fit(moments, weight_CD, bias_C, principal)
+        weight_CD, bias_C = weight_CD.to(residual.origin_D), bias_C.to(residual.origin_D)
+        largest = length = total = 0.0
+        for z_ND in chunks:
+            largest += float((z_ND.to(weight_CD) @ weight_CD.T + bias_C).amax(dim=1).sum())
+            length -= float(residual.score(z_ND).sum())
+            total += float((z_ND.to(weight_CD) - residual.origin_D).norm(dim=1).sum())
+        if length <= 1e-12 * total:
+            raise MofeError("the training features lie within the principal subspace: give it fewer dimensions")
+        if largest <= 0:
+            raise MofeError("the largest logits are negative on average: ViM has no residual to match to them")
+        return cls(residual.origin_D, residual.residual_DK, largest / length, weight_CD, bias_C)
+
+    def score(self, z_BD: Tensor) -> Tensor:
+        """(B,) float64, of either sign."""
+        residual_B = -Residual(self.origin_D, self.residual_DK).score(z_BD)
+        return (z_BD.to(self.weight_CD) @ self.weight_CD.T + self.bias_C).logsumexp(dim=1) - self.alpha * residual_B
