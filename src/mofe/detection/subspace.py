@@ -64,7 +64,7 @@ class ViM:
     """Energy against a virtual logit made of the residual (Wang et al., 2022).
 
     S(z) = log Σ_c exp(w_c · z + b_c) − α ‖Rᵀ (z − o)‖, α = Σ_i max_c l_ic / Σ_i ‖Rᵀ (z_i − o)‖ over the training
-    images, and d as in :class:`Residual`. The official code fits α on 200 000 of ImageNet's training images.
+    images, and d as in :class:`Residual`. The official code fits on 200 000 of ImageNet's training images.
     """
 
     origin_D: Tensor
