@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_ood.metrics import OODMetrics as TheirMetrics
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mofe.detection import ood_metrics
 from mofe.detection.metrics import roc_points, threshold_at_tpr
@@ -38,22 +38,31 @@ def test_against_brute_force_and_scikit_learn(decimals: int | None) -> None:
     assert ours.aupr_in == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     assert ours.aupr_out == pytest.approx(average_precision_score(1 - labels, -scores), abs=1e-12)
     assert ours.fpr95_ood_positive == pytest.approx(brute_force(-unknown, -known)[0], abs=1e-12)
+    for found, positive, sign in ((ours.fpr95, labels, 1), (ours.fpr95_ood_positive, 1 - labels, -1)):
+        fpr, tpr, _ = roc_curve(positive, sign * scores, drop_intermediate=False)
+        assert found == pytest.approx(fpr[tpr >= 0.95 - 1e-9][0], abs=1e-12)
 
 
-@pytest.mark.parametrize("decimals", [None, 1])
+@pytest.mark.parametrize("decimals", [None, 1, 0])
 def test_against_pytorch_ood(decimals: int | None) -> None:
-    """Theirs takes OOD (label −1) as positive and higher scores as more OOD."""
+    """Theirs takes OOD (label −1) as positive and higher scores as more OOD.
+
+    Their AUPR joins the points of the curve by straight lines, which flatters where scores tie; ours is the average
+    precision, so only without ties do the two agree.
+    """
     known, unknown = gaussians(5000, 2000, decimals)
     ours = ood_metrics(known, unknown)
     theirs = TheirMetrics()
     scores = torch.from_numpy(np.r_[-known, -unknown])
     theirs.update(scores, torch.cat([torch.zeros(5000), -torch.ones(2000)]).int())
     found = theirs.compute()
-    assert ours.auroc == pytest.approx(found["AUROC"], abs=1e-5)
-    assert ours.fpr95_ood_positive == pytest.approx(found["FPR95TPR"], abs=1e-5)
+    assert ours.auroc == pytest.approx(found["AUROC"], abs=1e-12)
+    assert ours.fpr95_ood_positive == pytest.approx(found["FPR95TPR"], abs=1e-12)
     swapped = TheirMetrics()  # with the roles exchanged it gives the ID-positive figure
     swapped.update(-scores, torch.cat([-torch.ones(5000), torch.zeros(2000)]).int())
-    assert ours.fpr95 == pytest.approx(swapped.compute()["FPR95TPR"], abs=1e-5)
+    assert ours.fpr95 == pytest.approx(swapped.compute()["FPR95TPR"], abs=1e-12)
+    for our_area, their_area in ((ours.aupr_in, found["AUPR-IN"]), (ours.aupr_out, found["AUPR-OUT"])):
+        assert our_area == pytest.approx(their_area, abs=1e-4) if decimals is None else our_area < their_area
     assert abs(ours.fpr95 - ours.fpr95_ood_positive) > 0.05  # the two conventions are far apart here
 
 

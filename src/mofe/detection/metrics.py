@@ -49,7 +49,7 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
     Raises:
         MofeError: a side is empty or holds NaN or infinity.
     """
-    positive, negative = _checked(id_scores, "ID"), _checked(ood_scores, "OOD")
+    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
     scores = np.r_[positive, negative]
     return OODMetrics(
@@ -69,14 +69,18 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """
     if not 0 < tpr <= 1:
         raise MofeError(f"tpr = {tpr} must lie in (0, 1]")
-    scores = _checked(id_scores, "ID")
-    kept = int(np.ceil(round(tpr * len(scores), 9)))  # 0.95 · 20 is 19, not the next above 19.000000000000004
-    return float(np.sort(scores)[len(scores) - kept])
+    scores = checked_scores(id_scores, "ID")
+    return float(np.sort(scores)[len(scores) - kept_at_tpr(len(scores), tpr)])
+
+
+def kept_at_tpr(count: int, tpr: float) -> int:
+    """The fewest of ``count`` images that are a share ``tpr`` of them."""
+    return int(np.ceil(round(tpr * count, 9)))  # 0.95 · 20 is 19, not the next above 19.000000000000004
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:
     """The ROC curve thinned to at most ``most`` points, evenly along the curve, ends included; all values finite."""
-    positive, negative = _checked(id_scores, "ID"), _checked(ood_scores, "OOD")
+    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
     fpr, tpr, thresholds = roc_curve(is_id, np.r_[positive, negative])
     thresholds[0] = np.nextafter(thresholds[1], np.inf)  # scikit-learn begins at infinity
@@ -87,7 +91,8 @@ def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> 
     return ROC(fpr, tpr, thresholds)
 
 
-def _checked(scores: ArrayLike, side: str) -> np.ndarray:
+def checked_scores(scores: ArrayLike, side: str) -> np.ndarray:
+    """The scores of one side as a vector of float64; raises MofeError if there are none, or one is not finite."""
     values = np.asarray(scores, np.float64).ravel()
     if not len(values):
         raise MofeError(f"there are no {side} scores to evaluate")
