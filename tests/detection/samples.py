@@ -25,11 +25,11 @@ class Sample(NamedTuple):
 
     @property
     def train_logits(self) -> Tensor:
-        return self.train @ self.weight.T + self.bias
+        return self.train.to(self.weight) @ self.weight.T + self.bias
 
     @property
     def test_logits(self) -> Tensor:
-        return self.test @ self.weight.T + self.bias
+        return self.test.to(self.weight) @ self.weight.T + self.bias
 
 
 def random_features() -> Sample:

@@ -75,6 +75,12 @@ def test_shapes_by_hand() -> None:
     assert z.tolist() == [[4, 1, 2, 3]]  # untouched
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_half_precision_is_widened(name: str, sample: Sample) -> None:
+    half = sample.test.half()
+    torch.testing.assert_close(SHAPES[name](half), SHAPES[name](half.float()), rtol=0, atol=0)
+
+
 def test_features_of_zero_and_below_have_an_answer() -> None:
     z = torch.tensor([[0.0, 0, 0, 0], [-1, -2, -3, -4], [2, 2, 2, 2]])
     assert ash_s(z, 0.5).tolist()[:2] == [[0, 0, 0, 0], [-1, -2, 0, 0]]

@@ -21,7 +21,7 @@ def head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
     Raises:
         MofeError: the head does not fit, or a feature or weight is not finite.
     """
-    checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
+    weight_CD, bias_C = checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
     z_BD = wide(z_BD).to(weight_CD.device)
     return energy(z_BD @ weight_CD.to(z_BD).T + bias_C.to(z_BD))
 
@@ -46,7 +46,7 @@ class ReAct:
 
     def score(self, z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
         """(B,), of either sign."""
-        return head_energy(z_BD.clamp(max=self.threshold), weight_CD, bias_C)
+        return head_energy(wide(z_BD).clamp(max=self.threshold), weight_CD, bias_C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class DICE:
     @classmethod
     def fit(cls, mean_D: Tensor, weight_CD: Tensor, bias_C: Tensor, sparsity: float = 0.7) -> Self:
         """Raises MofeError if the head does not fit or ``sparsity`` is outside [0, 1]."""
-        checked_head(weight_CD, bias_C, len(mean_D))
+        weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
         contribution_CD = weight_CD.double() * mean_D.to(weight_CD.device).double()
         kept_CD = contribution_CD > _quantile(contribution_CD, sparsity)
         return cls(torch.where(kept_CD, weight_CD, 0), bias_C.clone())
@@ -80,7 +80,7 @@ def ash_p(z_BD: Tensor, pruned: float = 0.6) -> Tensor:
     The paper prunes 0.6 on ImageNet. Raises MofeError if nothing would be kept.
     """
     kept_BK, at_BK = _largest(z_BD, pruned)
-    return torch.zeros_like(z_BD).scatter(1, at_BK, kept_BK)
+    return torch.zeros_like(z_BD, dtype=kept_BK.dtype).scatter(1, at_BK, kept_BK)
 
 
 def ash_b(z_BD: Tensor, pruned: float = 0.65) -> Tensor:
@@ -89,8 +89,8 @@ def ash_b(z_BD: Tensor, pruned: float = 0.65) -> Tensor:
     The paper prunes 0.65 on ImageNet. Raises MofeError if nothing would be kept.
     """
     kept_BK, at_BK = _largest(z_BD, pruned)
-    level_BK = (z_BD.sum(dim=1, keepdim=True) / kept_BK.shape[1]).expand_as(kept_BK)
-    return torch.zeros_like(z_BD).scatter(1, at_BK, level_BK)
+    level_BK = (wide(z_BD).sum(dim=1, keepdim=True) / kept_BK.shape[1]).expand_as(kept_BK)
+    return torch.zeros_like(z_BD, dtype=kept_BK.dtype).scatter(1, at_BK, level_BK)
 
 
 def ash_s(z_BD: Tensor, pruned: float = 0.9) -> Tensor:
@@ -117,12 +117,12 @@ def _largest(z_BD: Tensor, pruned: float) -> tuple[Tensor, Tensor]:
     kept = width - round(width * pruned)
     if not 0 < kept <= width:
         raise MofeError(f"pruning {pruned} of {width} activations keeps {kept} of them: choose a share in [0, 1)")
-    return torch.topk(z_BD, kept, dim=1)
+    return torch.topk(wide(z_BD), kept, dim=1)
 
 
 def _sharpening(z_BD: Tensor, pruned: float) -> Tensor:
     kept_B1 = _largest(z_BD, pruned)[0].sum(dim=1, keepdim=True)
-    return torch.where(kept_B1 > 0, (z_BD.sum(dim=1, keepdim=True) / kept_B1).exp(), 1)
+    return torch.where(kept_B1 > 0, (wide(z_BD).sum(dim=1, keepdim=True) / kept_B1).exp(), 1)
 
 
 def _quantile(values: Tensor, share: float) -> float:

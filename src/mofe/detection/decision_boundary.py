@@ -31,7 +31,7 @@ class FDBD:
         Raises:
             MofeError: the head does not fit, has one class, or has two classes of equal weights.
         """
-        checked_head(weight_CD, bias_C, len(mean_D))
+        weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
         if len(bias_C) < 2:
             raise MofeError("fDBD needs two classes or more: with one there is no boundary")
         mean_D, weight_CD, bias_C = mean_D.double(), weight_CD.double(), bias_C.double()

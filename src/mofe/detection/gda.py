@@ -52,7 +52,7 @@ class GDA:
         if not moments.normalise:
             raise MofeError("GDA lives on the unit sphere: take the moments with normalise=True")
         num_classes, width = moments.mean_CD.shape
-        text_CD = unit(checked(text_CD, width).to(moments.mean_CD))
+        text_CD = unit(checked(text_CD, width).to(moments.mean_CD)).contiguous()
         labels_N = checked_labels(labels_N, len(validation_ND), num_classes).to(text_CD.device)
         trace = float(moments.within_DD.trace()) / max(moments.count - 1, 1)
         if len(text_CD) != num_classes or not len(labels_N):

@@ -58,14 +58,19 @@ def unit(features_BD: Tensor) -> Tensor:
     return features_BD / length_B
 
 
-def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int | None = None) -> None:
-    """Raises MofeError if a linear head does not fit together or to the features, or is not finite."""
+def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Weights and biases of a linear head, contiguous so that they can be stored.
+
+    Raises:
+        MofeError: they do not fit together or to features of that width, or are not finite.
+    """
     if weight_CD.ndim != 2 or bias_C.shape != weight_CD.shape[:1]:
         raise MofeError(
             f"a head of weights {tuple(weight_CD.shape)} and biases {tuple(bias_C.shape)} is none: it needs a row of "
             "weights and a bias for each class"
         )
-    if width is not None and weight_CD.shape[1] != width:
+    if weight_CD.shape[1] != width:
         raise MofeError(f"the head reads {weight_CD.shape[1]} dimensions, the features have {width}")
     if not bool(weight_CD.isfinite().all() & bias_C.isfinite().all()):
         raise MofeError("a weight or bias of the head is not finite")
+    return weight_CD.contiguous(), bias_C.contiguous()

@@ -30,7 +30,7 @@ class NNGuide:
             raise MofeError(f"k = {k} must be at least 1")
         if not len(z_ND):
             raise MofeError("NNGuide needs training features to look for neighbours among")
-        return cls(unit(checked(z_ND)) * energy(logits_NC)[:, None], k)
+        return cls((unit(checked(z_ND)) * energy(logits_NC)[:, None]).contiguous(), k)
 
     def score(self, z_BD: Tensor, logits_BC: Tensor) -> Tensor:
         """(B,) in float32 or better, of either sign; never more than 1024 × 32 768 products are held."""

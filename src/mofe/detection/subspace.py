@@ -40,7 +40,7 @@ class Residual:
             MofeError: the moments are of normalised features, the head does not fit, or d is not in 1 … D − 1.
         """
         width = len(moments.within_DD)
-        checked_head(weight_CD, bias_C, width)
+        weight_CD, bias_C = checked_head(weight_CD, bias_C, width)
         if moments.normalise:
             raise MofeError("the residual is measured on features as the head reads them: do not normalise them")
         if principal is None:
@@ -96,7 +96,7 @@ class ViM:
                 or their largest logits are negative.
         """
         residual = Residual.fit(moments, weight_CD, bias_C, principal)
-        weight_CD, bias_C = weight_CD.to(residual.origin_D), bias_C.to(residual.origin_D)
+        weight_CD, bias_C = weight_CD.to(residual.origin_D).contiguous(), bias_C.to(residual.origin_D).contiguous()
         largest = length = total = 0.0
         for z_ND in chunks:
             largest += float((z_ND.to(weight_CD) @ weight_CD.T + bias_C).amax(dim=1).sum())
