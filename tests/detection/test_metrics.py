@@ -72,6 +72,7 @@ def test_the_threshold_keeps_exactly_95_of_100() -> None:
     assert threshold_at_tpr(np.arange(19)) == 0  # 18 of 19 would be 94.7 %
     assert threshold_at_tpr([3.0]) == 3
     assert threshold_at_tpr(np.arange(10), 0.5) == 5
+    assert threshold_at_tpr(np.arange(100), 0.55) == 45  # though 0.55 · 100 is 55.00000000000001
 
 
 def test_ties_stand_or_fall_together() -> None:

@@ -34,7 +34,8 @@ class FDBD:
         weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
         if len(bias_C) < 2:
             raise MofeError("fDBD needs two classes or more: with one there is no boundary")
-        mean_D, weight_CD, bias_C = mean_D.double(), weight_CD.double(), bias_C.double()
+        mean_D = mean_D.double()
+        weight_CD, bias_C = weight_CD.to(mean_D), bias_C.to(mean_D)
         between_CC = torch.cdist(weight_CD, weight_CD, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(1)
         same = (between_CC == 0).nonzero()
         if len(same):
