@@ -1,0 +1,148 @@
+"""The detectors of the literature on this run's own features, beside the detector that the run makes.
+
+Three feature spaces: ``pretrained`` (the untouched backbone, a linear probe on it), ``tuned`` (the fine-tuned model's
+embeddings, a linear probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its
+own head: an image is scored by the expert that it is routed to). A score is called by its space and detector:
+``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mofe.detection.knn import ExpertKNN
+from mofe.detection.linear_probe import linear_probe
+from mofe.detection.suite import Suite
+from mofe.errors import MofeError
+
+TENSORS = "detectors.safetensors"
+
+
+class Space(NamedTuple):
+    """Embeddings of the N training and the M held-out images."""
+
+    known_ND: np.ndarray
+    held_MD: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Detectors fitted in every space."""
+
+    pretrained: Suite
+    tuned: Suite
+    experts: tuple[Suite, ...]
+    pretrained_knn: ExpertKNN
+    tuned_knn: ExpertKNN
+
+    @classmethod
+    def fit(
+        cls,
+        pretrained: Space,
+        tuned: Space,
+        labels_N: np.ndarray,
+        held_labels_M: np.ndarray,
+        held_experts_M: np.ndarray,
+        experts_C: np.ndarray,
+        heads: list[tuple[Tensor, Tensor]],
+        k: int,
+    ) -> tuple[Self, dict[str, str]]:
+        """Fit everything that the data allows; what it does not is told by name and reason.
+
+        Args:
+            pretrained: under the untouched backbone.
+            tuned: under the fine-tuned model; training images through the expert of their class.
+            labels_N: classes of the training images.
+            held_labels_M: classes of the held-out images.
+            held_experts_M: the experts that they were routed to.
+            experts_C: the expert of each class.
+            heads: weights and biases of each expert's head at its own classes, in their order.
+            k: of the nearest neighbours.
+        """
+        labels, held_labels = torch.from_numpy(labels_N).long(), torch.from_numpy(held_labels_M).long()
+        refused: dict[str, str] = {}
+        suites = {}
+        for name, space in (("pretrained", pretrained), ("tuned", tuned)):
+            known, held = torch.from_numpy(space.known_ND), torch.from_numpy(space.held_MD)
+            head = linear_probe(space.known_ND, labels_N)
+            suites[name], reasons = Suite.fit(known, labels, held, held_labels, *head)
+            refused |= {f"{name}.{detector}": reason for detector, reason in reasons.items()}
+        experts = []
+        for expert, head in enumerate(heads):
+            slot_C = torch.from_numpy(np.cumsum(experts_C == expert) - 1)
+            mine_N = torch.from_numpy(experts_C[labels_N] == expert)
+            mine_M = torch.from_numpy((held_experts_M == expert) & (experts_C[held_labels_M] == expert))
+            known, held = torch.from_numpy(tuned.known_ND)[mine_N], torch.from_numpy(tuned.held_MD)[mine_M]
+            suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *head)
+            experts.append(suite)
+            refused |= {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
+        neighbours = (ExpertKNN.build(space.known_ND, None, k) for space in (pretrained, tuned))
+        return cls(suites["pretrained"], suites["tuned"], tuple(experts), *neighbours), refused
+
+    @property
+    def of_pretrained(self) -> tuple[str, ...]:
+        """Names of the scores on the untouched backbone."""
+        return ("pretrained.knn", *(f"pretrained.{name}" for name in self.pretrained.names))
+
+    @property
+    def of_tuned(self) -> tuple[str, ...]:
+        """Names of the scores on the fine-tuned model."""
+        everywhere = [name for name in self.tuned.names if all(name in expert.names for expert in self.experts)]
+        return (
+            "tuned.knn",
+            *(f"tuned.{name}" for name in self.tuned.names),
+            *(f"expert.{name}" for name in everywhere),
+        )
+
+    def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
+        """The scores :attr:`of_pretrained`, float32 (B,), of embeddings under the untouched backbone."""
+        found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int))}
+        return found | {f"pretrained.{name}": score.numpy() for name, score in self.pretrained.score(z_BD).items()}
+
+    def score_tuned(self, z_BD: Tensor, experts_B: np.ndarray) -> dict[str, np.ndarray]:
+        """The scores :attr:`of_tuned`, float32 (B,), of embeddings under the fine-tuned model."""
+        found = {"tuned.knn": self.tuned_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int))}
+        found |= {f"tuned.{name}": score.numpy() for name, score in self.tuned.score(z_BD).items()}
+        inside = {name: np.empty(len(z_BD), np.float32) for name in self.of_tuned if name.startswith("expert.")}
+        for expert, suite in enumerate(self.experts):
+            mine = np.flatnonzero(experts_B == expert)
+            if mine.size:
+                scores = suite.score(z_BD[torch.from_numpy(mine)])
+                for name, values_B in inside.items():
+                    values_B[mine] = scores[name.removeprefix("expert.")].numpy()
+        return found | inside
+
+    def save(self, folder: Path) -> None:
+        """Write it into a local folder."""
+        suites = {"pretrained": self.pretrained, "tuned": self.tuned}
+        suites |= {f"expert-{e:03d}": suite for e, suite in enumerate(self.experts)}
+        tensors = {f"{place}/{key}": value for place, suite in suites.items() for key, value in suite.tensors().items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / TENSORS)
+        self.pretrained_knn.save(folder / "pretrained")
+        self.tuned_knn.save(folder / "tuned")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what :meth:`save` wrote; the indexes are memory-mapped.
+
+        Raises:
+            MofeError: a part is missing or damaged.
+        """
+        try:
+            tensors = load_file(folder / TENSORS)
+        except Exception as error:  # safetensors has errors of its own
+            raise MofeError(f"{folder / TENSORS} cannot be read: {error}") from error
+        states: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            place, name = key.split("/")
+            states.setdefault(place, {})[name] = value
+        suites = {place: Suite.of_tensors(states[place]) for place in sorted(states)}
+        experts = tuple(suite for place, suite in suites.items() if place.startswith("expert-"))
+        neighbours = (ExpertKNN.load(folder / place) for place in ("pretrained", "tuned"))
+        return cls(suites["pretrained"], suites["tuned"], experts, *neighbours)

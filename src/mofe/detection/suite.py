@@ -1,0 +1,164 @@
+"""Every post-hoc detector that one feature space allows, fitted together and asked together.
+
+A feature space is an embedding and a linear head on it. B images, N training images, M held-out ones, C classes,
+D features. All scores are higher for images that are more in-distribution.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from mofe.detection.activations import DICE, ReAct, ash_b, ash_p, ash_s, head_energy, scale
+from mofe.detection.decision_boundary import FDBD
+from mofe.detection.gaussian import SSD, Mahalanobis, RelativeMahalanobis
+from mofe.detection.hopfield import SHE
+from mofe.detection.kl_matching import KLMatching
+from mofe.detection.moments import ClassMoments
+from mofe.detection.nnguide import NNGuide
+from mofe.detection.scores import energy, generalised_entropy, max_logit, msp, negative_entropy
+from mofe.detection.subspace import Residual, ViM
+from mofe.detection.temperature import TemperatureScaling
+from mofe.errors import MofeError
+
+FITTED: dict[str, Any] = {
+    "temperature": TemperatureScaling,
+    "kl_matching": KLMatching,
+    "mahalanobis": Mahalanobis,
+    "mahalanobis++": Mahalanobis,
+    "relative_mahalanobis": RelativeMahalanobis,
+    "ssd": SSD,
+    "residual": Residual,
+    "vim": ViM,
+    "react": ReAct,
+    "dice": DICE,
+    "she": SHE,
+    "nnguide": NNGuide,
+    "fdbd": FDBD,
+}
+"""What is learnt of the training images, by the name of its score."""
+UNFITTED = ("msp", "max_logit", "energy", "entropy", "gen", "ash_p", "ash_b", "ash_s", "scale")
+
+CHUNK = 65_536
+BANK = 12_812
+"""Images that NNGuide looks among: 1 % of ImageNet-1K, as in its official code."""
+SAMPLE = 100_000
+"""Images for ReAct's quantile and ViM's α."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """The detectors of one feature space."""
+
+    weight_CD: Tensor
+    bias_C: Tensor
+    fitted: Mapping[str, Any]
+    """Instances of :data:`FITTED`, by name; those that the data does not allow are missing."""
+
+    @classmethod
+    def fit(
+        cls, z_ND: Tensor, labels_N: Tensor, held_MD: Tensor, held_labels_M: Tensor, weight_CD: Tensor, bias_C: Tensor
+    ) -> tuple[Self, dict[str, str]]:
+        """Fit what can be fitted; the rest is told by name and reason.
+
+        Args:
+            z_ND: training features, of any precision.
+            labels_N: their classes, 0 … C − 1.
+            held_MD: features of known images that are not among the training ones.
+            held_labels_M: their classes.
+            weight_CD: of the linear head.
+            bias_C: of the linear head.
+        """
+        num_classes = len(bias_C)
+
+        def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, len(z_ND), CHUNK):
+                yield z_ND[start : start + CHUNK].float(), labels_N[start : start + CHUNK]
+
+        def logits(z_BD: Tensor) -> Tensor:
+            return z_BD.float() @ weight_CD.T + bias_C
+
+        plain = ClassMoments.of(chunks(), num_classes)
+        on_sphere = ClassMoments.of(chunks(), num_classes, normalise=True)
+        sample = _spread(z_ND, SAMPLE)
+        bank = _spread(z_ND, BANK)
+        fits: dict[str, Callable[[], Any]] = {
+            "temperature": lambda: TemperatureScaling.fit(logits(held_MD), held_labels_M),
+            "kl_matching": lambda: KLMatching.fit(logits(held_MD)),
+            "mahalanobis": lambda: Mahalanobis.fit(plain),
+            "mahalanobis++": lambda: Mahalanobis.fit(on_sphere),
+            "relative_mahalanobis": lambda: RelativeMahalanobis.fit(plain),
+            "ssd": lambda: SSD.fit(on_sphere),
+            "residual": lambda: Residual.fit(plain, weight_CD, bias_C),
+            "vim": lambda: ViM.fit(plain, [sample], weight_CD, bias_C),
+            "react": lambda: ReAct.fit(sample),
+            "dice": lambda: DICE.fit(plain.mean_D, weight_CD, bias_C),
+            "she": lambda: SHE.fit(((z, y, logits(z).argmax(dim=1)) for z, y in chunks()), num_classes),
+            "nnguide": lambda: NNGuide.fit(bank, logits(bank)),
+            "fdbd": lambda: FDBD.fit(plain.mean_D, weight_CD, bias_C),
+        }
+        fitted, refused = {}, {}
+        for name, fit in fits.items():
+            try:
+                fitted[name] = fit()
+            except MofeError as error:
+                refused[name] = str(error)
+        return cls(weight_CD, bias_C, fitted), refused
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the scores that :meth:`score` gives, in its order."""
+        return (*UNFITTED, *self.fitted)
+
+    def score(self, z_BD: Tensor) -> dict[str, Tensor]:
+        """Every score of B images, float32 (B,)."""
+        z_BD = z_BD.float()
+        head = self.weight_CD, self.bias_C
+        logits_BC = z_BD @ self.weight_CD.T + self.bias_C
+        by_logits = {
+            "msp": msp,
+            "max_logit": max_logit,
+            "energy": energy,
+            "entropy": negative_entropy,
+            "gen": generalised_entropy,
+        }
+        found = {name: score(logits_BC) for name, score in by_logits.items()}
+        by_shaping = {"ash_p": ash_p, "ash_b": ash_b, "ash_s": ash_s, "scale": scale}
+        found |= {name: head_energy(shape(z_BD), *head) for name, shape in by_shaping.items()}
+        asks: dict[str, Callable[[Any], Tensor]] = {
+            "temperature": lambda detector: detector.score(logits_BC),
+            "kl_matching": lambda detector: detector.score(logits_BC),
+            "react": lambda detector: detector.score(z_BD, *head),
+            "she": lambda detector: detector.score(z_BD, logits_BC.argmax(dim=1)),
+            "nnguide": lambda detector: detector.score(z_BD, logits_BC),
+        }
+        for name, detector in self.fitted.items():
+            found[name] = asks[name](detector) if name in asks else detector.score(z_BD)
+        return {name: values_B.float() for name, values_B in found.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it knows, to be stored; :meth:`of_tensors` takes it back."""
+        state = {"head.weight_CD": self.weight_CD, "head.bias_C": self.bias_C}
+        for name, detector in self.fitted.items():
+            for field in fields(detector):
+                state[f"{name}.{field.name}"] = torch.as_tensor(getattr(detector, field.name))
+        return state
+
+    @classmethod
+    def of_tensors(cls, state: Mapping[str, Tensor]) -> Self:
+        """The suite that gave ``state``."""
+        fitted = {}
+        for name, kind in FITTED.items():
+            if any(key.startswith(f"{name}.") for key in state):
+                values = {field.name: state[f"{name}.{field.name}"] for field in fields(kind)}
+                fitted[name] = kind(**{key: value if value.ndim else value.item() for key, value in values.items()})
+        return cls(state["head.weight_CD"], state["head.bias_C"], fitted)
+
+
+def _spread(z_ND: Tensor, most: int) -> Tensor:
+    """At most ``most`` rows, evenly over all of them, in float32."""
+    if len(z_ND) <= most:
+        return z_ND.float()
+    return z_ND[torch.linspace(0, len(z_ND) - 1, most, dtype=torch.float64).round().long()].float()

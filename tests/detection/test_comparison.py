@@ -1,0 +1,84 @@
+"""Every detector in every feature space, on digits: fitted, stored, asked again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from mofe.detection.comparison import Comparison, Space
+from mofe.detection.linear_probe import linear_probe
+from mofe.detection.metrics import ood_metrics
+from mofe.detection.suite import FITTED, UNFITTED, Suite
+
+Z, Y = load_digits(return_X_y=True)
+Z = Z.astype(np.float32) / 16 + np.random.default_rng(0).normal(0, 0.02, Z.shape).astype(np.float32)
+KNOWN, UNKNOWN = Y < 6, Y >= 6
+TRAIN = np.flatnonzero(KNOWN)[:600]
+HELD = np.flatnonzero(KNOWN)[600:800]
+TEST = np.flatnonzero(KNOWN)[800:]
+EXPERT_OF = np.array([0, 1, 0, 1, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def comparison() -> Comparison:
+    weight_CD, bias_C = linear_probe(Z[TRAIN], Y[TRAIN])
+    heads = [(weight_CD[e == EXPERT_OF], bias_C[e == EXPERT_OF]) for e in (0, 1)]
+    space = Space(Z[TRAIN], Z[HELD])
+    fitted, refused = Comparison.fit(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF, heads, k=5)
+    assert refused == {}
+    return fitted
+
+
+def test_every_detector_tells_digits_from_digits(comparison: Comparison) -> None:
+    known, unknown = torch.from_numpy(Z[TEST]), torch.from_numpy(Z[UNKNOWN])
+    names = (*UNFITTED, *FITTED, "knn")
+    ours, theirs = comparison.score_pretrained(known), comparison.score_pretrained(unknown)
+    assert set(ours) == {f"pretrained.{name}" for name in names} == set(comparison.of_pretrained)
+    aurocs = {name: ood_metrics(ours[name], theirs[name]).auroc for name in ours}
+    assert min(aurocs.values()) > 0.55, aurocs
+    assert all(
+        values.dtype == np.float32 and np.isfinite(values).all() for values in (*ours.values(), *theirs.values())
+    )
+
+
+def test_an_image_is_scored_by_its_expert(comparison: Comparison) -> None:
+    z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
+    scores = comparison.score_tuned(z_BD, experts_B)
+    assert tuple(scores) == comparison.of_tuned
+    for expert, suite in enumerate(comparison.experts):
+        alone = suite.score(z_BD[experts_B == expert])
+        for name in suite.names:
+            np.testing.assert_allclose(scores[f"expert.{name}"][experts_B == expert], alone[name], rtol=1e-5, atol=1e-6)
+
+
+def test_it_comes_back_as_it_was(comparison: Comparison, tmp_path: Path) -> None:
+    comparison.save(tmp_path / "here")
+    again = Comparison.load(tmp_path / "here")
+    z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
+    before = comparison.score_tuned(z_BD, experts_B) | comparison.score_pretrained(z_BD)
+    after = again.score_tuned(z_BD, experts_B) | again.score_pretrained(z_BD)
+    assert list(before) == list(after)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_what_cannot_be_fitted_is_told(comparison: Comparison) -> None:
+    one = np.flatnonzero(Y[TRAIN] == 0)
+    z_ND, zeros = torch.from_numpy(Z[TRAIN][one]), torch.zeros(len(one), dtype=torch.long)
+    suite, refused = Suite.fit(z_ND, zeros, z_ND[:0], zeros[:0], torch.ones(1, 64), torch.zeros(1))
+    assert set(refused) == {"temperature", "kl_matching", "fdbd", "relative_mahalanobis"}
+    assert "two classes or more" in refused["fdbd"]
+    assert set(suite.score(z_ND)) == set(suite.names) == {*UNFITTED, *FITTED} - set(refused)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_the_probe_is_scikit_learns(classes: int) -> None:
+    rows = TRAIN[Y[TRAIN] < classes]
+    weight_CD, bias_C = linear_probe(Z[rows], Y[rows])
+    mean, spread = Z[rows].mean(axis=0), Z[rows].std(axis=0)
+    reference = LogisticRegression(max_iter=200).fit((Z[rows] - mean) / spread, Y[rows])
+    ours = (torch.from_numpy(Z[TEST]) @ weight_CD.T + bias_C).softmax(dim=1).numpy()
+    np.testing.assert_allclose(ours, reference.predict_proba((Z[TEST] - mean) / spread), atol=2e-4)
