@@ -1,4 +1,4 @@
-"""The bank of known images: one KNN index per expert, and thresholds."""
+"""The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
 
 from kfp import dsl
 
@@ -8,9 +8,11 @@ from components.images import image
 @dsl.component(base_image=image("score"), install_kfp_package=False)
 def index(
     images: dsl.Input[dsl.Dataset],
+    features: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     knn_k: int,
     bank: str,
+    compare: bool,
     batch_size: int,
     num_workers: int,
     precision: str,
@@ -20,10 +22,12 @@ def index(
 
     stage.index(
         images.path,
+        features.path,
         model.path,
         detector.path,
         knn_k=knn_k,
         bank=bank,
+        compare=compare,
         batch_size=batch_size,
         num_workers=num_workers,
         precision=precision,

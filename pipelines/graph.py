@@ -128,6 +128,7 @@ def detector_of(
     training: dict[str, Any],
     knn_k: Any,
     bank: Any,
+    compare: Any,
     num_workers: Any,
     precision: Any,
     inference: dict[str, Any],
@@ -148,7 +149,15 @@ def detector_of(
         **training,
     )
     on_accelerator(tuned, pool, train_accelerators, tries=10, days=14)  # it goes on from its checkpoints
-    detector = index(images=data.train, model=tuned.outputs["model"], knn_k=knn_k, bank=bank, **inference)
+    detector = index(
+        images=data.train,
+        features=data.features,
+        model=tuned.outputs["model"],
+        knn_k=knn_k,
+        bank=bank,
+        compare=compare,
+        **inference,
+    )
     on_accelerator(detector, pool, accelerators)
     id_scores = score(images=data.test, detector=detector.outputs["detector"], **inference)
     on_accelerator(id_scores.set_display_name("score test"), pool, accelerators)

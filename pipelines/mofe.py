@@ -70,6 +70,7 @@ def mofe(
     validation_fraction: float = 0.05,
     knn_k: int = 0,
     bank: str = "expert",
+    compare: bool = True,
     inference_batch_size: int = 128,
     num_workers: int = 4,
     precision: str = "auto",
@@ -129,6 +130,7 @@ def mofe(
         validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
         knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
         bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
+        compare: also score with the detectors of the literature, on the untouched backbone and on the fine-tuned model.
         inference_batch_size: images at once where nothing is trained.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
@@ -203,6 +205,7 @@ def mofe(
         },
         knn_k=knn_k,
         bank=bank,
+        compare=compare,
         num_workers=num_workers,
         precision=precision,
         inference=inference,

@@ -238,6 +238,7 @@ def tables(
             },
             knn_k=chosen["knn_k"],
             bank=chosen["bank"],
+            compare=False,
             num_workers=num_workers,
             precision=precision,
             inference=inference,

@@ -55,7 +55,7 @@ def _detector(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detector")
     shutil.copytree(prepared, folder, dirs_exist_ok=True)
     paths = train_small(folder, epochs=6)
-    index(paths.images, paths.model, paths.detector, knn_k=3, num_workers=0, precision="fp32")
+    index(paths.images, paths.features, paths.model, paths.detector, knn_k=3, num_workers=0, precision="fp32")
     return folder
 
 

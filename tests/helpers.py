@@ -1,4 +1,4 @@
-"""Small things that many tests make: a tiny backbone, a partition, images, a training."""
+"""Small things that many tests make: a tiny backbone, a partition, images, a training, scores."""
 
 import io
 import sys
@@ -10,16 +10,32 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from mofe import storage
-from mofe.artifacts import ImageSet, Partition, Role, write_image_shards
+from mofe.artifacts import (
+    GALLERY_SCHEMA,
+    Epoch,
+    History,
+    ImageSet,
+    Partition,
+    Role,
+    ScoreInfo,
+    embedding_schema,
+    fixed_size_lists,
+    score_schema,
+    write_image_shards,
+)
 from mofe.cli import main
 from mofe.local_runner import RunResult
+from mofe.stages.evaluate import evaluate
 from mofe.stages.finetune import finetune
 
 TINY = {"img_size": 16, "patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 2}
 """``timm.create_model("vit_tiny_patch16_224", **TINY)``: 5 tokens, 3 blocks, 24 features."""
+SCORED = ("knn", "msp")
 
 
 def make_partition(expert_of_class: Sequence[int]) -> Partition:
@@ -96,6 +112,63 @@ def train_small(
     }  # fmt: skip
     finetune(paths.images, paths.features, paths.partition, paths.model, paths.history, **{**small, **parameters})
     return paths
+
+
+def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[str, ...] = SCORED) -> str:
+    """The scores of a set of 300 images, as score writes them, higher by ``shift``; the path."""
+    rng = np.random.default_rng(len(name))
+    n = 300
+    labels = rng.integers(0, 3, n) if role == "test" else np.full(n, -1)
+    predicted = np.where(rng.random(n) < 0.8, labels, 0) if role == "test" else rng.integers(0, 3, n)
+    columns = {
+        "id": [f"{name}/{i}" for i in range(n)],
+        "label": labels,
+        "predicted": predicted,
+        "expert": predicted % 2,
+    }
+    columns |= {score: rng.normal(shift, 1, n) for score in names}
+    path = folder / name
+    path.mkdir()
+    pq.write_table(pa.table(columns, schema=score_schema(names)), path / "scores.parquet")
+    Image.new("RGB", (40, 30)).save(jpeg := io.BytesIO(), "JPEG")
+    mistake = {
+        "id": "<script>alert(1)</script>",
+        "kind": "accepted",
+        "nearest": "train/1.png",
+        "nearest_label": 2,
+        "thumbnail": jpeg.getvalue(),
+        "label": -1,
+        "predicted": 1,
+        "expert": 1,
+        "knn": 0.1,
+    }
+    pq.write_table(pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA), path / "gallery.parquet")
+    vectors = fixed_size_lists(rng.normal(size=(40, 6)), pa.float16())
+    embeddings = {"label": labels[:40], "expert": columns["expert"][:40], "before": vectors, "after": vectors}
+    pq.write_table(pa.table(embeddings, schema=embedding_schema(6)), path / "embeddings.parquet")
+    ScoreInfo(dataset=name, role=role, scores=names, num_images=n).write(storage.resolve(path))  # type: ignore[arg-type]
+    return str(path)
+
+
+def write_report(folder: Path) -> Path:
+    """A report with everything that one can hold."""
+    names = (*SCORED, *(f"{space}.vim" for space in ("pretrained", "tuned", "expert")))
+    partition, course = make_partition([0, 1, 0]), range(4)
+    epochs = [
+        Epoch(epoch=e, learning_rate=0.1, loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0,
+              validation_accuracy=0.5, router_accuracy=0.9, class_accuracy=(0.1 * e, 0.5, 0.9), sigma=(0.9, 0.5, 0.2),
+              images_per_second=9.0)
+        for e in course
+    ]  # fmt: skip
+    for name, artifact in (("partition", partition), ("history", History(epochs=tuple(epochs)))):
+        with storage.staged(folder / name) as place:
+            artifact.write(place)
+    scores = [write_scores(folder, "id-test", "test", 2, names), write_scores(folder, "near", "ood", 1, names)]
+    evaluate(
+        scores, str(folder / "partition"), str(folder / "history"), metrics=str(folder / "metrics"),
+        roc=str(folder / "roc"), report=str(folder / "report.html"),
+    )  # fmt: skip
+    return folder / "report.html"
 
 
 def command_line(*arguments: str) -> SimpleNamespace:

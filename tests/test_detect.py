@@ -14,10 +14,11 @@ from helpers import command_line, striped
 from PIL import Image
 
 from mofe import load_detector
-from mofe.artifacts import ImageShards
+from mofe.artifacts import ImageShards, ScoreTable
 from mofe.detect import detect
 from mofe.detector import Detector
 from mofe.errors import MofeError
+from mofe.stages.score import score
 from mofe.verdicts import SCHEMA, Unreadable, Verdict
 
 RNG = np.random.default_rng(5)
@@ -116,6 +117,29 @@ def test_thresholds(judge: Detector, folder: Path) -> None:
     assert all(known(threshold="0", score="msp"))
     with pytest.raises(MofeError, match="has no score 'odin'; it has knn, msp"):
         next(detect(judge, [str(folder)], score="odin"))
+
+
+def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Path) -> None:
+    """Asked one image at a time they are those of the score stage, and they decide as others do."""
+    known = load_detector(detector.detector)
+    names = ["pretrained.vim", "tuned.knn", "expert.mahalanobis"]
+    assert set(names) < set(known.info.compared) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
+    score(detector.images, detector.detector, str(tmp_path / "scores"), num_workers=0, batch_size=4)
+    stored = ScoreTable(str(tmp_path / "scores")).table
+    contents = [ImageShards(detector.images).image(i)[0] for i in range(6)]
+    given = known.score(contents, scores=names, batch_size=4)
+    for name in names:
+        np.testing.assert_allclose(given.values[name], stored[name].to_numpy()[:6], rtol=1e-3, atol=1e-4)
+    with pytest.raises(MofeError, match=r"no score 'tuned\.magic'; it has knn, "):
+        known.score(contents, scores=["tuned.magic"])
+    (verdict,) = detect(known, [image_file(tmp_path, contents[0])], score="expert.mahalanobis", threshold="-1e9")
+    assert isinstance(verdict, Verdict)
+    assert verdict.score == pytest.approx(float(given.values["expert.mahalanobis"][0]), rel=1e-3)
+
+
+def image_file(folder: Path, content: bytes) -> str:
+    (folder / "one.png").write_bytes(content)
+    return str(folder / "one.png")
 
 
 def command(*arguments: str) -> SimpleNamespace:

@@ -336,6 +336,11 @@ class Features:
         return vectors(table["prototype"])
 
     @cached_property
+    def embeddings_ND(self) -> np.ndarray:
+        """Final embedding of each image, float16 as stored."""
+        return vectors(storage.read_parquet(self.uri / self.TABLE, ["embedding"])["embedding"])
+
+    @cached_property
     def table(self) -> pa.Table:
         """Columns ``id, label, trunk, embedding`` of every image; float16 as stored."""
         return storage.read_parquet(self.uri / self.TABLE)
@@ -448,6 +453,8 @@ class DetectorInfo(Manifest):
     thresholds: dict[str, float]
     """Per score: the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
+    compared: tuple[str, ...] = ()
+    """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.comparison`."""
 
 
 # ---------------------------------------------------------------------------------------------------------- scores
@@ -474,6 +481,8 @@ GALLERY_SCHEMA = pa.schema(
     {
         "id": pa.string(),
         "kind": pa.string(),
+        "nearest": pa.string(),
+        "nearest_label": pa.int32(),
         "thumbnail": pa.binary(),
         "label": pa.int32(),
         "predicted": pa.int32(),
@@ -481,8 +490,9 @@ GALLERY_SCHEMA = pa.schema(
         "knn": pa.float32(),
     }
 )
-"""JPEG thumbnails of the most confident mistakes; ``kind``: accepted (OOD image that looks most ID), rejected (ID image
-that looks most OOD), misclassified (ID image of another class than predicted, with the highest score)."""
+"""JPEG thumbnails; ``kind``: accepted (OOD image that looks most ID), rejected (ID image that looks most OOD),
+misclassified (ID image of another class than predicted, with the highest score), borderline (nearest to the threshold).
+``nearest`` is the known image next to it."""
 
 
 def embedding_schema(dim: int) -> pa.Schema:
@@ -531,6 +541,29 @@ class Result(BaseModel):
     aupr_in: float
     aupr_out: float
     fpr95_ood_positive: float
+    fpr95_interval: tuple[float, float] | None = None
+    """Bootstrap 95 % confidence interval over the draw of the images."""
+    auroc_interval: tuple[float, float] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the score is the detector's own, and not one of those it is compared with (``SPACE.NAME``)."""
+        return "." not in self.score
+
+
+class ExpertResult(BaseModel):
+    """How one expert does. None where it has seen no image of a kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    expert: int
+    id_images: int
+    """Of the ID test set, of its classes."""
+    id_accuracy: float | None
+    ood_images: int
+    """Of all OOD sets, that the router sent to it."""
+    fpr95: float | None
+    """Of the KNN score, among the ID and OOD images that the router sent to it."""
+    auroc: float | None
 
 
 class Metrics(Manifest):
@@ -543,3 +576,11 @@ class Metrics(Manifest):
     id_accuracy: float
     router_accuracy: float
     results: tuple[Result, ...]
+    experts: tuple[ExpertResult, ...] = ()
+    class_accuracy: dict[str, float] = {}
+    """Of the classes that the ID test set has images of."""
+
+    @property
+    def own(self) -> tuple[Result, ...]:
+        """The results of the detector's own scores."""
+        return tuple(result for result in self.results if result.is_own)

@@ -342,10 +342,15 @@ def schedule(
     kubeflow_runner.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)
 
 
-def report(folder: tyro.conf.Positional[str], sync: bool = False) -> None:
+def report(
+    folder: tyro.conf.Positional[str], format: Literal["table", "csv", "latex"] = "table", sync: bool = False
+) -> None:
     """Show the results of a run again, or send MLflow what it has not got.
 
+    Example: mofe report runs/params --format latex > table.tex
+
     Args:
+        format: table (the detector's own scores), csv or latex (those of every detector it was compared with, too).
         folder: of the run (--work), path or URI; with --sync also any folder with journals, for example that of
             MOFE_TRACKING_FOLDER.
         sync: send the events that tracking kept while MLflow at MLFLOW_TRACKING_URI could not be reached. What has been
@@ -371,9 +376,11 @@ def report(folder: tyro.conf.Positional[str], sync: bool = False) -> None:
         print(format_tables([ComparedTable.from_dict(table) for table in tables]))
     else:
         from mofe.artifacts import Metrics
+        from mofe.report.export import as_csv, as_latex
         from mofe.report.text import format_table
 
-        print(format_table(Metrics.read(place)))
+        show = {"table": lambda metrics: format_table(metrics) + "\n", "csv": as_csv, "latex": as_latex}[format]
+        sys.stdout.write(show(Metrics.read(place)))
 
 
 def detect(
@@ -400,7 +407,7 @@ def detect(
         threshold: tpr=0.95 (keep at least this share of known images), fpr=0.05 (let through at most this share of
             the images given with --unknown), or the least score of a known image.
         unknown: images known to be unknown, to measure fpr on.
-        score: which score decides: knn, msp, max_logit or energy.
+        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
         neighbours: how many of the nearest known images to name.
         format: table for people; csv, jsonl or parquet for programs, one row an image.
         output: file to write (path or URI); the terminal if left out.

@@ -36,7 +36,7 @@ def detect(
         places: files, folders, globs, tar archives, Parquet files; local paths or URIs.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
-        score: which of the detector's scores decides.
+        score: which of the detector's scores decides; those of ``info.compared`` too.
         neighbours: how many of the nearest known images to name.
         batch_size: images at once.
 
@@ -49,7 +49,7 @@ def detect(
     unknown_m = None
     if unknown := tuple(unknown):
         strangers = (image for _, image, _ in _read_ahead(list_images(unknown)) if image)
-        unknown_m = detector.score(strangers, batch_size=batch_size).values[score]
+        unknown_m = detector.score(strangers, scores=[score], batch_size=batch_size).values[score]
     limit = chosen_threshold(threshold, validation_n, unknown_m)
     pending = _read_ahead(list_images(places))
     while batch := list(islice(pending, batch_size)):
@@ -63,7 +63,7 @@ def _verdicts(
     detector: Detector, images: list[Image.Image], score: str, limit: float, neighbours: int
 ) -> Iterator[dict[str, Any]]:
     """All but the names of the images."""
-    scores = detector.score(images, neighbours=neighbours, batch_size=len(images))
+    scores = detector.score(images, scores=[score], neighbours=neighbours, batch_size=len(images))
     p_values = detector.p_values(scores, score)
     for i in range(len(images)):
         near = zip(scores.nearest_Bn[i].tolist(), scores.distance_Bn[i].tolist(), strict=True)

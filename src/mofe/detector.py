@@ -1,10 +1,12 @@
 """The trained detector: a model, one index of known images per expert, and what calibrates its decisions.
 
 In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is),
-``calibration.parquet`` (scores of the validation images) and, written last, ``detector.json``.
+``calibration.parquet`` (scores of the validation images), where others were fitted for comparison ``comparison/`` and,
+written last, ``detector.json``.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -20,7 +22,9 @@ from mofe import storage
 from mofe.artifacts import DetectorInfo, ModelConfig
 from mofe.data.images import decode, to_rgb
 from mofe.data.loader import evaluation_transform
+from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
+from mofe.detection.embedding import untouched
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, max_logit, msp
 from mofe.errors import MofeError
@@ -31,8 +35,8 @@ from mofe.models.mofe import MoFE, MoFEOutput
 SCORES = ("knn", "msp", "max_logit", "energy")
 """What a detector computes of every image; ``knn`` is the method's own."""
 
-CALIBRATION = "calibration.parquet"
-BANK = "bank.parquet"
+INDEXES, COMPARISON = "indexes", "comparison"
+CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Scores:
     """Index into ``Detector.classes``."""
     expert_B: np.ndarray
     values: dict[str, np.ndarray]
-    """Per name of :data:`SCORES`, float32 (B,). ``msp`` is the probability that the expert gives to the class."""
+    """By name, float32 (B,): :data:`SCORES`, whose ``msp`` is the class's probability, and what else was asked for."""
     distance_Bn: np.ndarray
     """Euclidean distances to the nearest known images of the expert, nearest first; inf past the end of its bank."""
     nearest_Bn: np.ndarray
@@ -83,7 +87,7 @@ class Detector:
         """
         info = DetectorInfo.read(folder)
         model, config = load_model(folder / "model")
-        with storage.local_copy(folder / "indexes") as indexes:
+        with storage.local_copy(folder / INDEXES) as indexes:
             knn = ExpertKNN.load(indexes)
         return cls(folder, model.to(device()), config, knn, info)
 
@@ -112,38 +116,68 @@ class Detector:
         """The scores of the validation images, a column a score."""
         return storage.read_parquet(self.folder / CALIBRATION)
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The detectors that were fitted beside it, if any."""
+        if not self.info.compared:
+            raise MofeError(f"{self.folder} holds no other detectors: index was run with compare=false")
+        with storage.local_copy(self.folder / COMPARISON) as folder:
+            return Comparison.load(folder)
+
+    @cached_property
+    def pretrained(self) -> MoFE:
+        """The untouched backbone, for the scores on it; it is loaded from where it came from."""
+        return untouched(self.config.backbone, self.classes).to(device()).eval()
+
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
         """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal."""
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
 
     @torch.inference_mode()
-    def score(self, images: Any, *, neighbours: int = 0, batch_size: int = 64) -> Scores:
+    def score(self, images: Any, *, scores: Iterable[str] = (), neighbours: int = 0, batch_size: int = 64) -> Scores:
         """Class, expert and scores of images of any size and mode.
 
         Args:
             images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
                 image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
+            scores: of the detectors fitted for comparison, beside :data:`SCORES`; names are in ``info.compared``.
             neighbours: how many of the nearest known images to name.
             batch_size: images at once.
 
         Raises:
-            MofeError: there are none, or one is no image; the message says which and why.
+            MofeError: there is no such score, there are no images, or one is no image; the message says which and why.
         """
         one = isinstance(images, str | bytes | os.PathLike | Image.Image | UPath) or getattr(images, "ndim", 0) in (
             2,
             3,
         )
         pending = enumerate([images] if one else images)
+        others = [name for name in scores if name not in SCORES]
+        for name in others:
+            if name not in self.info.compared:
+                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
         transform = evaluation_transform(self.config.backbone.preprocessing)
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
-            with autocast("auto"):
-                output = self.model(torch.stack(batch).to(device()))
-            output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
-            parts.append(scores_of(output, self.knn, neighbours))
+            stacked = torch.stack(batch).to(device())
+            output = _seen_by(self.model, stacked)
+            part = scores_of(output, self.knn, neighbours)
+            found: dict[str, np.ndarray] = {}
+            if any(name.startswith("pretrained.") for name in others):
+                found |= self.comparison.score_pretrained(_seen_by(self.pretrained, stacked).embedding_BD)
+            if any(not name.startswith("pretrained.") for name in others):
+                found |= self.comparison.score_tuned(output.embedding_BD, part.expert_B)
+            part.values.update({name: found[name] for name in others})
+            parts.append(part)
         if not parts:
             raise MofeError("there are no images to score")
         return _joined(parts)
+
+
+def _seen_by(model: MoFE, images: torch.Tensor) -> MoFEOutput:
+    with autocast("auto"):
+        output = model(images)
+    return MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
 
 
 def _as_rgb(image: Any, position: int) -> Image.Image:

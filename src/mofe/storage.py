@@ -211,6 +211,14 @@ def local_copy(uri: Location) -> Iterator[Path]:
         yield Path(folder)
 
 
+def copy_folder(source: Path, target: UPath) -> None:
+    """Put the files of a local folder, at any depth, to ``target``; each appears whole."""
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as content, writing(target.joinpath(*file.relative_to(source).parts)) as copy:
+                shutil.copyfileobj(content, copy, 1 << 24)
+
+
 @contextmanager
 def writing(path: UPath) -> Iterator[IO[bytes]]:
     """A file to fill piece by piece, which is at ``path`` once the block ends without an error, and not before.

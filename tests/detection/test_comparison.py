@@ -8,13 +8,13 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from mofe.detection.comparison import Comparison, Space
+from mofe.detection.comparison import Comparison, Head, Space
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.metrics import ood_metrics
 from mofe.detection.suite import FITTED, UNFITTED, Suite
 
 Z, Y = load_digits(return_X_y=True)
-Z = Z.astype(np.float32) / 16 + np.random.default_rng(0).normal(0, 0.02, Z.shape).astype(np.float32)
+Z = Z.astype(np.float32) / 16 + np.random.default_rng(0).normal(0, 0.25, Z.shape).astype(np.float32)
 KNOWN, UNKNOWN = Y < 6, Y >= 6
 TRAIN = np.flatnonzero(KNOWN)[:600]
 HELD = np.flatnonzero(KNOWN)[600:800]
@@ -25,7 +25,10 @@ EXPERT_OF = np.array([0, 1, 0, 1, 1, 0])
 @pytest.fixture(scope="module")
 def comparison() -> Comparison:
     weight_CD, bias_C = linear_probe(Z[TRAIN], Y[TRAIN])
-    heads = [(weight_CD[e == EXPERT_OF], bias_C[e == EXPERT_OF]) for e in (0, 1)]
+    heads = []
+    for mine in (EXPERT_OF == 0, EXPERT_OF == 1):
+        others_D, others = weight_CD[~mine].mean(dim=0), bias_C[~mine].mean() + 1
+        heads.append(Head(torch.vstack([weight_CD[mine], others_D]), torch.hstack([bias_C[mine], others])))
     space = Space(Z[TRAIN], Z[HELD])
     fitted, refused = Comparison.fit(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF, heads, k=5)
     assert refused == {}
@@ -54,6 +57,13 @@ def test_an_image_is_scored_by_its_expert(comparison: Comparison) -> None:
             np.testing.assert_allclose(scores[f"expert.{name}"][experts_B == expert], alone[name], rtol=1e-5, atol=1e-6)
 
 
+def test_mos_asks_every_head_about_others(comparison: Comparison) -> None:
+    z_BD = torch.from_numpy(Z[TEST])
+    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in comparison.heads]
+    scores = comparison.score_tuned(z_BD, EXPERT_OF[Y[TEST]])["tuned.mos"]
+    np.testing.assert_allclose(scores, -torch.stack(doubts).amin(dim=0), atol=1e-6)
+
+
 def test_it_comes_back_as_it_was(comparison: Comparison, tmp_path: Path) -> None:
     comparison.save(tmp_path / "here")
     again = Comparison.load(tmp_path / "here")
@@ -68,6 +78,9 @@ def test_it_comes_back_as_it_was(comparison: Comparison, tmp_path: Path) -> None
 def test_what_cannot_be_fitted_is_told(comparison: Comparison) -> None:
     one = np.flatnonzero(Y[TRAIN] == 0)
     z_ND, zeros = torch.from_numpy(Z[TRAIN][one]), torch.zeros(len(one), dtype=torch.long)
+    labels = torch.arange(len(one)) % 2
+    all_right = Suite.fit(z_ND, labels, z_ND[:1], zeros[:1], torch.zeros(2, 64), torch.tensor([1.0, 0.0]))[1]
+    assert "no best temperature" in all_right["temperature"]
     suite, refused = Suite.fit(z_ND, zeros, z_ND[:0], zeros[:0], torch.ones(1, 64), torch.zeros(1))
     assert set(refused) == {"temperature", "kl_matching", "fdbd", "relative_mahalanobis"}
     assert "two classes or more" in refused["fdbd"]

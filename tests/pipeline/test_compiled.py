@@ -44,9 +44,10 @@ def test_public_parameters() -> None:
     """Renaming or removing one breaks people's parameter files: it needs a line in CHANGELOG and a new version."""
     assert sorted(pipeline_parameters(COMPILED["mofe"])) == [
         "accelerator", "accelerators", "augmentation", "backbone", "backbone_args", "bank", "batch_size",
-        "checkpoints", "clip_norm", "cpu", "credentials", "drop_path", "epochs", "evaluation_images_per_class",
-        "expert_init", "fold_lambda", "inference_batch_size", "knn_k", "layer_decay", "learning_rate", "max_rejected",
-        "memory", "micro_batch_size", "min_learning_rate", "mixup", "mixup_scale", "mixup_sigma", "mofe_depth",
+        "checkpoints", "clip_norm", "compare", "cpu", "credentials", "drop_path", "epochs",
+        "evaluation_images_per_class", "expert_init", "fold_lambda", "inference_batch_size", "knn_k", "layer_decay",
+        "learning_rate", "max_rejected", "memory", "micro_batch_size", "min_learning_rate", "mixup", "mixup_scale",
+        "mixup_sigma", "mofe_depth",
         "negative_weight", "node_resources", "node_selector", "num_experts", "num_nodes", "num_workers", "ood_data",
         "precision", "probe_epochs", "probe_learning_rate", "regulariser", "regulariser_weight", "router", "seed",
         "strategy", "synsets", "test_data", "tolerations", "top_k", "train_accelerators", "train_data",
@@ -56,7 +57,7 @@ def test_public_parameters() -> None:
 
 def test_a_comparison_takes_the_same_parameters_and_what_to_compare() -> None:
     one, several = (pipeline_parameters(COMPILED[name]) for name in ("mofe", "tables"))
-    assert set(several) == set(one) - {"seed"} | {"tables", "configurations", "seeds"}
+    assert set(several) == set(one) - {"seed", "compare"} | {"tables", "configurations", "seeds"}
     assert {n: p for n, p in several.items() if n in one} == {n: p for n, p in one.items() if n in several}
 
 

@@ -4,61 +4,22 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import make_partition
+from helpers import SCORED, make_partition, write_scores
 from sklearn.metrics import roc_auc_score
 
 from mofe import storage
 from mofe.artifacts import (
-    GALLERY_SCHEMA,
     Epoch,
     History,
     Metrics,
-    ScoreInfo,
-    embedding_schema,
-    fixed_size_lists,
-    score_schema,
 )
 from mofe.errors import MofeError
 from mofe.report.text import format_table
 from mofe.stages.evaluate import evaluate
 
-NAMES = ("knn", "msp")
 PARTITION = make_partition([0, 1, 0])
-
-
-def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[str, ...] = NAMES) -> str:
-    rng = np.random.default_rng(len(name))
-    n = 300
-    labels = rng.integers(0, 3, n) if role == "test" else np.full(n, -1)
-    predicted = np.where(rng.random(n) < 0.8, labels, 0) if role == "test" else rng.integers(0, 3, n)
-    columns = {
-        "id": [f"{name}/{i}" for i in range(n)],
-        "label": labels,
-        "predicted": predicted,
-        "expert": predicted % 2,
-    }
-    columns |= {score: rng.normal(shift, 1, n) for score in names}
-    path = folder / name
-    path.mkdir()
-    pq.write_table(pa.table(columns, schema=score_schema(names)), path / "scores.parquet")
-    mistake = {
-        "id": "<script>alert(1)</script>",
-        "kind": "accepted",
-        "thumbnail": b"jpeg",
-        "label": -1,
-        "predicted": 1,
-        "expert": 1,
-        "knn": 0.1,
-    }
-    pq.write_table(pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA), path / "gallery.parquet")
-    vectors = fixed_size_lists(rng.normal(size=(40, 6)), pa.float16())
-    embeddings = {"label": labels[:40], "expert": columns["expert"][:40], "before": vectors, "after": vectors}
-    pq.write_table(pa.table(embeddings, schema=embedding_schema(6)), path / "embeddings.parquet")
-    ScoreInfo(dataset=name, role=role, scores=names, num_images=n).write(storage.resolve(path))  # type: ignore[arg-type]
-    return str(path)
 
 
 @pytest.fixture
@@ -82,7 +43,7 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
     assert metrics.id_accuracy == pytest.approx(right.mean())
     routed = np.array(PARTITION.expert_of_class)[known["label"]] == known["expert"]
     assert metrics.router_accuracy == pytest.approx(routed.mean())
-    assert [(r.ood, r.score) for r in metrics.results] == [(o, s) for o in ("near", "far") for s in NAMES]
+    assert [(r.ood, r.score) for r in metrics.results] == [(o, s) for o in ("near", "far") for s in SCORED]
     far = pq.read_table(f"{scores[2]}/scores.parquet").to_pydict()
     auroc = roc_auc_score([1] * 300 + [0] * 300, known["msp"] + far["msp"])
     assert metrics.results[3].auroc == pytest.approx(auroc)

@@ -50,19 +50,19 @@ def test_thresholds_keep_the_validation_images(detector: SimpleNamespace) -> Non
 
 def test_k_grows_with_the_training_set(detector: SimpleNamespace) -> None:
     assert load_detector(detector.detector).knn.k == 3
-    index(detector.images, detector.model, detector.detector, num_workers=0)
+    index(detector.images, detector.features, detector.model, detector.detector, num_workers=0)
     assert load_detector(detector.detector).knn.k == 5
 
 
 def test_a_model_of_other_images_is_refused(detector: SimpleNamespace, make_images: Callable[..., str]) -> None:
     with pytest.raises(MofeError, match="was not trained on the images"):
-        index(make_images("others"), detector.model, detector.detector, num_workers=0)
+        index(make_images("others"), detector.features, detector.model, detector.detector, num_workers=0)
 
 
 def test_a_global_bank_is_one_index_of_all_images(detector: SimpleNamespace) -> None:
-    index(detector.images, detector.model, detector.detector, knn_k=3, bank="global", num_workers=0)
+    index(detector.images, detector.features, detector.model, detector.detector, knn_k=3, bank="global", num_workers=0)
     judge = load_detector(detector.detector)
     assert judge.info.bank == "global"
     assert [i.ntotal for i in judge.knn.indexes] == [sum(judge.info.bank_sizes)]
     with pytest.raises(MofeError, match="bank = 'local' is not one of"):
-        index(detector.images, detector.model, detector.detector, bank="local", num_workers=0)  # type: ignore[arg-type]
+        index(detector.images, detector.features, detector.model, detector.detector, bank="local", num_workers=0)  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def test_the_tree_of_a_run_and_a_model_that_predicts(
     monkeypatch.setenv("KFP_RUN_ID", "run-1")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"of {tmp_path}")  # not that of the fixture's stages
     again = str(tmp_path / "again")
-    index(detector.images, detector.model, again, knn_k=3, num_workers=0, precision="fp32")
+    index(detector.images, detector.features, detector.model, again, knn_k=3, num_workers=0, precision="fp32")
     a_stage("evaluate", tmp_path / "report")
     assert not (tmp_path / "journals").exists()
     runs = runs_by_name()

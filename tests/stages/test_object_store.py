@@ -57,7 +57,7 @@ def test_the_whole_way(make_images: Callable[..., str], bucket: str) -> None:
         batch_size=12, micro_batch_size=12, augmentation="none",
         checkpoints=f"{bucket}/checkpoints", **options,
     )  # type: ignore[arg-type]  # fmt: skip
-    index(f"{bucket}/train", f"{bucket}/model", f"{bucket}/detector", **options)  # type: ignore[arg-type]
+    index(f"{bucket}/train", f"{bucket}/features", f"{bucket}/model", f"{bucket}/detector", **options)  # type: ignore[arg-type]
     for name in ("id-test", "odd"):
         score(f"{bucket}/{name}", f"{bucket}/detector", f"{bucket}/scores-{name}", **options)  # type: ignore[arg-type]
     outputs = {name: f"{bucket}/report/{name}" for name in ("metrics", "roc", "report")}

@@ -30,7 +30,8 @@ def test_known_images_score_above_unknown_ones(
 ) -> None:
     known = scored(make_images("test", "test", per_class=10), detector, tmp_path / "a")
     unknown = scored(make_images("ood", "ood", classes=(5, 6)), detector, tmp_path / "b")
-    assert known.table.schema == score_schema(SCORES)
+    assert known.table.schema == score_schema((*SCORES, *load_detector(detector.detector).info.compared))
+    assert len(known.info.scores) > 60
     assert (known.table["label"].to_numpy() == known.table["predicted"].to_numpy()).mean() > 0.9
     assert set(unknown.table["label"].to_pylist()) == {-1}
     assert ood_metrics(known.table["knn"], unknown.table["knn"]).auroc > 0.9
@@ -52,8 +53,11 @@ def test_the_gallery_holds_the_most_confident_mistakes(
     unknown = scored(make_images("ood", "ood", classes=(5, 6)), detector, tmp_path / "b")
     assert unknown.gallery.schema == GALLERY_SCHEMA
     best = sorted(unknown.table["knn"].to_pylist(), reverse=True)[:12]
-    assert unknown.gallery["knn"].to_pylist() == best
-    assert set(unknown.gallery["kind"].to_pylist()) == {"accepted"}
+    limit = load_detector(detector.detector).thresholds["knn"]
+    nearest = sorted(unknown.table["knn"].to_pylist(), key=lambda value: abs(value - limit))[:12]
+    assert unknown.gallery["knn"].to_pylist() == best + nearest
+    assert unknown.gallery["kind"].to_pylist() == ["accepted"] * 12 + ["borderline"] * 12
+    assert all(name.startswith("train/") for name in unknown.gallery["nearest"].to_pylist())
     assert all(t.startswith(b"\xff\xd8") for t in unknown.gallery["thumbnail"].to_pylist())
 
 

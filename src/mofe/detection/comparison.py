@@ -3,9 +3,11 @@
 Three feature spaces: ``pretrained`` (the untouched backbone, a linear probe on it), ``tuned`` (the fine-tuned model's
 embeddings, a linear probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its
 own head: an image is scored by the expert that it is routed to). A score is called by its space and detector:
-``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated.
+``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated; MOS (``tuned.mos``) asks every
+expert's head about "others", so it needs two experts or more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -17,10 +19,18 @@ from torch import Tensor
 
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.linear_probe import linear_probe
+from mofe.detection.mos import mos
 from mofe.detection.suite import Suite
 from mofe.errors import MofeError
 
 TENSORS = "detectors.safetensors"
+
+
+class Head(NamedTuple):
+    """A linear head."""
+
+    weight_QD: Tensor
+    bias_Q: Tensor
 
 
 class Space(NamedTuple):
@@ -37,6 +47,8 @@ class Comparison:
     pretrained: Suite
     tuned: Suite
     experts: tuple[Suite, ...]
+    heads: tuple[Head, ...]
+    """Of every expert, "others" last; none where there is one expert."""
     pretrained_knn: ExpertKNN
     tuned_knn: ExpertKNN
 
@@ -49,7 +61,7 @@ class Comparison:
         held_labels_M: np.ndarray,
         held_experts_M: np.ndarray,
         experts_C: np.ndarray,
-        heads: list[tuple[Tensor, Tensor]],
+        heads: Sequence[Head],
         k: int,
     ) -> tuple[Self, dict[str, str]]:
         """Fit everything that the data allows; what it does not is told by name and reason.
@@ -61,7 +73,7 @@ class Comparison:
             held_labels_M: classes of the held-out images.
             held_experts_M: the experts that they were routed to.
             experts_C: the expert of each class.
-            heads: weights and biases of each expert's head at its own classes, in their order.
+            heads: of each expert: its own classes in their order and, where there are several experts, "others".
             k: of the nearest neighbours.
         """
         labels, held_labels = torch.from_numpy(labels_N).long(), torch.from_numpy(held_labels_M).long()
@@ -69,8 +81,8 @@ class Comparison:
         suites = {}
         for name, space in (("pretrained", pretrained), ("tuned", tuned)):
             known, held = torch.from_numpy(space.known_ND), torch.from_numpy(space.held_MD)
-            head = linear_probe(space.known_ND, labels_N)
-            suites[name], reasons = Suite.fit(known, labels, held, held_labels, *head)
+            probe = linear_probe(space.known_ND, labels_N)
+            suites[name], reasons = Suite.fit(known, labels, held, held_labels, *probe)
             refused |= {f"{name}.{detector}": reason for detector, reason in reasons.items()}
         experts = []
         for expert, head in enumerate(heads):
@@ -78,11 +90,14 @@ class Comparison:
             mine_N = torch.from_numpy(experts_C[labels_N] == expert)
             mine_M = torch.from_numpy((held_experts_M == expert) & (experts_C[held_labels_M] == expert))
             known, held = torch.from_numpy(tuned.known_ND)[mine_N], torch.from_numpy(tuned.held_MD)[mine_M]
-            suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *head)
+            size = int((experts_C == expert).sum())
+            own = head.weight_QD[:size], head.bias_Q[:size]
+            suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *own)
             experts.append(suite)
             refused |= {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
         neighbours = (ExpertKNN.build(space.known_ND, None, k) for space in (pretrained, tuned))
-        return cls(suites["pretrained"], suites["tuned"], tuple(experts), *neighbours), refused
+        groups = tuple(heads) if len(heads) > 1 else ()
+        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *neighbours), refused
 
     @property
     def of_pretrained(self) -> tuple[str, ...]:
@@ -96,6 +111,7 @@ class Comparison:
         return (
             "tuned.knn",
             *(f"tuned.{name}" for name in self.tuned.names),
+            *(["tuned.mos"] if self.heads else []),
             *(f"expert.{name}" for name in everywhere),
         )
 
@@ -108,6 +124,8 @@ class Comparison:
         """The scores :attr:`of_tuned`, float32 (B,), of embeddings under the fine-tuned model."""
         found = {"tuned.knn": self.tuned_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int))}
         found |= {f"tuned.{name}": score.numpy() for name, score in self.tuned.score(z_BD).items()}
+        if self.heads:
+            found["tuned.mos"] = mos([z_BD @ head.weight_QD.T + head.bias_Q for head in self.heads]).float().numpy()
         inside = {name: np.empty(len(z_BD), np.float32) for name in self.of_tuned if name.startswith("expert.")}
         for expert, suite in enumerate(self.experts):
             mine = np.flatnonzero(experts_B == expert)
@@ -122,6 +140,8 @@ class Comparison:
         suites = {"pretrained": self.pretrained, "tuned": self.tuned}
         suites |= {f"expert-{e:03d}": suite for e, suite in enumerate(self.experts)}
         tensors = {f"{place}/{key}": value for place, suite in suites.items() for key, value in suite.tensors().items()}
+        for e, head in enumerate(self.heads):
+            tensors |= {f"head-{e:03d}/weight_QD": head.weight_QD, f"head-{e:03d}/bias_Q": head.bias_Q}
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / TENSORS)
         self.pretrained_knn.save(folder / "pretrained")
@@ -142,7 +162,8 @@ class Comparison:
         for key, value in tensors.items():
             place, name = key.split("/")
             states.setdefault(place, {})[name] = value
+        heads = tuple(Head(**states.pop(place)) for place in sorted(states) if place.startswith("head-"))
         suites = {place: Suite.of_tensors(states[place]) for place in sorted(states)}
         experts = tuple(suite for place, suite in suites.items() if place.startswith("expert-"))
         neighbours = (ExpertKNN.load(folder / place) for place in ("pretrained", "tuned"))
-        return cls(suites["pretrained"], suites["tuned"], experts, *neighbours)
+        return cls(suites["pretrained"], suites["tuned"], experts, heads, *neighbours)

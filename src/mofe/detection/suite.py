@@ -20,7 +20,7 @@ from mofe.detection.moments import ClassMoments
 from mofe.detection.nnguide import NNGuide
 from mofe.detection.scores import energy, generalised_entropy, max_logit, msp, negative_entropy
 from mofe.detection.subspace import Residual, ViM
-from mofe.detection.temperature import TemperatureScaling
+from mofe.detection.temperature import HIGHEST, LOWEST, TemperatureScaling
 from mofe.errors import MofeError
 
 FITTED: dict[str, Any] = {
@@ -72,6 +72,7 @@ class Suite:
             bias_C: of the linear head.
         """
         num_classes = len(bias_C)
+        weight_CD = weight_CD.contiguous()
 
         def chunks() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, len(z_ND), CHUNK):
@@ -85,7 +86,7 @@ class Suite:
         sample = _spread(z_ND, SAMPLE)
         bank = _spread(z_ND, BANK)
         fits: dict[str, Callable[[], Any]] = {
-            "temperature": lambda: TemperatureScaling.fit(logits(held_MD), held_labels_M),
+            "temperature": lambda: _temperature(logits(held_MD), held_labels_M),
             "kl_matching": lambda: KLMatching.fit(logits(held_MD)),
             "mahalanobis": lambda: Mahalanobis.fit(plain),
             "mahalanobis++": lambda: Mahalanobis.fit(on_sphere),
@@ -143,7 +144,9 @@ class Suite:
         state = {"head.weight_CD": self.weight_CD, "head.bias_C": self.bias_C}
         for name, detector in self.fitted.items():
             for field in fields(detector):
-                state[f"{name}.{field.name}"] = torch.as_tensor(getattr(detector, field.name))
+                value = getattr(detector, field.name)
+                wide = torch.float64 if isinstance(value, float) else None
+                state[f"{name}.{field.name}"] = torch.as_tensor(value, dtype=wide)
         return state
 
     @classmethod
@@ -155,6 +158,13 @@ class Suite:
                 values = {field.name: state[f"{name}.{field.name}"] for field in fields(kind)}
                 fitted[name] = kind(**{key: value if value.ndim else value.item() for key, value in values.items()})
         return cls(state["head.weight_CD"], state["head.bias_C"], fitted)
+
+
+def _temperature(logits_MC: Tensor, labels_M: Tensor) -> TemperatureScaling:
+    fitted = TemperatureScaling.fit(logits_MC, labels_M)
+    if fitted.temperature in (LOWEST, HIGHEST):
+        raise MofeError("there is no best temperature: every held-out image is right, or the logits say nothing")
+    return fitted
 
 
 def _spread(z_ND: Tensor, most: int) -> Tensor:

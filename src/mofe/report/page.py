@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from mofe.artifacts import History, Metrics, Partition, ScoreTable, vectors
+from mofe.artifacts import History, Metrics, Partition, Result, ScoreTable, vectors
 from mofe.detection.metrics import roc_points, threshold_at_tpr
 from mofe.report.feature_map import feature_map
 from mofe.report.figures import colour_of
@@ -22,7 +22,9 @@ MISTAKES = {
     "accepted": "Unknown, but taken for known: the OOD images with the highest scores",
     "rejected": "Known, but looks unknown: the ID test images with the lowest scores",
     "misclassified": "Known, but taken for another class: with the highest scores",
+    "borderline": "Next to the threshold: what could have gone either way",
 }
+SPACES = {"pretrained": "untouched backbone", "tuned": "fine-tuned", "expert": "inside the expert"}
 
 
 def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition: Partition, history: History) -> str:
@@ -50,7 +52,9 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         num_ood={table.info.dataset: table.info.num_images for table in ood},
         num_classes=len(partition.classes),
         rows=_rows(metrics),
-        scores=test.info.scores,
+        scores=list(dict.fromkeys(result.score for result in metrics.own)),
+        comparison=_comparison(metrics),
+        spaces=SPACES,
         roc=Markup(
             roc_plot(
                 {name: roc_points(id_scores, values) for name, values in scores_of.items()},
@@ -62,7 +66,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
             for name, values in scores_of.items()
         ],
         confusion=Markup(confusion_plot(_confusion(test, partition))) if partition.num_experts > 1 else None,
-        experts=_experts(test, partition),
+        experts=_experts(metrics, partition),
         training=Markup(training_plot(history.epochs)) if len(history.epochs) > 1 else None,
         classes=Markup(_class_plot(history, partition)) if len(history.epochs) > 1 else None,
         features=Markup(_feature_map(test, ood, partition)),
@@ -72,11 +76,13 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
 
 def _rows(metrics: Metrics) -> list[dict[str, Any]]:
     """The result table: a row an OOD set, then their average; per score the metrics, and whether they are the best."""
-    sets = list(dict.fromkeys(result.ood for result in metrics.results))
-    value = {(result.ood, result.score): result for result in metrics.results}
-    scores = list(dict.fromkeys(result.score for result in metrics.results))
+    sets = list(dict.fromkeys(result.ood for result in metrics.own))
+    value = {(result.ood, result.score): result for result in metrics.own}
+    scores = list(dict.fromkeys(result.score for result in metrics.own))
     names = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
-    rows = [(name, [{n: getattr(value[name, score], n) for n in names} for score in scores]) for name in sets]
+    intervals = ("fpr95_interval", "auroc_interval")
+    every = (*names, *intervals)
+    rows = [(name, [{n: getattr(value[name, score], n) for n in every} for score in scores]) for name in sets]
     if len(sets) > 1:
         averages = [{n: fmean(cells[i][n] for _, cells in rows) for n in names} for i in range(len(scores))]
         rows.append(("average", averages))
@@ -87,6 +93,28 @@ def _rows(metrics: Metrics) -> list[dict[str, Any]]:
     return [{"name": name, "cells": cells, "is_average": name == "average"} for name, cells in rows]
 
 
+def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
+    """A row a detector, the best first: mean FPR95 and AUROC over the OOD sets in each feature space that it has."""
+    by_score: dict[str, list[Result]] = {}
+    for result in metrics.results:
+        by_score.setdefault(result.score, []).append(result)
+    means: dict[str, dict[str, Any]] = {
+        score: {"fpr95": fmean(r.fpr95 for r in results), "auroc": fmean(r.auroc for r in results), "sets": results}
+        for score, results in by_score.items()
+    }
+    if not any("." in score for score in means):
+        return []
+    best_fpr95, best_auroc = min(m["fpr95"] for m in means.values()), max(m["auroc"] for m in means.values())
+    for mean in means.values():
+        mean |= {"best_fpr95": mean["fpr95"] == best_fpr95, "best_auroc": mean["auroc"] == best_auroc}
+    names = dict.fromkeys(score.partition(".")[2] for score in means if "." in score)
+    rows: list[dict[str, Any]] = [
+        {"name": name, "cells": [means.get(f"{space}.{name}") for space in SPACES], "is_own": False} for name in names
+    ]
+    own = {"name": f"this detector: {PRIMARY}", "cells": [None, None, means[PRIMARY]], "is_own": True}
+    return sorted([own, *rows], key=lambda row: -max(cell["auroc"] for cell in row["cells"] if cell))
+
+
 def _confusion(test: ScoreTable, partition: Partition) -> np.ndarray:
     """How many images of expert i (row) the router sent to expert j."""
     true = np.array(partition.expert_of_class)[test.table["label"].to_numpy()]
@@ -95,22 +123,19 @@ def _confusion(test: ScoreTable, partition: Partition) -> np.ndarray:
     return counts_EE
 
 
-def _experts(test: ScoreTable, partition: Partition) -> list[dict[str, Any]]:
-    labels, predicted = test.table["label"].to_numpy(), test.table["predicted"].to_numpy()
-    cluster = np.array(partition.expert_of_class)[labels]
-    experts = []
-    for expert in range(partition.num_experts):
-        own = cluster == expert
-        experts.append(
-            {
-                "number": expert,
-                "seed": partition.seeds[expert].synset if partition.seeds else "",
-                "classes": [partition.names[c] for c in partition.classes_of(expert)],
-                "accuracy": float((predicted == labels)[own].mean()) if own.any() else None,
-                "images": int(own.sum()),
-            }
-        )
-    return experts
+def _experts(metrics: Metrics, partition: Partition) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": found.expert,
+            "seed": partition.seeds[found.expert].synset if partition.seeds else "",
+            "classes": [
+                (partition.names[c], metrics.class_accuracy.get(partition.names[c]))
+                for c in partition.classes_of(found.expert)
+            ],
+            "found": found,
+        }
+        for found in metrics.experts
+    ]
 
 
 def _class_plot(history: History, partition: Partition) -> str:
@@ -154,6 +179,8 @@ def _mistakes(tables: list[ScoreTable], partition: Partition) -> list[dict[str, 
                         "label": partition.names[row["label"]] if row["label"] >= 0 else "",
                         "expert": row["expert"],
                         "score": row["knn"],
+                        "nearest": row["nearest"],
+                        "nearest_class": partition.names[row["nearest_label"]],
                     }
                     for row in chosen
                 ]

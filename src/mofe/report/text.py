@@ -7,9 +7,9 @@ from mofe.artifacts import Metrics
 
 def format_table(metrics: Metrics) -> str:
     """ID accuracy, then FPR95 and AUROC in percent for each OOD set and score, then their averages over the sets."""
-    sets = list(dict.fromkeys(result.ood for result in metrics.results))
-    scores = list(dict.fromkeys(result.score for result in metrics.results))
-    value = {(result.ood, result.score): result for result in metrics.results}
+    sets = list(dict.fromkeys(result.ood for result in metrics.own))
+    scores = list(dict.fromkeys(result.score for result in metrics.own))
+    value = {(result.ood, result.score): result for result in metrics.own}
     rows = [(name, [(value[name, score].fpr95, value[name, score].auroc) for score in scores]) for name in sets]
     if len(sets) > 1:
         columns = zip(*(cells for _, cells in rows), strict=True)

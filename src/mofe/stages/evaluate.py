@@ -1,14 +1,17 @@
 """From scores to metrics and a report."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from mofe import storage, tracking
-from mofe.artifacts import History, Metrics, Partition, Result, ScoreTable
+from mofe.artifacts import ExpertResult, History, Metrics, Partition, Result, ScoreTable
+from mofe.detection.bootstrap import bootstrap_intervals
 from mofe.detection.metrics import ROC, ood_metrics, roc_points
 from mofe.errors import MofeError
+from mofe.progress import progress
 from mofe.report.page import PRIMARY, render
 from mofe.report.text import format_table
 
@@ -41,20 +44,17 @@ def evaluate(
         labels = test.table["label"].to_numpy()
         right = test.table["predicted"].to_numpy() == labels
         routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
-        results = [
-            Result(
-                ood=table.info.dataset,
-                score=score,
-                **vars(ood_metrics(test.table[score].to_numpy(), table.table[score].to_numpy())),
-            )
-            for table in ood
-            for score in test.info.scores
-        ]
-        measured = Metrics(
+        pairs = [(table, score) for table in ood for score in test.info.scores]
+        with ThreadPoolExecutor() as pool:
+            measured = pool.map(lambda pair: _result(test, *pair), pairs)
+            results = list(progress(measured, label="evaluate", total=len(pairs), unit="score"))
+        found = Metrics(
             name=name,
             id_accuracy=float(right.mean()),
             router_accuracy=float(routed_right.mean()),
             results=tuple(results),
+            experts=_by_expert(test, ood, classes),
+            class_accuracy={classes.names[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
         )
         curves = []
         for table in ood:
@@ -62,19 +62,55 @@ def evaluate(
             points = {name: values.tolist() for name, values in curve._asdict().items()}
             curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
 
-        storage.write_json(storage.resolve(metrics), measured.model_dump(mode="json"))
+        storage.write_json(storage.resolve(metrics), found.model_dump(mode="json"))
         storage.write_json(storage.resolve(roc), {"curves": curves})
-        page = render(measured, test, ood, classes, History.read(history))
+        page = render(found, test, ood, classes, History.read(history))
         storage.write_bytes(storage.resolve(report), page.encode())
-        print(format_table(measured))
-        figures = {"id_accuracy": measured.id_accuracy, "router_accuracy": measured.router_accuracy}
-        figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in results}
-        figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in results}
+        print(format_table(found))
+        figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
+        own = [result for result in results if result.is_own]
+        figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in own}
+        figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in own}
         run.metrics(figures)
         run.file(metrics)
         run.file(report)
     pooled = np.concatenate([table.table[PRIMARY].to_numpy() for table in ood])
     return Evaluation(figures, roc_points(test.table[PRIMARY].to_numpy(), pooled))
+
+
+def _result(test: ScoreTable, ood: ScoreTable, score: str) -> Result:
+    known, unknown = test.table[score].to_numpy(), ood.table[score].to_numpy()
+    likely = bootstrap_intervals(known, unknown)
+    return Result(
+        ood=ood.info.dataset,
+        score=score,
+        fpr95_interval=likely.fpr95,
+        auroc_interval=likely.auroc,
+        **vars(ood_metrics(known, unknown)),
+    )
+
+
+def _by_expert(test: ScoreTable, ood: list[ScoreTable], classes: Partition) -> tuple[ExpertResult, ...]:
+    labels, routed = test.table["label"].to_numpy(), test.table["expert"].to_numpy()
+    right, cluster = test.table["predicted"].to_numpy() == labels, np.array(classes.expert_of_class)[labels]
+    known = test.table[PRIMARY].to_numpy()
+    unknown = np.concatenate([table.table[PRIMARY].to_numpy() for table in ood])
+    unknown_routed = np.concatenate([table.table["expert"].to_numpy() for table in ood])
+    found = []
+    for expert in range(classes.num_experts):
+        mine, own, strangers = cluster == expert, known[routed == expert], unknown[unknown_routed == expert]
+        metrics = ood_metrics(own, strangers) if len(own) and len(strangers) else None
+        found.append(
+            ExpertResult(
+                expert=expert,
+                id_images=int(mine.sum()),
+                id_accuracy=float(right[mine].mean()) if mine.any() else None,
+                ood_images=len(strangers),
+                fpr95=metrics.fpr95 if metrics else None,
+                auroc=metrics.auroc if metrics else None,
+            )
+        )
+    return tuple(found)
 
 
 def _sorted_by_role(tables: list[ScoreTable]) -> tuple[ScoreTable, list[ScoreTable]]:

@@ -1,4 +1,4 @@
-"""The bank of known images: one KNN index per expert, and thresholds."""
+"""The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
 
 import tempfile
 from collections.abc import Iterator
@@ -8,25 +8,30 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from mofe import storage, tracking
-from mofe.artifacts import Bank, DetectorInfo, ImageShards
+from mofe.artifacts import Bank, DetectorInfo, Features, ImageShards
+from mofe.detection.comparison import Comparison, Head, Space
 from mofe.detection.embedding import EmbeddedBatch, embed_shards
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.metrics import threshold_at_tpr
-from mofe.detector import BANK, CALIBRATION, SCORES, scores_of
+from mofe.detector import BANK, CALIBRATION, COMPARISON, INDEXES, SCORES, scores_of
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model, save_model
+from mofe.models.mofe import MoFE
 from mofe.training.split import validation_mask
 
 
 def index(
     images: str,
+    features: str,
     model: str,
     detector: str,
     *,
     knn_k: int = 0,
     bank: Bank = "expert",
+    compare: bool = True,
     batch_size: int = 128,
     num_workers: int = 4,
     precision: str = "auto",
@@ -38,16 +43,18 @@ def index(
 
     Args:
         images: training images written by prepare (path or URI).
+        features: features of these images written by extract (path or URI).
         model: model written by finetune from these images.
         detector: where to write the detector (path or URI of a folder).
         knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
             the training set, 1000 for the 1.28 million images of ImageNet-1K, at least 5.
         bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
+        compare: also fit the detectors of the literature, on the untouched backbone and on the model.
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
-    with tracking.stage_run("index", {"knn_k": knn_k, "bank": bank}) as run:
+    with tracking.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
         if bank not in get_args(Bank):
             raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
         shards = ImageShards(images)
@@ -83,8 +90,31 @@ def index(
             )
 
         held = np.flatnonzero(is_validation_N)
-        scored = [scores_of(output, knn).values for _, _, output in embed(held, "thresholds")]
+        seen = [output for _, _, output in embed(held, "thresholds")]
+        scored = [scores_of(output, knn).values for output in seen]
         calibration = {name: np.concatenate([values[name] for values in scored]) for name in SCORES}
+        comparison = None
+        if compare:
+            found = Features(features)
+            if found.info.dataset_digest != shards.info.digest:
+                raise MofeError(f"the features {features} are not of the images {images}")
+            held_MD = torch.cat([output.embedding_BD for output in seen])
+            held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
+            before = found.embeddings_ND[held]
+            comparison, refused = Comparison.fit(
+                Space(found.embeddings_ND[known], before),
+                Space(bank_ND, held_MD.numpy()),
+                shards.labels_N[known],
+                shards.labels_N[held],
+                held_experts_M,
+                experts_C,
+                _heads(network),
+                k,
+            )
+            for name, reason in refused.items():
+                print(f"left out of the comparison: {name}: {reason}")
+            calibration |= comparison.score_pretrained(torch.from_numpy(before).float())
+            calibration |= comparison.score_tuned(held_MD, held_experts_M)
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
@@ -92,8 +122,11 @@ def index(
             save_model(folder / "model", network, config)
             with tempfile.TemporaryDirectory() as local:
                 knn.save(local)
-                for written in sorted(Path(local).iterdir()):
-                    storage.write_bytes(folder / "indexes" / written.name, written.read_bytes())
+                storage.copy_folder(Path(local), folder / INDEXES)
+            if comparison is not None:
+                with tempfile.TemporaryDirectory() as local:
+                    comparison.save(Path(local))
+                    storage.copy_folder(Path(local), folder / COMPARISON)
             for name, columns in ((BANK, rows), (CALIBRATION, calibration)):
                 with storage.writing(folder / name) as file:
                     pq.write_table(pa.table(columns), file)
@@ -103,6 +136,12 @@ def index(
                 bank_sizes=tuple(sizes.tolist()),
                 thresholds=thresholds,
                 num_validation=len(held),
+                compared=(*comparison.of_pretrained, *comparison.of_tuned) if comparison else (),
             ).write(folder)
-        run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": t for name, t in thresholds.items()}})
+        run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
         run.detector(detector)
+
+
+def _heads(network: MoFE) -> list[Head]:
+    state = {name: tensor.detach().cpu() for name, tensor in network.heads.state_dict().items()}
+    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(network.num_experts)]

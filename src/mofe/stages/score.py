@@ -18,8 +18,8 @@ from mofe.artifacts import (
     score_schema,
 )
 from mofe.data.images import decode
-from mofe.detection.embedding import embed_shards, untouched
-from mofe.detector import SCORES, load_detector, scores_of
+from mofe.detection.embedding import embed_shards
+from mofe.detector import SCORES, Detector, load_detector, scores_of
 from mofe.errors import MofeError
 
 GALLERY_SIZE = 12
@@ -59,27 +59,37 @@ def score(
             num_workers=num_workers,
             precision=precision,
         )
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *SCORES)}
-        after = []
+        names = (*SCORES, *judge.info.compared)
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
+        after, nearest = [], []
         for positions_B, labels_B, output in embed(judge.model, label=f"score {info.name}"):
-            batch = scores_of(output, judge.knn)
+            batch = scores_of(output, judge.knn, neighbours=1)
+            nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
             columns["predicted"].append(batch.predicted_B)
             columns["expert"].append(batch.expert_B)
-            for name, values_B in batch.values.items():
+            values = batch.values
+            if judge.info.compared:
+                values = values | judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
+            for name, values_B in values.items():
                 columns[name].append(values_B)
             after.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
-        pretrained = untouched(judge.config.backbone, judge.classes)
-        seen = embed(pretrained, label=f"embed {info.name} as before", positions=sample)
-        before = [output.embedding_BD.numpy() for _, _, output in seen]
-        schema = score_schema(SCORES)
+        before = []
+        everything = None if judge.info.compared else sample
+        seen = embed(judge.pretrained, label=f"embed {info.name} as before", positions=everything)
+        for positions_B, _, output in seen:
+            before.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
+            if judge.info.compared:
+                for name, values_B in judge.comparison.score_pretrained(output.embedding_BD).items():
+                    columns[name].append(values_B)
+        schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
         with storage.staged(scores) as folder:
             with storage.writing(folder / "scores.parquet") as file:
                 pq.write_table(table, file)
             with storage.writing(folder / "gallery.parquet") as file:
-                pq.write_table(_gallery(shards, info.role, arrays), file)
+                pq.write_table(_gallery(shards, info.role, arrays, np.concatenate(nearest), judge), file)
             with storage.writing(folder / "embeddings.parquet") as file:
                 embeddings = {
                     "label": arrays["label"][sample],
@@ -87,8 +97,8 @@ def score(
                     "before": fixed_size_lists(np.concatenate(before), pa.float16()),
                     "after": fixed_size_lists(np.concatenate(after), pa.float16()),
                 }
-                pq.write_table(pa.table(embeddings, schema=embedding_schema(pretrained.dim)), file)
-            ScoreInfo(dataset=info.name, role=info.role, scores=SCORES, num_images=len(shards)).write(folder)
+                pq.write_table(pa.table(embeddings, schema=embedding_schema(judge.pretrained.dim)), file)
+            ScoreInfo(dataset=info.name, role=info.role, scores=names, num_images=len(shards)).write(folder)
         run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
 
 
@@ -105,20 +115,25 @@ def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
     return np.array([*labels, -1], np.int32)
 
 
-def _gallery(shards: ImageShards, role: str, columns: dict[str, np.ndarray]) -> pa.Table:
-    """Thumbnails of the most confident mistakes: see :data:`mofe.artifacts.GALLERY_SCHEMA`."""
+def _gallery(
+    shards: ImageShards, role: str, columns: dict[str, np.ndarray], nearest: np.ndarray, judge: Detector
+) -> pa.Table:
+    """Thumbnails of the most confident mistakes and of borderline images: see :data:`mofe.artifacts.GALLERY_SCHEMA`."""
     by_score = np.argsort(columns["knn"], kind="stable")
     wrong = columns["predicted"] != columns["label"]
+    borderline = np.argsort(np.abs(columns["knn"] - judge.thresholds["knn"]), kind="stable")
     if role == "ood":
         chosen = {"accepted": by_score[::-1][:GALLERY_SIZE]}
     else:
         misclassified = by_score[::-1][wrong[by_score[::-1]]]
         chosen = {"rejected": by_score[:GALLERY_SIZE], "misclassified": misclassified[:GALLERY_SIZE]}
     rows = []
-    for kind, positions in chosen.items():
+    for kind, positions in {**chosen, "borderline": borderline[:GALLERY_SIZE]}.items():
         for position in positions.tolist():
             content, path, _ = shards.image(position)
             row = {name: columns[name][position].item() for name in ("label", "predicted", "expert", "knn")}
+            row |= {"nearest": judge.bank["id"][nearest[position]].as_py()}
+            row |= {"nearest_label": judge.bank["label"][nearest[position]].as_py()}
             rows.append({"id": path, "kind": kind, "thumbnail": _thumbnail(content), **row})
     return pa.Table.from_pylist(rows, schema=GALLERY_SCHEMA)
 

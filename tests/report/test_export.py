@@ -1,0 +1,41 @@
+"""Results for other programs hold every figure."""
+
+import csv
+import io
+
+import pytest
+
+from mofe.artifacts import Metrics, Result
+from mofe.report.export import as_csv, as_latex
+
+FIGURES = {"aupr_in": 0.5, "aupr_out": 0.5, "fpr95_ood_positive": 0.25}
+METRICS = Metrics(
+    id_accuracy=0.9,
+    router_accuracy=0.9,
+    results=(
+        Result(ood="near", score="knn", fpr95=0.5, auroc=0.8, **FIGURES,
+               fpr95_interval=(0.4, 0.6), auroc_interval=(0.7, 0.9)),
+        Result(ood="far_1", score="knn", fpr95=0.1, auroc=0.9, **FIGURES),
+        Result(ood="near", score="tuned.vim", fpr95=0.4, auroc=0.7, **FIGURES),
+        Result(ood="far_1", score="tuned.vim", fpr95=0.3, auroc=0.95, **FIGURES),
+    ),
+)  # fmt: skip
+
+
+def test_csv() -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(METRICS))))
+    assert [(row["score"], row["ood"]) for row in rows] == [(r.score, r.ood) for r in METRICS.results]
+    assert [float(row["fpr95"]) for row in rows] == [r.fpr95 for r in METRICS.results]
+    assert (rows[0]["auroc_low"], rows[0]["fpr95_high"], rows[1]["auroc_low"]) == ("0.7", "0.6", "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r" & \multicolumn{2}{c}{near} & \multicolumn{2}{c}{far\_1} & \multicolumn{2}{c}{average} \\",
+        r"knn & 50.00 & \textbf{80.00} & \textbf{10.00} & 90.00 & \textbf{30.00} & \textbf{85.00} \\",
+        r"tuned.vim & \textbf{40.00} & 70.00 & 30.00 & \textbf{95.00} & 35.00 & 82.50 \\",
+    ],
+)
+def test_latex(line: str) -> None:
+    assert line in as_latex(METRICS).splitlines()
