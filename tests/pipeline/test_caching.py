@@ -1,5 +1,6 @@
 """What runs again when something changes, and what does not: the real graph and runner, with stand-ins for stages."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def test_everything_runs_once_and_then_nothing(run: Run) -> None:
         again = run()
         assert executed(again) == always()
         assert len(again.executions) == len(EVERYTHING)
+
+
+def test_defaults_reach_the_stages_with_their_types(run: Run) -> None:
+    made = next(e.outputs["model"] for e in run().executions if e.stage == "finetune")
+    seen = ast.literal_eval(Path(made).read_text())
+    expected = {
+        "min_learning_rate": 1e-6,
+        "probe_learning_rate": 1e-3,
+        "top_k": 1,
+        "fold_lambda": True,
+        "mixup": "dynamic",
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert {type(seen[name]) for name in ("top_k", "epochs", "batch_size")} == {int}
 
 
 def test_data_is_read_before_the_first_long_stage(run: Run) -> None:
