@@ -38,7 +38,8 @@ def test_digits(tmp_path: Path) -> None:
 
     detector = load_detector(str(tmp_path / "run" / "detector"))
     assert len(detector.classes) == 8
-    assert set(detector.thresholds) == {"knn", "msp", "max_logit", "energy"}
+    assert set(detector.thresholds) == {"knn", "msp", "max_logit", "energy", *detector.info.compared}
+    assert {"pretrained.knn", "tuned.vim", "expert.mahalanobis"} < {result.score for result in metrics.results}
 
     client = MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("mofe").experiment_id])
@@ -60,7 +61,7 @@ def test_digits(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the Tiny-ImageNet files are not here")
 def test_photographs(tmp_path: Path) -> None:
-    small = ["train_images_per_class=6", "evaluation_images_per_class=3", "epochs=1", "probe_epochs=5"]
+    small = ["train_images_per_class=6", "evaluation_images_per_class=3", "epochs=1", "probe_epochs=5", "compare=false"]
     mofe("run", "-f", "examples/tiny-imagenet.yaml", "--work", str(tmp_path), "--set", *small)
     metrics = Metrics.model_validate_json((tmp_path / "metrics.json").read_text())
     assert {(r.ood, r.score) for r in metrics.results} >= {("near-ood", "knn"), ("textures", "energy")}
