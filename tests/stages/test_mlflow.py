@@ -80,7 +80,7 @@ def test_the_tree_of_a_run_and_a_model_that_predicts(
     assert {runs[name].data.tags["mlflow.parentRunId"] for name in ("index", "evaluate")} == {parent}
     assert complete(runs["evaluate"])
     assert [a.path for a in MlflowClient().list_artifacts(parent)] == ["report.html"]
-    assert runs["index"].data.params == {"knn_k": "3", "bank": "expert"}
+    assert runs["index"].data.params == {"knn_k": "3", "bank": "expert", "compare": "True"}
 
     (model,) = MlflowClient().search_logged_models([runs["index"].info.experiment_id])
     assert model.source_run_id == runs["index"].info.run_id
