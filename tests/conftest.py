@@ -132,6 +132,7 @@ def mlflow_server(mlflow_process: Server, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", uuid.uuid4().hex)
     monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(tmp_path / "journals"))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # a server on a busy machine is slow, not gone
     yield mlflow_process
     if not mlflow_process.processes:
         mlflow_process.start()
