@@ -103,7 +103,7 @@ def test_the_pipeline_in_containers_gives_what_it_gives_in_processes(
         found[runner] = json.loads(result.outputs["metrics"].read_text())
         assert not any(execution.cached for execution in result.executions)
         assert result.outputs["metrics"].owner() == Path.home().owner()
-        assert list((work / "logs" / result.run_id / "tracking").glob("*finetune*.jsonl"))
+        assert list((work / "logs" / result.run_id / "tracking").glob("*finetune*.jsonl*"))
     assert numbers(found["docker"]) == pytest.approx(numbers(found["subprocess"]), abs=1e-6)
 
 
