@@ -13,7 +13,7 @@ from typing import Any
 
 from mofe.errors import MofeError
 
-PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|OMP)_")
+PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
 """Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
 
 

@@ -20,7 +20,7 @@ def linear_probe(z_ND: np.ndarray, labels_N: np.ndarray, seed: int = 0) -> tuple
     order_N = np.random.default_rng(seed).permutation(len(labels_N))
     by_class = [order_N[labels_N[order_N] == c][:MOST] for c in range(int(labels_N.max()) + 1)]
     chosen = np.sort(np.concatenate(by_class))
-    z_nD = z_ND[chosen].astype(np.float32)
+    z_nD = z_ND[chosen].astype(np.float64)  # in float32, where it ends would depend on the processor
     if len(by_class) == 1:
         return torch.zeros(1, z_nD.shape[1]), torch.zeros(1)
     mean_D, spread_D = z_nD.mean(axis=0), z_nD.std(axis=0)
