@@ -11,11 +11,11 @@ help:  ## this list
 $(READY): pyproject.toml docker/constraints.txt
 	@if command -v uv >/dev/null; then \
 	  { test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV); } && \
-	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[s3]' --group dev; \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[s3,serve]' --group dev; \
 	else \
 	  { test -x $(BIN)/pip || python3 -m venv $(VENV); } && \
 	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[s3]' --group dev; \
+	  $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[s3,serve]' --group dev; \
 	fi
 	@touch $@
 
@@ -43,6 +43,7 @@ lint: $(READY)  ## formatting, style, types, the direction of imports
 compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.tables
+	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/
 
 images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1

@@ -36,8 +36,8 @@ def main() -> None:
     if not shutil.which(engine):
         sys.exit(f"there is no {engine} on this machine: ENGINE names docker or podman")
 
-    wanted: dict[str, set[str]] = {"pipeline": set()}
-    for pipeline in ("mofe.yaml", "tables.yaml"):
+    wanted: dict[str, set[str]] = {"pipeline": set(), "serve": set()}  # those that run no stage
+    for pipeline in ("mofe.yaml", "tables.yaml", "detect.yaml"):
         for target, images in images_of(stamp(shipped(pipeline).read_text(), registry)).items():
             wanted.setdefault(target, set()).update(images)
     targets = (os.environ.get("TARGETS") or " ".join(sorted(wanted))).split()

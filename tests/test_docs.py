@@ -63,7 +63,7 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 
         return note
 
-    for name in ("run", "report", "compile", "register", "schedule", "detect", "data_digits", "data_wordnet"):
+    for name in ("run", "report", "compile", "register", "schedule", "detect", "serve", "data_digits", "data_wordnet"):
         monkeypatch.setattr(mofe.cli, name, noted(getattr(mofe.cli, name)))
     for stage in STAGES:
         module = importlib.import_module(f"mofe.stages.{stage}")

@@ -268,6 +268,16 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
     assert changed == plain
 
 
+def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
+    pool = {"train_accelerators": 8, "cpu": "4"}
+    runner.register([shipped("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)
+    parameters = next(iter(yaml.safe_load_all(uploaded(kubeflow.uploaded[-1]))))["root"]["inputDefinitions"][
+        "parameters"
+    ]
+    assert parameters["cpu"]["defaultValue"] == "4"
+    assert "train_accelerators" not in parameters
+
+
 def uploaded(form: bytes) -> str:
     """The file in a form that was sent."""
     return form.decode().split("\r\n\r\n", 1)[1].rpartition("\r\n--")[0]

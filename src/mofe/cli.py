@@ -1,4 +1,4 @@
-"""The command line: mofe run, report, compile, register, schedule, detect, stage, data.
+"""The command line: mofe run, report, compile, register, schedule, detect, serve, stage, data.
 
 Start-up counts, so each command imports what it needs when it is called.
 """
@@ -26,6 +26,8 @@ SUMMARY = """An image classifier that knows what it does not know.
   mofe run -f params.yaml               run the pipeline on this machine, cached
   mofe run -f params.yaml --pipeline tables
                                         the paper's tables, or your own configurations, compared over seeds
+  mofe run -f params.yaml --pipeline detect
+                                        a trained detector, asked about very many images
   mofe run --only finetune --from-run RUN
                                         one stage of an earlier run again
   mofe report runs/params               its results again; --sync sends MLflow what it missed
@@ -35,11 +37,13 @@ SUMMARY = """An image classifier that knows what it does not know.
                                         let Kubeflow run it again and again
   mofe detect --detector runs/params/detector IMAGES…
                                         what new images show, and whether they are like anything taught
+  mofe serve --detector s3://bucket/detector
+                                        the same over HTTP, by KServe's protocol
   mofe stage extract --help             one stage by hand
 
 'mofe COMMAND --help' says more."""
 
-PipelineName = Literal["mofe", "tables"]
+PipelineName = Literal["mofe", "tables", "detect"]
 
 _KINDS = {
     "STRING": (str, "text"),
@@ -83,6 +87,7 @@ def run(
         work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
         pipeline: mofe makes one detector; tables runs the configurations of the paper's tables, or your own, with
             several seeds, and compares them. It takes the same parameters, and tables, configurations and seeds.
+            detect asks a detector about very many images, in shards; its parameters are images, detector, ….
         runner: subprocess (each stage in a process of its own), docker (in its container), or kubeflow: submit the
             run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
         host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.
@@ -102,9 +107,11 @@ def run(
     started = time.monotonic()
     file = shipped(f"{pipeline}.yaml")
     work = work or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
-    here = {} if runner == "kubeflow" else {"checkpoints": str((work / "checkpoints").resolve())}
+    known = pipeline_parameters(file)
+    keeps = runner != "kubeflow" and "checkpoints" in known
+    here = {"checkpoints": str((work / "checkpoints").resolve())} if keeps else {}
     parameters = {**here, **_read_parameters(params, settings)}
-    check_parameters(parameters, pipeline_parameters(file), str(params))
+    check_parameters(parameters, known, str(params))
     if runner == "kubeflow":
         from mofe.kubeflow_runner import submit
 
@@ -114,7 +121,7 @@ def run(
     from mofe.local_runner import run_pipeline
 
     result = run_pipeline(file, parameters, work, runner, name=params.stem, registry=registry or None)
-    show = _show_result if pipeline == "mofe" else _show_tables
+    show = {"mofe": _show_result, "tables": _show_tables, "detect": _show_verdicts}[pipeline]
     show(result.outputs, work, time.monotonic() - started)
 
 
@@ -234,9 +241,7 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     metrics = Metrics.model_validate_json(outputs["metrics"].read_text())
     for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
         storage.write_bytes(storage.resolve(work / name), source.read_bytes())
-    link = work / "detector"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(outputs["detector"], work))
+    _link(work / "detector", outputs["detector"])
     print(f"\n{format_table(metrics)}\n\nreport: {work / 'report.html'}   ({seconds:.1f} s)")
 
 
@@ -250,6 +255,20 @@ def _show_tables(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     print(f"\n{format_tables(tables)}\n\nreport: {work / 'tables.html'}   ({seconds:.1f} s)")
 
 
+def _show_verdicts(outputs: dict[str, Path], work: Path, seconds: float) -> None:
+    _link(work / "verdicts", outputs["verdicts"])
+    counts = json.loads(outputs["counts"].read_text())
+    for name, count in counts.pop("known_by_class").items():
+        print(f"{count:9,}  {name}")
+    print(f"\n{', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
+    print(f"verdicts: {work / 'verdicts' / 'verdicts'}   ({seconds:.1f} s)")
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(target, link.parent))
+
+
 def compile(
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     registry: str | None = None,
@@ -261,7 +280,7 @@ def compile(
         output: file to write; the terminal if left out.
         registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
             that Kubeflow's cache sees a change of code.
-        pipeline: mofe makes one detector, tables compares configurations.
+        pipeline: mofe makes one detector, tables compares configurations, detect asks about very many images.
     """
     from mofe import storage
     from mofe.digests import shipped, stamp
@@ -297,7 +316,8 @@ def register(
     files = [shipped(f"{name}.yaml") for name in get_args(PipelineName)]
     defaults = _settings(settings)
     for file in files:
-        check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
+        if file.stem != "detect":  # it takes those of them that it has
+            check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
     hand_over(files, defaults, host=host, namespace=namespace, registry=registry)
 
 
@@ -448,6 +468,42 @@ def detect(
     sys.exit(4 if counts["unreadable"] else 3 if counts["unknown"] else 0)
 
 
+def serve(
+    detector: str,
+    port: int = 8080,
+    name: str = "mofe",
+    threshold: str = "tpr=0.95",
+    score: str = "knn",
+    most_megabytes: int = 32,
+    most_images: int = 64,
+) -> None:
+    """Serve a trained detector over HTTP, by KServe's Open Inference Protocol; needs mofe[serve].
+
+    POST /v2/models/NAME/infer with a tensor 'image' of BYTES; GET /v2/health/ready, /metrics.
+
+    Example: mofe serve --detector s3://bucket/detector --port 8080
+
+    Args:
+        detector: its folder, as index writes it (path or URI).
+        port: to listen at.
+        name: of the model in the address.
+        threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
+        score: which score decides, as for detect.
+        most_megabytes: of a request's body.
+        most_images: of a request; they are one batch.
+    """
+    try:
+        from mofe.serving import serve as answer
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("mofe"):
+            raise
+        raise MofeError(f"serving needs {error.name}: pip install 'mofe[serve]'") from error
+    answer(
+        detector, port=port, name=name, threshold=threshold, score=score, most_megabytes=most_megabytes,
+        most_images=most_images,
+    )  # fmt: skip
+
+
 def data_digits(to: str) -> None:
     """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
 
@@ -523,6 +579,7 @@ def main() -> None:
                     "register": register,
                     "schedule": schedule,
                     "detect": detect,
+                    "serve": serve,
                 },
                 prog="mofe",
                 args=arguments,

@@ -1,12 +1,13 @@
 """Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
 from PIL import Image
+from upath import UPath
 
 from mofe.data.images import decode
 from mofe.data.listing import list_images
@@ -21,7 +22,7 @@ THREADS = 4
 
 def detect(
     detector: Detector,
-    places: Iterable[str],
+    places: Iterable[str | UPath],
     *,
     threshold: str = "tpr=0.95",
     unknown: Iterable[str] = (),
@@ -33,7 +34,7 @@ def detect(
 
     Args:
         detector: see :func:`mofe.load_detector`.
-        places: files, folders, globs, tar archives, Parquet files; local paths or URIs.
+        places: files, folders, globs, tar archives, Parquet files; see :func:`mofe.data.listing.list_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
         score: which of the detector's scores decides; those of ``info.compared`` too.
@@ -43,39 +44,63 @@ def detect(
     Raises:
         MofeError: a place holds nothing, or the threshold or score does not exist.
     """
+    limit = limit_of(detector, threshold, score, unknown)
+    pending = _read_ahead(list_images(places))
+    while batch := list(islice(pending, batch_size)):
+        readable = [(name, image) for name, image, _ in batch if image]
+        found = iter(judged(detector, readable, score=score, limit=limit, neighbours=neighbours))
+        for name, image, reason in batch:
+            yield next(found) if image else Unreadable(name, reason)
+
+
+def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[str] = ()) -> float:
+    """The least score of an image that is taken for known; arguments and errors as for :func:`detect`."""
     if score not in detector.thresholds:
         raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
     validation_n = detector.calibration[score].to_numpy()
     unknown_m = None
     if unknown := tuple(unknown):
         strangers = (image for _, image, _ in _read_ahead(list_images(unknown)) if image)
-        unknown_m = detector.score(strangers, scores=[score], batch_size=batch_size).values[score]
-    limit = chosen_threshold(threshold, validation_n, unknown_m)
-    pending = _read_ahead(list_images(places))
-    while batch := list(islice(pending, batch_size)):
-        readable = [image for _, image, _ in batch if image]
-        verdicts = iter(_verdicts(detector, readable, score, limit, neighbours) if readable else [])
-        for name, image, reason in batch:
-            yield Verdict(name, **next(verdicts)) if image else Unreadable(name, reason)
+        unknown_m = detector.score(strangers, scores=[score]).values[score]
+    return chosen_threshold(threshold, validation_n, unknown_m)
 
 
-def _verdicts(
-    detector: Detector, images: list[Image.Image], score: str, limit: float, neighbours: int
-) -> Iterator[dict[str, Any]]:
-    """All but the names of the images."""
-    scores = detector.score(images, scores=[score], neighbours=neighbours, batch_size=len(images))
+def judged(
+    detector: Detector, images: Sequence[tuple[str, Any]], *, score: str, limit: float, neighbours: int = 0
+) -> list[Verdict]:
+    """A verdict on each of a batch of images.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        images: names, and images in any form that :meth:`Detector.score` takes.
+        score: which of the detector's scores decides.
+        limit: from :func:`limit_of`.
+        neighbours: how many of the nearest known images to name.
+
+    Raises:
+        MofeError: one is no image.
+    """
+    if not images:
+        return []
+    pixels = [image for _, image in images]
+    scores = detector.score(pixels, scores=[score], neighbours=neighbours, batch_size=len(pixels))
     p_values = detector.p_values(scores, score)
-    for i in range(len(images)):
-        near = zip(scores.nearest_Bn[i].tolist(), scores.distance_Bn[i].tolist(), strict=True)
-        yield {
-            "known": float(scores.values[score][i]) >= limit,  # in float64: the limit lies between two of float32
-            "class_name": detector.classes[scores.predicted_B[i]],
-            "expert": int(scores.expert_B[i]),
-            "probability": float(scores.values["msp"][i]),
-            "score": float(scores.values[score][i]),
-            "p_value": float(p_values[i]),
-            "neighbours": tuple(_neighbour(detector, row, distance) for row, distance in near if row >= 0),
-        }
+    near = [
+        zip(*rows, strict=True) for rows in zip(scores.nearest_Bn.tolist(), scores.distance_Bn.tolist(), strict=True)
+    ]
+    return [
+        Verdict(
+            image=name,
+            known=float(scores.values[score][i]) >= limit,  # in float64: the limit lies between two of float32
+            class_name=detector.classes[scores.predicted_B[i]],
+            expert=int(scores.expert_B[i]),
+            probability=float(scores.values["msp"][i]),
+            score=float(scores.values[score][i]),
+            p_value=float(p_values[i]),
+            neighbours=tuple(_neighbour(detector, row, distance) for row, distance in near[i] if row >= 0),
+        )
+        for i, (name, _) in enumerate(images)
+    ]
 
 
 def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:

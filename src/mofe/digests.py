@@ -20,7 +20,7 @@ PACKAGE = "mofe"
 
 
 def shipped(name: str) -> Path:
-    """A file that belongs to the package: ``mofe.yaml``, ``tables.yaml``, ``Dockerfile`` or ``constraints.txt``."""
+    """A file that belongs to the package: a pipeline (``mofe.yaml``), ``Dockerfile`` or ``constraints.txt``."""
     return Path(str(resources.files("mofe.shipped").joinpath(name)))
 
 

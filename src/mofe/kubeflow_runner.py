@@ -156,7 +156,7 @@ def register(
 
     Args:
         pipelines: YAML files, with plain version tags; the content digests are put in.
-        defaults: of parameters, in place of the pipelines' own.
+        defaults: of parameters, in place of the pipelines' own, where they have them.
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
@@ -284,8 +284,9 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     if not defaults:
         return pipeline
     documents = list(yaml.safe_load_all(pipeline))
-    for name, value in defaults.items():
-        documents[0]["root"]["inputDefinitions"]["parameters"][name]["defaultValue"] = value
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    for name in defaults.keys() & parameters.keys():
+        parameters[name]["defaultValue"] = defaults[name]
     return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
 
 

@@ -345,12 +345,14 @@ def _run_process(command: list[str], environment: dict[str, str], on_output: Cal
 
 
 def _label(arguments: dict[str, Any]) -> str:
-    """What tells executions of a stage apart: its data set's name, or the run that it configures."""
+    """What tells executions of a stage apart: its data set's name, the run that it configures, or its shard."""
     if "name" in arguments:
         label = str(arguments["name"])
         return "" if label == "train" else label
     if isinstance(run := arguments.get("run"), dict):  # of a comparison
         return f"{run['name']} seed {run['seed']:g}"
+    if "shard" in arguments:  # of a batch
+        return f"shard {arguments['shard']:g}"
     images = arguments.get("images")
     uri = images.get("uri") if isinstance(images, dict) else getattr(images, "uri", None)
     manifest = Path(str(uri)) / "dataset.json"

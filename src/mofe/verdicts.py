@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from mofe.artifacts import Manifest
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 ROWS_PER_GROUP = 10_000
@@ -50,6 +52,28 @@ class Unreadable:
     reason: str
 
 
+class VerdictSet(Manifest):
+    """``verdicts.json`` of a folder with verdicts on many images.
+
+    Beside it lie two Parquet data sets, a file a shard: ``verdicts`` (:data:`SCHEMA`) and ``unreadable``
+    (:data:`UNREADABLE_SCHEMA`).
+    """
+
+    file_name: ClassVar[str] = "verdicts.json"
+    what: ClassVar[str] = "set of verdicts"
+    shards: tuple[int, ...]
+    """Those that it holds, in the order of its files."""
+    detector: str
+    digest: str
+    """Of the images and the detector, as survey found them."""
+    threshold: str
+    score: str
+    known: dict[str, int]
+    """Images by class, of those that are known."""
+    unknown: int
+    unreadable: int
+
+
 SCHEMA = pa.schema(
     {
         "image": pa.string(),
@@ -63,6 +87,8 @@ SCHEMA = pa.schema(
     }
 )
 """Columns of every form, in this order; CSV writes neighbours as ``image (class)`` separated by semicolons."""
+
+UNREADABLE_SCHEMA = pa.schema({"image": pa.string(), "reason": pa.string()})
 
 
 def row_of(verdict: Verdict) -> dict[str, Any]:

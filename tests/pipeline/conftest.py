@@ -54,6 +54,36 @@ STAND_INS = {
             for path in (results, report):
                 Path(path).write_text(json.dumps([json.loads(Path(m).read_text()) for m in metrics]))
     """,
+    "survey": """
+        from pathlib import Path
+        def survey(images, detector):
+            return " ".join(Path(place).read_text() for place in [*images, detector])
+    """,
+    "divide": """
+        from pathlib import Path
+        def divide(images, files, *, digest, shards):
+            Path(files).write_text(digest)
+            return list(range(shards))
+    """,
+    "judge": """
+        from pathlib import Path
+        import json
+        def judge(files, detector, verdicts, *, shard, **more):
+            if shard == 1 and Path("broken").exists():
+                class MofeError(Exception): pass
+                raise MofeError("shard 1 is broken")
+            seen = {"shard": shard, "digest": Path(files).read_text(), "detector": detector, **more}
+            Path(verdicts).write_text(json.dumps(seen))
+    """,
+    "collect": """
+        from pathlib import Path
+        import json
+        def collect(shards, verdicts, counts):
+            read = [json.loads(Path(shard).read_text()) for shard in shards]
+            for path in (verdicts, counts):
+                Path(path).write_text(json.dumps(read))
+            return {"known": len(read)}
+    """,
     "evaluate": """
         from pathlib import Path
         from types import SimpleNamespace
@@ -94,13 +124,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
         (package / f"{name}.py").write_text(textwrap.dedent(PLAIN.format(name=name, outputs=outputs)))
     monkeypatch.setenv("PYTHONPATH", str(package.parents[1]))
     monkeypatch.chdir(tmp_path)
-    for name in ("train", "test", "near", "far"):
+    for name in ("train", "test", "near", "far", "new", "more", "detector"):
         (tmp_path / name).write_text(name)
     sets = [{"dataset": name, "uri": name} for name in ("near", "far")]
 
     def start(pipeline: str = "mofe.yaml", **parameters: Any) -> RunResult:
-        given = {"train_data": "train", "test_data": "test", "ood_data": sets, **parameters}
-        return run_pipeline(shipped(pipeline), given, tmp_path / "work")
+        given: dict[str, Any] = {"train_data": "train", "test_data": "test", "ood_data": sets}
+        if pipeline == "detect.yaml":
+            given = {"images": ["new", "more"], "detector": "detector"}
+        return run_pipeline(shipped(pipeline), {**given, **parameters}, tmp_path / "work")
 
     return start
 

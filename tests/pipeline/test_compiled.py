@@ -14,28 +14,30 @@ from kfp import compiler
 from mofe.cli import pipeline_parameters
 from mofe.digests import shipped, stamp
 from mofe.stages import STAGES
+from pipelines.detect import detect
 from pipelines.mofe import mofe
 from pipelines.tables import tables
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"mofe": mofe, "tables": tables}
+PIPELINES = {"mofe": mofe, "tables": tables, "detect": detect}
 COMPILED = {name: ROOT / "pipelines" / f"{name}.yaml" for name in PIPELINES}
 OF_A_COMPARISON = {"plan", "configure", "tabulate"}
+OF_A_BATCH = {"survey", "divide", "judge", "collect"}
 
-both = pytest.mark.parametrize("name", PIPELINES)
+every = pytest.mark.parametrize("name", PIPELINES)
 
 
 def spec(name: str) -> dict:  # type: ignore[type-arg]
     return next(iter(yaml.safe_load_all(COMPILED[name].read_text())))
 
 
-@both
+@every
 def test_the_yaml_is_what_the_code_compiles_to(name: str, tmp_path: Path) -> None:
     compiler.Compiler().compile(PIPELINES[name], str(tmp_path / "fresh.yaml"))
     assert (tmp_path / "fresh.yaml").read_text() == COMPILED[name].read_text(), "stale: run `make compile` and commit"
 
 
-@both
+@every
 def test_the_yaml_ships_with_the_package(name: str) -> None:
     assert shipped(f"{name}.yaml").read_bytes() == COMPILED[name].read_bytes()
 
@@ -55,13 +57,20 @@ def test_public_parameters() -> None:
     ]  # fmt: skip
 
 
+def test_public_parameters_of_a_batch() -> None:
+    assert sorted(pipeline_parameters(COMPILED["detect"])) == [
+        "accelerator", "accelerators", "batch_size", "cpu", "credentials", "detector", "images", "memory", "neighbours",
+        "node_selector", "score", "shards", "threshold", "tolerations",
+    ]  # fmt: skip
+
+
 def test_a_comparison_takes_the_same_parameters_and_what_to_compare() -> None:
     one, several = (pipeline_parameters(COMPILED[name]) for name in ("mofe", "tables"))
     assert set(several) == set(one) - {"seed", "compare"} | {"tables", "configurations", "seeds"}
     assert {n: p for n, p in several.items() if n in one} == {n: p for n, p in one.items() if n in several}
 
 
-@both
+@every
 def test_every_parameter_is_described_and_used(name: str) -> None:
     text = COMPILED[name].read_text()
     for parameter, definition in pipeline_parameters(COMPILED[name]).items():
@@ -72,7 +81,9 @@ def test_every_parameter_is_described_and_used(name: str) -> None:
 
 
 def test_one_name_a_stage_everywhere() -> None:
-    for pipeline, stages in (("mofe", set(STAGES) - OF_A_COMPARISON), ("tables", set(STAGES))):
+    of_a_run = set(STAGES) - OF_A_BATCH
+    expected = {"mofe": of_a_run - OF_A_COMPARISON, "tables": of_a_run, "detect": OF_A_BATCH}
+    for pipeline, stages in expected.items():
         executors = {re.sub(r"^exec-|-\d+$", "", name) for name in spec(pipeline)["deploymentSpec"]["executors"]}
         assert executors == stages
     for stage in STAGES:
@@ -91,7 +102,7 @@ def test_components_only_call_their_stage() -> None:
         assert f"stage.{stage}(" in body
 
 
-@both
+@every
 def test_every_image_gets_the_digest_of_its_stage(name: str) -> None:
     plain, stamped = COMPILED[name].read_text(), stamp(COMPILED[name].read_text(), "registry.example/team")
     pattern = r"image: (\S+)/(mofe-\w+):(\S+)"
@@ -101,7 +112,7 @@ def test_every_image_gets_the_digest_of_its_stage(name: str) -> None:
     assert all(re.fullmatch(re.escape(b[2]) + r"-[0-9a-f]{12}", a[2]) for a, b in zip(after, before, strict=True))
 
 
-@both
+@every
 def test_nothing_changes_from_run_to_run(name: str, tmp_path: Path) -> None:
     """Compiling in two fresh interpreters gives the same bytes: no time, no path, no order of a set is in it."""
     code = f"from kfp import compiler; from pipelines.{name} import {name}; "

@@ -10,9 +10,9 @@ import yaml
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
-ACCELERATED = {"extract", "finetune", "index", "score"}
+ACCELERATED = {"extract", "finetune", "index", "score", "judge"}
 
-both = pytest.mark.parametrize("name", ["mofe", "tables"])
+every = pytest.mark.parametrize("name", ["mofe", "tables", "detect"])
 
 
 def documents(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -35,7 +35,7 @@ def containers(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: spec["container"] for name, spec in pipeline["deploymentSpec"]["executors"].items()}
 
 
-@both
+@every
 def test_accelerators_and_nodes_are_chosen_by_parameters(name: str) -> None:
     pipeline, kubernetes = documents(name)
     for executor, container in containers(pipeline).items():
@@ -54,7 +54,7 @@ def test_accelerators_and_nodes_are_chosen_by_parameters(name: str) -> None:
             assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "8Gi")
 
 
-@both
+@every
 def test_every_task_has_credentials_a_run_id_a_timeout_and_another_try(name: str) -> None:
     pipeline, kubernetes = documents(name)
     for executor in containers(pipeline):
@@ -73,7 +73,7 @@ def test_every_task_has_credentials_a_run_id_a_timeout_and_another_try(name: str
             assert retries["maxRetryCount"] == (10 if stage == "finetune" else 2), "only training goes on where it was"
 
 
-@both
+@every
 def test_what_a_task_takes_from_its_surroundings_is_there(name: str) -> None:
     """kfp leaves a parameter out of a loop if only a resource depends on it: such a YAML fails on the cluster."""
     pipeline, kubernetes = documents(name)

@@ -13,37 +13,55 @@ from mofe.data.archives import ARCHIVES
 from mofe.data.sources import SUFFIXES, LabelledImage, open_source, read_image
 from mofe.errors import MofeError
 
+TABLES = (*ARCHIVES, ".parquet")
+"""Files of many images."""
 
-def list_images(places: Iterable[str]) -> Iterator[LabelledImage]:
+
+def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
     """Every image of every place, in the order given; within a folder or glob, by name.
 
     Args:
-        places: each a file, a folder (searched to any depth), a glob, a tar archive, or a Parquet file with a column
-            ``image``; a local path or fsspec URI.
+        places: as for :func:`list_files`.
 
     Raises:
         MofeError: there is nothing at a place, or a folder or archive holds no image.
     """
+    for file in list_files(places):
+        if file.name.endswith(TABLES):
+            yield from open_source(str(file)).images()
+        else:
+            yield LabelledImage(str(file), -1, partial(read_image, file))
+
+
+def list_files(places: Iterable[str | UPath]) -> Iterator[UPath]:
+    """Every file that :func:`list_images` would read: images, archives, Parquet files.
+
+    Args:
+        places: each a file, a folder (searched to any depth), a glob, a tar archive, or a Parquet file with a column
+            ``image``; a local path or fsspec URI. A UPath is a file that was listed before: it is not asked for again.
+
+    Raises:
+        MofeError: there is nothing at a place, or a folder holds no image.
+    """
     for place in places:
+        if isinstance(place, UPath):
+            yield place
+            continue
         path = storage.resolve(place)
         found = storage.glob(path) if "*" in place else [path]
         if not found:
             raise MofeError(f"nothing matches {place}")
         for one in found:
-            yield from _images_at(one)
+            yield from _files_at(one)
 
 
-def _images_at(path: UPath) -> Iterator[LabelledImage]:
+def _files_at(path: UPath) -> Iterable[UPath]:
     kind = storage.kind(path)
     if not kind:
         raise MofeError(f"there is nothing at {path}")
-    if path.name.endswith((*ARCHIVES, ".parquet")):
-        yield from open_source(str(path)).images()
-    elif kind == "file":
-        yield LabelledImage(str(path), -1, partial(read_image, path))
-    else:
-        names = [name for name in storage.names(path) if name.lower().endswith(SUFFIXES)]
-        if not names:
-            raise MofeError(f"there are no images under {path} (looked for {' '.join(SUFFIXES)})")
-        for file in map(path.joinpath, names):
-            yield LabelledImage(str(file), -1, partial(read_image, file))
+    if kind == "file" or path.name.endswith(TABLES):
+        return [path]
+    names = [name for name in storage.names(path) if name.lower().endswith(SUFFIXES)]
+    if not names:
+        raise MofeError(f"there are no images under {path} (looked for {' '.join(SUFFIXES)})")
+    return map(path.joinpath, names)

@@ -16,5 +16,10 @@ STAGES = (
     "score",
     "evaluate",
     "tabulate",
+    "survey",
+    "divide",
+    "judge",
+    "collect",
 )
-"""Every stage, in the order in which data passes them; plan, configure and tabulate compare several runs."""
+"""Every stage, in the order in which data passes them; plan, configure and tabulate compare several runs, the last four
+ask a detector about many images."""

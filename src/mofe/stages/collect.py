@@ -1,0 +1,46 @@
+"""The verdicts of all shards of a batch as one data set, counted."""
+
+import shutil
+from collections import Counter
+
+from mofe import storage, tracking
+from mofe.errors import MofeError
+from mofe.verdicts import VerdictSet
+
+
+def collect(shards: list[str], verdicts: str, counts: str) -> dict[str, int]:
+    """Put the verdicts of all shards together: one Parquet data set in the order of the images, and how many are what.
+
+    Args:
+        shards: sets of verdicts written by judge (paths or URIs), in any order.
+        verdicts: where to write the whole set (path or URI of a folder).
+        counts: where to write the counts as JSON (path or URI of a file).
+
+    Returns:
+        How many images are ``known``, ``unknown`` and ``unreadable``.
+    """
+    read = sorted(((VerdictSet.read(uri), uri) for uri in shards), key=lambda item: item[0].shards)
+    numbers = [number for info, _ in read for number in info.shards]
+    if not read or numbers != list(range(len(read))):
+        raise MofeError(f"expected each shard from 0 to {len(read) - 1} once, found {numbers}")
+    with tracking.stage_run("collect", {"shards": len(read)}) as run:
+        with storage.staged(verdicts) as folder:
+            for number, (_, uri) in enumerate(read):
+                for file in (f"verdicts/{number:05d}.parquet", f"unreadable/{number:05d}.parquet"):
+                    place = storage.resolve(uri) / file
+                    with storage.reading(place, "set of verdicts") as part, storage.writing(folder / file) as whole:
+                        shutil.copyfileobj(part, whole, 1 << 24)
+            known = sum((Counter(info.known) for info, _ in read), Counter[str]())
+            together = {
+                "shards": tuple(numbers),
+                "known": dict(sorted(known.items())),
+                "unknown": sum(info.unknown for info, _ in read),
+                "unreadable": sum(info.unreadable for info, _ in read),
+            }
+            total = read[0][0].model_copy(update=together)
+            total.write(folder)
+        found = {"known": known.total(), "unknown": total.unknown, "unreadable": total.unreadable}
+        storage.write_json(storage.resolve(counts), {**found, "known_by_class": total.known})
+        print(", ".join(f"{count} {kind}" for kind, count in found.items()))
+        run.metrics(found)
+    return found
