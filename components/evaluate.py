@@ -1,6 +1,6 @@
 """From scores to metrics and a report."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
+from typing import Dict, List  # noqa: UP035  (kfp reads these spellings)
 
 from kfp import dsl
 
@@ -14,6 +14,7 @@ def evaluate(
     partition: dsl.Input[dsl.Artifact],
     history: dsl.Input[dsl.Artifact],
     name: str,
+    ood_data: List[Dict[str, str]],  # noqa: UP006
     metrics: dsl.Output[dsl.Metrics],
     roc: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
@@ -21,9 +22,8 @@ def evaluate(
     from mofe.stages import evaluate as stage
 
     scores = [id_scores.path, *(table.path for table in ood_scores)]
-    figures, curve = stage.evaluate(
-        scores, partition.path, history.path, metrics=metrics.path, roc=roc.path, report=report.path, name=name
-    )
+    written = {"metrics": metrics.path, "roc": roc.path, "report": report.path}
+    figures, curve = stage.evaluate(scores, partition.path, history.path, name=name, ood_data=ood_data, **written)
     for figure, value in figures.items():
         metrics.log_metric(figure, value)
     roc.log_roc_curve(curve.fpr.tolist(), curve.tpr.tolist(), curve.thresholds.tolist())

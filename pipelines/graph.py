@@ -42,12 +42,13 @@ def prepare_ood(
 
 
 class Prepared(NamedTuple):
-    """The image sets, and the features of the training images."""
+    """The image sets, the features of the training images, and what is known of the OOD sets."""
 
     train: Any
     test: Any
     ood: Any
     features: Any
+    ood_data: Any
 
 
 def features_of(
@@ -107,7 +108,13 @@ def features_of(
         **inference,
     ).after(test, ood)  # bad data should fail before the first long stage
     on_accelerator(features, pool, accelerators)
-    return Prepared(train.outputs["images"], test.outputs["images"], ood.output, features.outputs["features"])
+    return Prepared(
+        train.outputs["images"],
+        test.outputs["images"],
+        ood.output,
+        features.outputs["features"],
+        digests.outputs["ood_data"],
+    )
 
 
 class Judged(NamedTuple):
@@ -170,6 +177,7 @@ def detector_of(
         partition=experts.outputs["partition"],
         history=tuned.outputs["history"],
         name=name,
+        ood_data=data.ood_data,
     )
     on_cpu(report, pool.credentials, memory="4Gi")
     return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])

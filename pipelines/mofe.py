@@ -92,7 +92,8 @@ def mofe(
     Args:
         train_data: training images (URI).
         test_data: in-distribution test images, of the same classes (URI).
-        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}.
+        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}; "kind": near or far puts a set
+            into an average of its own.
         synsets: CSV (class,synset) for names that WordNet does not know; "" looks for synsets.csv beside the data.
         train_images_per_class: take only the first so many training images of each class; 0 takes all.
         evaluation_images_per_class: the same for the test set and the OOD sets.

@@ -99,7 +99,8 @@ def tables(
     Args:
         train_data: training images (URI).
         test_data: in-distribution test images, of the same classes (URI).
-        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}.
+        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}; "kind": near or far puts a set
+            into an average of its own.
         tables: of the paper: 1-3, 4 (components), 5 (number of experts), 6 (grouping), 7 (Mixup); or code, where the
             authors' code departs from the paper.
         configurations: further ones: a list of {"name": …, and parameters that it changes}.

@@ -88,6 +88,7 @@ def write_images(
             num_images=writer.num_images,
             num_rejected=0,
             rejected=(),
+            parameters={"images_per_class": 0, "max_rejected": 0.01, "synsets": ""},
         ).write(place)
     return uri
 
@@ -146,7 +147,8 @@ def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[
     vectors = fixed_size_lists(rng.normal(size=(40, 6)), pa.float16())
     embeddings = {"label": labels[:40], "expert": columns["expert"][:40], "before": vectors, "after": vectors}
     pq.write_table(pa.table(embeddings, schema=embedding_schema(6)), path / "embeddings.parquet")
-    ScoreInfo(dataset=name, role=role, scores=names, num_images=n).write(storage.resolve(path))  # type: ignore[arg-type]
+    info = ScoreInfo(dataset=name, role=role, scores=names, num_images=n, parameters={"train_data": "<photographs>"})  # type: ignore[arg-type]
+    info.write(storage.resolve(path))
     return str(path)
 
 

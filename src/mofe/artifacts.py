@@ -98,6 +98,8 @@ class ImageSet(Manifest):
     num_rejected: int
     rejected: tuple[Rejected, ...]
     """The first of them."""
+    parameters: dict[str, Any]
+    """Of prepare, that decided what is in it."""
 
 
 def image_schema(classes: Sequence[str]) -> pa.Schema:
@@ -455,6 +457,8 @@ class DetectorInfo(Manifest):
     num_validation: int
     compared: tuple[str, ...] = ()
     """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.comparison`."""
+    parameters: dict[str, Any]
+    """Of the pipeline, that decided what it is."""
 
 
 # ---------------------------------------------------------------------------------------------------------- scores
@@ -469,6 +473,8 @@ class ScoreInfo(Manifest):
     role: Role
     scores: tuple[str, ...]
     num_images: int
+    parameters: dict[str, Any]
+    """Of the pipeline, that decided what is in it."""
 
 
 def score_schema(scores: Sequence[str]) -> pa.Schema:
@@ -579,8 +585,22 @@ class Metrics(Manifest):
     experts: tuple[ExpertResult, ...] = ()
     class_accuracy: dict[str, float] = {}
     """Of the classes that the ID test set has images of."""
+    kinds: dict[str, str] = {}
+    """Of OOD sets, "near" or "far", where that was said."""
+    parameters: dict[str, Any] = {}
+    """Of the pipeline, that gave this result."""
 
     @property
     def own(self) -> tuple[Result, ...]:
         """The results of the detector's own scores."""
         return tuple(result for result in self.results if result.is_own)
+
+    @property
+    def averages(self) -> dict[str, list[str]]:
+        """The averages to be shown and the OOD sets of each: near-OOD and far-OOD where there are such, and all."""
+        sets = list(dict.fromkeys(result.ood for result in self.results))
+        groups = {
+            f"average of {kind}-OOD": [name for name in sets if self.kinds.get(name) == kind]
+            for kind in ("near", "far")
+        }
+        return {name: group for name, group in groups.items() if group} | ({"average": sets} if sets[1:] else {})

@@ -88,7 +88,7 @@ STAND_INS = {
         from pathlib import Path
         from types import SimpleNamespace
         import json
-        def evaluate(scores, partition, history, *, metrics, roc, report, name):
+        def evaluate(scores, partition, history, *, metrics, roc, report, name, ood_data):
             read = sorted(Path(s).read_text() for s in scores)
             seen = {"name": name, "model": Path(history).read_text(), "scores": read}
             for path in (metrics, roc, report):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from mofe import load_detector
@@ -55,7 +56,9 @@ def test_digits(tmp_path: Path) -> None:
     tuned = next(r for r in runs if r.info.run_name == "finetune")
     assert [m.step for m in client.get_metric_history(tuned.info.run_id, "validation_accuracy")] == [0, 1, 2]
 
-    again = mofe(*run, "epochs=2", "probe_epochs=10", "train_images_per_class=60")
+    params = tmp_path / "params.yaml"  # as the report gives them
+    params.write_text(yaml.safe_dump(metrics.parameters))
+    again = mofe("run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2")
     assert again.count("cached") == 10
 
 

@@ -1,11 +1,14 @@
 """evaluate: the numbers of the tables, a page with all of them, and clear words where they cannot be had."""
 
+import base64
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers import SCORED, make_partition, write_scores
 from sklearn.metrics import roc_auc_score
 
@@ -16,6 +19,7 @@ from mofe.artifacts import (
     Metrics,
 )
 from mofe.errors import MofeError
+from mofe.report.export import as_latex
 from mofe.report.text import format_table
 from mofe.stages.evaluate import evaluate
 
@@ -63,6 +67,31 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
     table = format_table(metrics)
     assert f"{100 * auroc:.2f}" in table
     assert "average" in table
+
+
+def test_near_and_far_have_averages_of_their_own(tmp_path: Path, inputs: dict[str, str]) -> None:
+    shifts = {"cats": 1.5, "dogs": 1.0, "noise": 0.0}
+    scores = [write_scores(tmp_path, "id-test", "test", 2)]
+    scores += [write_scores(tmp_path, name, "ood", shift) for name, shift in shifts.items()]
+    kinds = {"cats": "near", "dogs": "near", "noise": "far"}
+    evaluate(scores, **inputs, ood_data=[{"dataset": n, "uri": f"s3://b/{n}", "kind": k} for n, k in kinds.items()])
+    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    assert metrics.averages == {
+        "average of near-OOD": ["cats", "dogs"],
+        "average of far-OOD": ["noise"],
+        "average": ["cats", "dogs", "noise"],
+    }
+    knn = {r.ood: r for r in metrics.results if r.score == "knn"}
+    near = f"{50 * (knn['cats'].fpr95 + knn['dogs'].fpr95):.2f}"
+    (row,) = [line for line in format_table(metrics).splitlines() if line.startswith("average of near-OOD")]
+    assert near in row
+    page = Path(inputs["report"]).read_text()
+    assert near in page.partition("average of near-OOD")[2].partition("</tr>")[0]
+    assert as_latex(metrics).count("average of far-OOD") == 1
+    assert metrics.parameters["ood_data"][2] == {"dataset": "noise", "uri": "s3://b/noise", "kind": "far"}
+    file = base64.b64decode(re.search(r"data:text/yaml;base64,([^\"]+)", page)[1])  # type: ignore[index]
+    assert yaml.safe_load(file) == metrics.parameters
+    assert "train_data: &#39;&lt;photographs&gt;&#39;" in page or "train_data: &lt;photographs&gt;" in page
 
 
 @pytest.mark.parametrize(

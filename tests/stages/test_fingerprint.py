@@ -68,7 +68,9 @@ def test_a_glob_and_the_synsets_beside_the_data(data: Path) -> None:
     ("ood", "message"),
     [
         ([], "ood_data is empty"),
-        ([{"dataset": "a"}], "entry 1: expected dataset and uri"),
+        ([{"dataset": "a"}], "entry 1: expected dataset, uri and perhaps kind, found dataset"),
+        ([{"dataset": "a", "uri": "x", "kind": "close"}], "entry 1: kind = 'close' is not one of near, far"),
+        ([{"dataset": "average", "uri": "x"}], "'average' cannot name a set"),
         ([{"dataset": "a b", "uri": "x"}], "'a b' cannot name a set"),
         ([{"dataset": "id-test", "uri": "x"}], "cannot name a set"),
         ([{"dataset": "a", "uri": "x"}, {"dataset": "a", "uri": "y"}], "names 'a' twice"),
@@ -82,3 +84,9 @@ def test_bad_lists_of_sets(ood: list[dict[str, str]], message: str) -> None:
 def test_nothing_at_a_uri(data: Path) -> None:
     with pytest.raises(MofeError, match="nowhere"):
         digests(data, train="nowhere")
+
+
+def test_a_set_may_say_whether_it_is_near(data: Path) -> None:
+    entry = {"dataset": "x", "uri": str(data / "ood")}
+    for given, kind in ((entry, ""), ({**entry, "kind": "near"}, "near")):
+        assert fingerprint(str(data / "train"), str(data / "test"), [given]).ood_data[0]["kind"] == kind

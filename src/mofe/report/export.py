@@ -22,24 +22,25 @@ def as_csv(metrics: Metrics) -> str:
 
 
 def as_latex(metrics: Metrics) -> str:
-    """A row a score: FPR95 and AUROC in percent for each OOD set and their average, the best bold; needs booktabs."""
+    """A row a score: FPR95 and AUROC in percent for each OOD set and the averages, the best bold; needs booktabs."""
     sets = list(dict.fromkeys(result.ood for result in metrics.results))
     by_score: dict[str, dict[str, Result]] = {}
     for result in metrics.results:
         by_score.setdefault(result.score, {})[result.ood] = result
     cells = {}
     for score, results in by_score.items():
-        pairs = [(results[name].fpr95, results[name].auroc) for name in sets]
-        average = (fmean(fpr for fpr, _ in pairs), fmean(auroc for _, auroc in pairs))
-        cells[score] = [value for pair in (*pairs, average) for value in pair]
+        groups = [[name] for name in sets] + list(metrics.averages.values())
+        pairs = [(fmean(results[n].fpr95 for n in group), fmean(results[n].auroc for n in group)) for group in groups]
+        cells[score] = [value for pair in pairs for value in pair]
     columns = list(zip(*cells.values(), strict=True))
     best = [(min, max)[i % 2](column) for i, column in enumerate(columns)]
-    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escaped(name)}}}" for name in (*sets, "average"))
+    heads_of = [*sets, *metrics.averages]
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escaped(name)}}}" for name in heads_of)
     lines = [
-        rf"\begin{{tabular}}{{l{'rr' * (len(sets) + 1)}}}",
+        rf"\begin{{tabular}}{{l{'rr' * len(heads_of)}}}",
         r"\toprule",
         rf" & {heads} \\",
-        "score" + r" & FPR95 $\downarrow$ & AUROC $\uparrow$" * (len(sets) + 1) + r" \\",
+        "score" + r" & FPR95 $\downarrow$ & AUROC $\uparrow$" * len(heads_of) + r" \\",
         r"\midrule",
     ]
     for score, values in cells.items():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import yaml
 from markupsafe import Markup
 
 from mofe.artifacts import History, Metrics, Partition, Result, ScoreTable, vectors
@@ -38,6 +39,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         history: of training.
     """
     template = environment().get_template("page.html")
+    parameters = yaml.safe_dump(metrics.parameters, sort_keys=False, allow_unicode=True) if metrics.parameters else ""
     id_scores = test.table[PRIMARY].to_numpy()
     threshold = threshold_at_tpr(id_scores)
     scores_of = {table.info.dataset: table.table[PRIMARY].to_numpy() for table in ood}
@@ -71,26 +73,29 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         classes=Markup(_class_plot(history, partition)) if len(history.epochs) > 1 else None,
         features=Markup(_feature_map(test, ood, partition)),
         mistakes=_mistakes([test, *ood], partition),
+        parameters=parameters,
+        parameters_file=base64.b64encode(parameters.encode()).decode(),
     )
 
 
 def _rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """The result table: a row an OOD set, then their average; per score the metrics, and whether they are the best."""
+    """The result table: a row an OOD set, then averages; per score the metrics, and whether they are the best."""
     sets = list(dict.fromkeys(result.ood for result in metrics.own))
     value = {(result.ood, result.score): result for result in metrics.own}
     scores = list(dict.fromkeys(result.score for result in metrics.own))
     names = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
     intervals = ("fpr95_interval", "auroc_interval")
     every = (*names, *intervals)
-    rows = [(name, [{n: getattr(value[name, score], n) for n in every} for score in scores]) for name in sets]
-    if len(sets) > 1:
-        averages = [{n: fmean(cells[i][n] for _, cells in rows) for n in names} for i in range(len(scores))]
-        rows.append(("average", averages))
-    for _, cells in rows:
+    rows: dict[str, list[dict[str, Any]]] = {
+        name: [{n: getattr(value[name, score], n) for n in every} for score in scores] for name in sets
+    }
+    for label, group in metrics.averages.items():
+        rows[label] = [{n: fmean(rows[name][i][n] for name in group) for n in names} for i in range(len(scores))]
+    for cells in rows.values():
         for cell in cells:
             cell["best_fpr95"] = cell["fpr95"] == min(c["fpr95"] for c in cells)
             cell["best_auroc"] = cell["auroc"] == max(c["auroc"] for c in cells)
-    return [{"name": name, "cells": cells, "is_average": name == "average"} for name, cells in rows]
+    return [{"name": name, "cells": cells, "is_average": name not in sets} for name, cells in rows.items()]
 
 
 def _comparison(metrics: Metrics) -> list[dict[str, Any]]:

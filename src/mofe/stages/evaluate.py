@@ -25,7 +25,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    scores: list[str], partition: str, history: str, *, metrics: str, roc: str, report: str, name: str = ""
+    scores: list[str],
+    partition: str,
+    history: str,
+    *,
+    metrics: str,
+    roc: str,
+    report: str,
+    name: str = "",
+    ood_data: list[dict[str, str]] | None = None,
 ) -> Evaluation:
     """Compare the scores of the ID test set with those of every OOD set; write metrics, ROC curves and the report.
 
@@ -37,6 +45,7 @@ def evaluate(
         roc: where to write the ROC curves of the KNN score, at most 200 points each, as JSON.
         report: where to write the report, one self-contained HTML page.
         name: of the configuration, where several are compared.
+        ood_data: what fingerprint knows of the OOD sets: of each a "dataset", "uri" and "kind", near, far or "".
     """
     with tracking.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
@@ -48,6 +57,8 @@ def evaluate(
         with ThreadPoolExecutor() as pool:
             measured = pool.map(lambda pair: _result(test, *pair), pairs)
             results = list(progress(measured, label="evaluate", total=len(pairs), unit="score"))
+        by_name = {item["dataset"]: item for item in ood_data or []}
+        sets = [by_name.get(table.info.dataset, {"dataset": table.info.dataset}) for table in ood]
         found = Metrics(
             name=name,
             id_accuracy=float(right.mean()),
@@ -55,6 +66,13 @@ def evaluate(
             results=tuple(results),
             experts=_by_expert(test, ood, classes),
             class_accuracy={classes.names[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
+            kinds={item["dataset"]: item["kind"] for item in sets if item.get("kind")},
+            parameters={
+                **test.info.parameters,
+                "ood_data": [
+                    {name: item[name] for name in ("dataset", "uri", "kind") if item.get(name)} for item in sets
+                ],
+            },
         )
         curves = []
         for table in ood:

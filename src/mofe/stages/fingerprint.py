@@ -10,6 +10,8 @@ from mofe.errors import MofeError
 
 NOT_FILES = ("", "random")
 """What ``weights`` may be without being a file."""
+KINDS = ("near", "far")
+RESERVED = ("train", "id-test", "average")
 
 
 class Fingerprints(NamedTuple):
@@ -19,7 +21,7 @@ class Fingerprints(NamedTuple):
     test: str
     weights: str
     ood_data: list[dict[str, str]]
-    """The OOD sets, each with its ``digest``."""
+    """The OOD sets, each with its ``digest`` and its ``kind``, "" where it was given none."""
 
 
 def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]], weights: str = "") -> Fingerprints:
@@ -31,25 +33,31 @@ def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]],
     Args:
         train_data: training images, as prepare takes them; for a CSV manifest, the images it lists count too.
         test_data: in-distribution test images.
-        ood_data: out-of-distribution sets, each a "dataset" (its name) and a "uri"; at least one.
+        ood_data: out-of-distribution sets, each a "dataset" (its name) and a "uri"; at least one. A "kind",
+            near or far, puts a set into an average of its own.
         weights: the file of the backbone's weights; "" or "random" if there is none.
     """
     if not ood_data:
         raise MofeError("ood_data is empty: give at least one out-of-distribution set, as {dataset: NAME, uri: URI}")
     for number, item in enumerate(ood_data, start=1):
-        if set(item) != {"dataset", "uri"}:
-            raise MofeError(f"ood_data, entry {number}: expected dataset and uri, found {', '.join(map(str, item))}")
+        if not {"dataset", "uri"} <= set(item) <= {"dataset", "uri", "kind"}:
+            found = ", ".join(map(str, item))
+            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and perhaps kind, found {found}")
+        if item.get("kind", "") not in ("", *KINDS):
+            raise MofeError(f"ood_data, entry {number}: kind = {item['kind']!r} is not one of {', '.join(KINDS)}")
     names = [item["dataset"] for item in ood_data]
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in ("train", "id-test"):
-            raise MofeError(f"ood_data: {name!r} cannot name a set: use letters, digits, . _ - (not train or id-test)")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in RESERVED:
+            raise MofeError(
+                f"ood_data: {name!r} cannot name a set: use letters, digits, . _ - (not {', '.join(RESERVED)})"
+            )
         if names.count(name) > 1:
             raise MofeError(f"ood_data names {name!r} twice")
     return Fingerprints(
         train=_digest(train_data),
         test=_digest(test_data),
         weights="" if weights in NOT_FILES else _digest(weights),
-        ood_data=[{**item, "digest": _digest(item["uri"])} for item in ood_data],
+        ood_data=[{"kind": "", **item, "digest": _digest(item["uri"])} for item in ood_data],
     )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mofe import storage, tracking
-from mofe.artifacts import Bank, DetectorInfo, Features, ImageShards
+from mofe.artifacts import Bank, DetectorInfo, Features, ImageSet, ImageShards, ModelConfig
 from mofe.detection.comparison import Comparison, Head, Space
 from mofe.detection.embedding import EmbeddedBatch, embed_shards
 from mofe.detection.knn import ExpertKNN
@@ -137,9 +137,34 @@ def index(
                 thresholds=thresholds,
                 num_validation=len(held),
                 compared=(*comparison.of_pretrained, *comparison.of_tuned) if comparison else (),
+                parameters={
+                    **_parameters(shards.info, config),
+                    "knn_k": knn_k,
+                    "bank": bank,
+                    "compare": compare,
+                    "precision": precision,
+                },
             ).write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
         run.detector(detector)
+
+
+def _parameters(images: ImageSet, model: ModelConfig) -> dict[str, Any]:
+    """What the model was made with, by the names of the pipeline."""
+    return {
+        "train_data": images.source,
+        "train_images_per_class": images.parameters["images_per_class"],
+        "max_rejected": images.parameters["max_rejected"],
+        "synsets": images.parameters["synsets"],
+        "backbone": model.backbone.name,
+        "backbone_args": model.backbone.args,
+        "weights": model.backbone.weights,
+        "mofe_depth": model.backbone.depth,
+        "num_experts": model.partition.num_experts,
+        "strategy": model.partition.strategy,
+        "top_k": model.top_k,
+        **model.training,
+    }
 
 
 def _heads(network: MoFE) -> list[Head]:

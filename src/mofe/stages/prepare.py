@@ -80,6 +80,7 @@ def prepare(
                 num_images=writer.num_images,
                 num_rejected=bad,
                 rejected=tuple(rejected),
+                parameters={"images_per_class": images_per_class, "max_rejected": max_rejected, "synsets": synsets},
             ).write(folder)
         print(f"{name}: {writer.num_images} images of {len(found.classes)} classes, {bad} set aside")
         run.metrics({"images": writer.num_images, "classes": len(found.classes), "rejected": bad})

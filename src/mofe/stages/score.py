@@ -98,7 +98,13 @@ def score(
                     "after": fixed_size_lists(np.concatenate(after), pa.float16()),
                 }
                 pq.write_table(pa.table(embeddings, schema=embedding_schema(judge.pretrained.dim)), file)
-            ScoreInfo(dataset=info.name, role=info.role, scores=names, num_images=len(shards)).write(folder)
+            parameters = dict(judge.info.parameters)
+            if info.role == "test":
+                parameters["test_data"] = info.source
+                parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
+            ScoreInfo(
+                dataset=info.name, role=info.role, scores=names, num_images=len(shards), parameters=parameters
+            ).write(folder)
         run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
 
 
