@@ -263,7 +263,7 @@ def _hooked(
         ) -> str:
             self.stage = re.sub(r"^comp-|-\d+$", "", component_name)
             self.label = _label(arguments)
-            return str(super().compute_key(component_name, image, full_command, arguments, **more))
+            return str(super().compute_key(component_name, image, full_command, _as_doubles(arguments), **more))
 
         def get(self, key: str) -> dict[str, Any] | None:
             if again and self.stage == again.stage:
@@ -358,6 +358,15 @@ def _label(arguments: dict[str, Any]) -> str:
     manifest = Path(str(uri)) / "dataset.json"
     label = str(json.loads(manifest.read_text())["name"]) if uri and manifest.is_file() else ""
     return "" if label == "train" else label
+
+
+def _as_doubles(value: Any) -> Any:
+    """To Kubeflow every number is a double: a compiled default of 0.0 and the 0 that somebody gives are one."""
+    if isinstance(value, dict):
+        return {name: _as_doubles(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_as_doubles(inner) for inner in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _named(stage: str, label: str) -> str:

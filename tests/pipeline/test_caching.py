@@ -33,6 +33,12 @@ def test_everything_runs_once_and_then_nothing(run: Run) -> None:
         assert len(again.executions) == len(EVERYTHING)
 
 
+def test_a_default_that_is_given_changes_nothing(run: Run) -> None:
+    run()
+    given = {"top_k": 1, "warmup_epochs": 5.0, "evaluation_images_per_class": 0, "backbone_args": {"img_size": 224.0}}
+    assert executed(run(**given)) == always()
+
+
 def test_defaults_reach_the_stages_with_their_types(run: Run) -> None:
     made = next(e.outputs["model"] for e in run().executions if e.stage == "finetune")
     seen = ast.literal_eval(Path(made).read_text())
