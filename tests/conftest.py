@@ -95,7 +95,7 @@ def s3_bucket(s3_server: Server | None, monkeypatch: pytest.MonkeyPatch) -> Iter
     s3fs.S3FileSystem.clear_instance_cache()
     store = s3fs.S3FileSystem()
     name = f"mofe-test-{uuid.uuid4().hex[:12]}"
-    store.mkdir(name)
+    store.call_s3("create_bucket", Bucket=name)
     yield f"s3://{name}"
     store.invalidate_cache()
     store.rm(name, recursive=True)
