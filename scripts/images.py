@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from mofe import __version__
-from mofe.digests import images_of, shipped, stamp
+from mofe.digests import images_of, package_digest, shipped, stamp
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +36,9 @@ def main() -> None:
     if not shutil.which(engine):
         sys.exit(f"there is no {engine} on this machine: ENGINE names docker or podman")
 
-    wanted: dict[str, set[str]] = {"pipeline": set(), "serve": set()}  # those that run no stage
+    wanted: dict[str, set[str]] = {
+        target: {f"{registry}/mofe-{target}:{__version__}-{package_digest(target)}"} for target in ("pipeline", "serve")
+    }
     for pipeline in ("mofe.yaml", "tables.yaml", "detect.yaml"):
         for target, images in images_of(stamp(shipped(pipeline).read_text(), registry)).items():
             wanted.setdefault(target, set()).update(images)

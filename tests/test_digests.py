@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mofe
-from mofe.digests import dockerfile_target, images_of, shipped, source_files, stage_digest, stamp
+from mofe.digests import dockerfile_target, images_of, package_digest, shipped, source_files, stage_digest, stamp
 from mofe.stages import STAGES
 
 SOURCE = Path(mofe.__file__).parent
@@ -120,3 +120,8 @@ def test_the_images_of_a_pipeline() -> None:
     assert len(images["train"]) == 2  # extract and finetune: one image, two contents that matter
     digest = stage_digest("partition", "partition")
     assert images["partition"] == {f"here:5000/x/mofe-partition:{mofe.__version__}-{digest}"}
+
+
+def test_an_image_that_runs_no_stage_is_of_the_whole_package_and_its_target() -> None:
+    assert package_digest("serve") == package_digest("serve")
+    assert package_digest("serve") != package_digest("pipeline")

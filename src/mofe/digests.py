@@ -68,6 +68,15 @@ def stage_digest(stage: str, target: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def package_digest(target: str) -> str:
+    """12 hexadecimal digits over the whole package and ``target``: the tag of an image that runs no stage."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in _root().rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(f"{file.relative_to(_root())}\0".encode() + file.read_bytes())
+    digest.update(dockerfile_target(shipped("Dockerfile").read_text(), target).encode())
+    return digest.hexdigest()[:12]
+
+
 def source_files(module: str) -> list[Path]:
     """The files of this package that importing ``module`` may read: modules, packages above them, templates."""
     graph = _import_graph()

@@ -1,18 +1,24 @@
 """The images, and the pipeline in them; `make test-containers` sets MOFE_TEST_CONTAINERS and so asks for an engine."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from servers import free_ports
 
+from mofe import __version__, load_detector
 from mofe.digests import images_of, shipped, stamp
 from mofe.errors import MofeError
-from mofe.local_runner import run_pipeline
+from mofe.local_runner import RunResult, run_pipeline
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("MOFE_TEST_CONTAINERS"), reason="builds gigabytes of images: make test-containers"
@@ -20,6 +26,11 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 REGISTRY = "localhost/mofe-test"
 STAGED = images_of(stamp(shipped("mofe.yaml").read_text(), REGISTRY))
+
+
+class Run(NamedTuple):
+    work: Path
+    result: RunResult
 
 
 @pytest.fixture(scope="session")
@@ -34,9 +45,9 @@ def engine() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def built() -> str:
-    """What building says, of the images that the main pipeline names."""
+    """What building says, of the images that the main pipeline names and of the one that serves."""
     command = [sys.executable, "scripts/images.py"]
-    environment = {**os.environ, "REGISTRY": REGISTRY, "TARGETS": " ".join(STAGED)}
+    environment = {**os.environ, "REGISTRY": REGISTRY, "TARGETS": " ".join([*STAGED, "serve"])}
     done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -90,21 +101,57 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {**yaml.safe_load((ROOT / "examples/digits.yaml").read_text()), **small, **places}
 
 
-@pytest.mark.usefixtures("built", "engine")
-def test_the_pipeline_in_containers_gives_what_it_gives_in_processes(
-    digits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the same sums in the same order
+@pytest.fixture(scope="session")
+def runs(built: str, engine: Any, digits: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The pipeline as processes and in containers."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "2")  # the same sums in the same order
+        for runner in ("subprocess", "docker"):
+            work = tmp_path_factory.mktemp(runner)
+            given = {**digits, "checkpoints": str(work / "checkpoints")}
+            made[runner] = Run(work, run_pipeline(shipped("mofe.yaml"), given, work, runner, registry=REGISTRY))  # type: ignore[arg-type]
+    return made
+
+
+def test_the_pipeline_in_containers_gives_what_it_gives_in_processes(runs: dict[str, Run]) -> None:
     found = {}
-    for runner in ("subprocess", "docker"):
-        work = tmp_path / runner
-        given = {**digits, "checkpoints": str(work / "checkpoints")}
-        result = run_pipeline(shipped("mofe.yaml"), given, work, runner, registry=REGISTRY)  # type: ignore[arg-type]
-        found[runner] = json.loads(result.outputs["metrics"].read_text())
+    for runner, (work, result) in runs.items():
+        found[runner] = numbers(json.loads(result.outputs["metrics"].read_text()))
         assert not any(execution.cached for execution in result.executions)
         assert result.outputs["metrics"].owner() == Path.home().owner()
         assert list((work / "logs" / result.run_id / "tracking").glob("*finetune*.jsonl*"))
-    assert numbers(found["docker"]) == pytest.approx(numbers(found["subprocess"]), abs=1e-6)
+    assert found["docker"] == pytest.approx(found["subprocess"], abs=1e-6)
+
+
+def test_the_serving_image_answers(runs: dict[str, Run], engine: Any, digits: dict[str, Any]) -> None:
+    (port,) = free_ports(1)
+    detector = runs["docker"].result.outputs["detector"]
+    locked = {"read_only": True, "cap_drop": ["ALL"], "tmpfs": {"/tmp": ""}, "user": "1000"}
+    container = engine.containers.run(
+        f"{REGISTRY}/mofe-serve:{__version__}", ["--detector", "/detector", "--port", str(port)], detach=True,
+        network_mode="host", volumes={str(detector): {"bind": "/detector", "mode": "ro"}}, **locked,
+    )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{port}/v2/models/mofe"
+        for _ in range(300):
+            with suppress(OSError), urllib.request.urlopen(f"{address}/ready"):
+                break
+            container.reload()
+            assert container.status != "exited", container.logs().decode()
+            time.sleep(0.5)
+        image = next(Path(digits["test_data"]).rglob("*.png"))
+        data = [base64.b64encode(image.read_bytes()).decode()]
+        question = {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": data}]}
+        body, headers = json.dumps(question).encode(), {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/infer", body, headers), timeout=60) as answer:
+            outputs = {output["name"]: output["data"][0] for output in json.load(answer)["outputs"]}
+    finally:
+        container.remove(force=True)
+    judge = load_detector(str(detector))
+    expected = judge.score(image)
+    assert outputs["class"] == judge.classes[expected.predicted_B[0]]
+    assert outputs["score"] == pytest.approx(expected.values["knn"][0], abs=1e-4)
 
 
 def numbers(value: Any, name: str = "") -> dict[str, float]:
