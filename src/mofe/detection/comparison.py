@@ -102,13 +102,13 @@ class Comparison:
             suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *own)
             experts.append(suite)
             refused |= {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
-        neighbours = (ExpertKNN.build(space.known_ND, None, k) for space in (pretrained, tuned))
+        near = ExpertKNN.build(pretrained.known_ND, None, k), ExpertKNN.build(tuned.known_ND, None, k)
         groups = tuple(heads) if len(heads) > 1 else ()
         text = None
         if texts is not None:
             text, reasons = TextSpace.fit(texts, pretrained.known_ND, labels_N, pretrained.held_MD, held_labels_M)
             refused |= reasons
-        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *neighbours, text=text), refused
+        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *near, text), refused
 
     @property
     def of_pretrained(self) -> tuple[str, ...]:
@@ -187,5 +187,5 @@ class Comparison:
         text = TextSpace.of_tensors(states.pop("text")) if "text" in states else None
         suites = {place: Suite.of_tensors(states[place]) for place in sorted(states)}
         experts = tuple(suite for place, suite in suites.items() if place.startswith("expert-"))
-        neighbours = (ExpertKNN.load(folder / place) for place in ("pretrained", "tuned"))
-        return cls(suites["pretrained"], suites["tuned"], experts, heads, *neighbours, text=text)
+        near = ExpertKNN.load(folder / "pretrained"), ExpertKNN.load(folder / "tuned")
+        return cls(suites["pretrained"], suites["tuned"], experts, heads, *near, text)
