@@ -59,7 +59,7 @@ def test_digits(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"  # as the report gives them
     params.write_text(yaml.safe_dump(metrics.parameters))
     again = mofe("run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2")
-    assert again.count("cached") == 10
+    assert again.count("cached") == 11
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the Tiny-ImageNet files are not here")

@@ -62,6 +62,8 @@ class TextSpace:
 
         gda, refused = None, {}
         try:
+            if len(texts.class_CP) < 2:
+                raise MofeError("one class has no other that it could be told from")
             moments = ClassMoments.of(on_sphere(), len(texts.class_CP), normalise=True)
             held = texts.project(torch.from_numpy(held_MD)), torch.from_numpy(held_labels_M).long()
             gda = GDA.fit(moments, texts.class_CP, *held, texts.logit_scale)
@@ -105,7 +107,7 @@ class TextSpace:
         }
         if self.gda is not None:
             gda_BC = self.gda.logits(image_BP)
-            found |= {"gda_msp": msp(gda_BC), "gda_energy": gda_BC.logsumexp(dim=1)}
+            found |= {"gda_msp": _log_odds(gda_BC), "gda_energy": gda_BC.logsumexp(dim=1)}
         if texts.nice_CP is not None and texts.negative_KP is not None:
             found["neglabel"] = neg_label(image_BP, texts.nice_CP, texts.negative_KP, logit_scale=scale)
         if texts.clipn_no_CP is not None:
@@ -141,3 +143,9 @@ class TextSpace:
         fitted = {name: value if value.ndim else value.item() for name, value in part("gda.").items()}
         gda = GDA(**fitted) if fitted else None  # type: ignore[arg-type]
         return cls(Texts.of_tensors(part("texts.")), state["probe.weight_CP"], state["probe.bias_C"], gda)
+
+
+def _log_odds(logits_BC: Tensor) -> Tensor:
+    """log p / (1 − p) of the maximum softmax probability: in its order, but of GDA's steep logits p would be 1."""
+    top_B1, at_B1 = logits_BC.max(dim=1, keepdim=True)
+    return top_B1.squeeze(1) - logits_BC.scatter(1, at_B1, -torch.inf).logsumexp(dim=1)
