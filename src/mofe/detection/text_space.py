@@ -69,7 +69,8 @@ class TextSpace:
             gda = GDA.fit(moments, texts.class_CP, *held, texts.logit_scale)
         except MofeError as error:
             refused = {"text.gda_msp": str(error), "text.gda_energy": str(error)}
-        return cls(texts, *linear_probe(known_NP.numpy(), labels_N), gda), refused
+        weight_CP, bias_C = linear_probe(known_NP.numpy(), labels_N)
+        return cls(texts, weight_CP.contiguous(), bias_C, gda), refused
 
     @property
     def names(self) -> tuple[str, ...]:
