@@ -94,6 +94,7 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:5]) or "none"
         raise MofeError(f"text_model = {name!r} needs text_weights: a file, or a tag of open_clip's; it has {tags}")
     shown = f"the text model {name}" + (f" with the weights {weights}" if weights else "")
+    # the tag knows how its weights were trained; by itself open_clip only warns
     quick_gelu = bool((open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu"))
     with ExitStack() as opened:
         if name.startswith(LOCAL_MODEL):
@@ -112,5 +113,8 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
             )
             tokenize = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip, huggingface_hub, torch and safetensors each raise their own
-            raise MofeError(f"{shown} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise MofeError(
+                f"{shown} cannot be loaded: {reason}; where there is no network, name a folder: {LOCAL_MODEL}URI"
+            ) from error
     return TextModel(network.eval().requires_grad_(False), tokenize)
