@@ -12,6 +12,7 @@ from tiny_clip import BACKBONE, write_tiny_clip
 
 from mofe import load_detector
 from mofe.artifacts import Metrics
+from mofe.data.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"
@@ -65,7 +66,7 @@ def test_digits(tmp_path: Path) -> None:
 
 
 def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
-    mofe("data", "digits", "--to", str(tmp_path / "digits"))
+    write_digits(str(tmp_path / "digits"))
     weights = write_tiny_clip(tmp_path / "clip")
     sets = [{"dataset": "digits-8-9", "uri": f"{tmp_path}/digits/near-ood"}]
     given = {
