@@ -43,7 +43,7 @@ def prepare_ood(
 
 
 class Prepared(NamedTuple):
-    """The image sets, the features of the training images, the texts of their classes, what is known of the OOD sets."""
+    """The image sets, the features of the training images, what is known of the OOD sets, the texts of the classes."""
 
     train: Any
     test: Any

@@ -408,14 +408,11 @@ LOCAL_MODEL = "local-dir:"
 class TextInfo(Manifest):
     """``texts.json``: what a language-image model was asked to embed; the embeddings are :mod:`mofe.detection.texts`.
 
-    All but ``classes`` and ``backbone`` is empty where there is no such model.
+    Names and negatives are empty where there is no such model.
     """
 
     file_name: ClassVar[str] = "texts.json"
     what: ClassVar[str] = "set of texts"
-    model: str
-    """As open_clip calls it; "" for none."""
-    weights: str
     digest: str
     """Of the files that model, weights and given embeddings are read from; "" where they are not files."""
     backbone: Backbone
@@ -423,9 +420,15 @@ class TextInfo(Manifest):
     classes: tuple[str, ...]
     names: tuple[str, ...]
     """The classes as the prompts call them."""
-    templates: tuple[str, ...]
     negatives: tuple[str, ...]
     """Words that are far from the classes, group after group."""
+    parameters: dict[str, Any]
+    """Of the pipeline, that decided what is in it."""
+
+    @property
+    def model(self) -> str:
+        """As open_clip calls it; "" for none."""
+        return str(self.parameters["text_model"])
 
 
 # ---------------------------------------------------------------------------------------------- model and detector

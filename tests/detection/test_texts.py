@@ -12,14 +12,12 @@ from mofe.errors import MofeError
 
 LOOK = Preprocessing(image_size=16, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_fraction=1)
 INFO = TextInfo(
-    model="ViT-B-16",
-    weights="openai",
     digest="",
     backbone=Backbone(name="vit", args={}, weights="", weights_digest="", depth=1, preprocessing=LOOK),
     classes=("a", "b"),
     names=("A", "B"),
-    templates=("{}",),
     negatives=(),
+    parameters={"text_model": "ViT-B-16"},
 )
 
 

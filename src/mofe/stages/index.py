@@ -65,6 +65,9 @@ def index(
         network, config = load_model(model)
         if config.dataset_digest != shards.info.digest or config.partition.classes != shards.info.classes:
             raise MofeError(f"the model {model} was not trained on the images {images}")
+        about, words = read_texts(texts) if texts else (None, None)
+        if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
+            raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
         experts_C = np.array(config.partition.expert_of_class)
         is_validation_N = validation_mask(shards.labels_N, config.validation_fraction, config.seed)
 
@@ -105,11 +108,6 @@ def index(
             held_MD = torch.cat([output.embedding_BD for output in seen])
             held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
             before = found.embeddings_ND[held]
-            words = None
-            if texts:
-                info, words = read_texts(texts)
-                if (info.classes, info.backbone) != (shards.info.classes, config.backbone):
-                    raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
             comparison, refused = Comparison.fit(
                 Space(found.embeddings_ND[known], before),
                 Space(bank_ND, held_MD.numpy()),
@@ -155,6 +153,7 @@ def index(
                 compared=(*comparison.of_pretrained, *comparison.of_tuned, *comparison.of_text) if comparison else (),
                 parameters={
                     **_parameters(shards.info, config),
+                    **(about.parameters if about else {}),
                     "knn_k": knn_k,
                     "bank": bank,
                     "compare": compare,

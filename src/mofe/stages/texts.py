@@ -72,14 +72,18 @@ def texts(
     """
     found = Features(features)
     info = TextInfo(
-        model=text_model,
-        weights=text_weights,
         digest=digest,
         backbone=found.info.backbone,
         classes=found.info.classes,
         names=(),
-        templates=(),
         negatives=(),
+        parameters={
+            "text_model": text_model,
+            "text_weights": text_weights,
+            "text_templates": list(text_templates),
+            "text_negatives": text_negatives,
+            "text_embeddings": text_embeddings,
+        },
     )
     if not text_model:
         with storage.staged(texts) as folder:
@@ -96,7 +100,7 @@ def texts(
         negatives: list[str] = []
         if text_negatives:
             nice_CP = model.embed_names(names, [NICE["n"]])
-            negatives, negative_KP = _negative_words(int(text_negatives), nice_CP, model.embed)
+            negatives, negative_KP = _negative_words(text_negatives, nice_CP, model.embed)
         embedded = Texts(
             projection_DP=model.projection_DP,
             logit_scale=model.logit_scale,
@@ -105,8 +109,8 @@ def texts(
             negative_KP=negative_KP,
             **_given(text_embeddings, found.info.classes, model.projection_DP.shape[1]),
         )
-        told = {"names": tuple(names), "templates": tuple(text_templates), "negatives": tuple(negatives)}
         with storage.staged(texts) as folder:
+            told = {"names": tuple(names), "negatives": tuple(negatives)}
             write_texts(folder, info.model_copy(update=told), embedded)
         run.metrics({"classes": len(names), "negatives": len(negatives), "logit_scale": embedded.logit_scale})
 
