@@ -82,6 +82,8 @@ def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
         r.score for r in metrics.results
     }
     assert metrics.zero_shot_accuracy is not None
+    assert metrics.parameters["text_model"] == given["text_model"]
+    assert metrics.parameters["text_templates"] == ["a photo of a {}"]
     assert f"zero-shot accuracy {metrics.zero_shot_accuracy:.2%}" in printed
     report = (tmp_path / "run" / "report.html").read_text()
     assert "by the class names alone" in report
