@@ -104,9 +104,9 @@ def _rows(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _spaces(metrics: Metrics) -> dict[str, str]:
-    """The feature spaces that there are scores in, with their titles."""
-    found = {result.score.partition(".")[0] for result in metrics.results}
-    return {name: title for name, title in SPACES.items() if name in found}
+    """The feature spaces of this run, with their titles: ``text`` only where there is a text model."""
+    has_text = any(result.score.startswith("text.") for result in metrics.results)
+    return {name: title for name, title in SPACES.items() if name != "text" or has_text}
 
 
 def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
