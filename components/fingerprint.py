@@ -13,7 +13,21 @@ def fingerprint(
     test_data: str,
     ood_data: List[Dict[str, str]],  # noqa: UP006
     weights: str,
-) -> NamedTuple("Fingerprints", [("train", str), ("test", str), ("weights", str), ("ood_data", List[Dict[str, str]])]):  # noqa: UP006
+    text_model: str,
+    text_weights: str,
+    text_embeddings: str,
+) -> NamedTuple(
+    "Fingerprints",
+    [("train", str), ("test", str), ("weights", str), ("texts", str), ("ood_data", List[Dict[str, str]])],  # noqa: UP006
+):
     from mofe.stages import fingerprint as stage
 
-    return stage.fingerprint(train_data, test_data, ood_data, weights)
+    return stage.fingerprint(
+        train_data,
+        test_data,
+        ood_data,
+        weights,
+        text_model=text_model,
+        text_weights=text_weights,
+        text_embeddings=text_embeddings,
+    )

@@ -17,6 +17,7 @@ from components.index import index
 from components.partition import partition
 from components.prepare import prepare
 from components.score import score
+from components.texts import texts
 from pipelines.placement import Pool, on_accelerator, on_cpu
 
 
@@ -42,13 +43,18 @@ def prepare_ood(
 
 
 class Prepared(NamedTuple):
-    """The image sets, the features of the training images, and what is known of the OOD sets."""
+    """The image sets, the features of the training images, what is known of the OOD sets, the texts of the classes."""
 
     train: Any
     test: Any
     ood: Any
     features: Any
     ood_data: Any
+    texts: Any
+
+
+NO_TEXTS = {"text_model": "", "text_weights": "", "text_templates": [], "text_negatives": 0, "text_embeddings": ""}
+"""The parameters of a run without a text model."""
 
 
 def features_of(
@@ -64,13 +70,22 @@ def features_of(
     backbone_args: Any,
     weights: Any,
     mofe_depth: Any,
+    text: dict[str, Any],
     inference: dict[str, Any],
     pool: Pool,
     accelerators: Any,
 ) -> Prepared:
-    """Read and check all data, then extract features; no experts yet."""
+    """Read and check all data, then extract features and embed texts; no experts yet."""
     # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
-    digests = fingerprint(train_data=train_data, test_data=test_data, ood_data=ood_data, weights=weights)
+    digests = fingerprint(
+        train_data=train_data,
+        test_data=test_data,
+        ood_data=ood_data,
+        weights=weights,
+        text_model=text["text_model"],
+        text_weights=text["text_weights"],
+        text_embeddings=text["text_embeddings"],
+    )
     on_cpu(digests.set_caching_options(False), pool.credentials)
     train = prepare(
         source=train_data,
@@ -108,12 +123,20 @@ def features_of(
         **inference,
     ).after(test, ood)  # bad data should fail before the first long stage
     on_accelerator(features, pool, accelerators)
+    words = texts(
+        images=train.outputs["images"],
+        features=features.outputs["features"],
+        digest=digests.outputs["texts"],
+        **text,
+    )
+    on_cpu(words, pool.credentials, cpu="4", memory="8Gi")
     return Prepared(
         train.outputs["images"],
         test.outputs["images"],
         ood.output,
         features.outputs["features"],
         digests.outputs["ood_data"],
+        words.outputs["texts"],
     )
 
 
@@ -160,6 +183,7 @@ def detector_of(
         images=data.train,
         features=data.features,
         model=tuned.outputs["model"],
+        texts=data.texts,
         knn_k=knn_k,
         bank=bank,
         compare=compare,

@@ -42,6 +42,11 @@ def mofe(
     backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
     weights: str = "",
     mofe_depth: int = 1,
+    text_model: str = "",
+    text_weights: str = "",
+    text_templates: List[str] = ["a photo of a {}"],  # noqa: B006, UP006
+    text_negatives: int = 0,
+    text_embeddings: str = "",
     num_experts: int = 7,
     strategy: str = "wordnet-kmeans",
     top_k: int = 1,
@@ -102,6 +107,12 @@ def mofe(
         backbone_args: further arguments of timm.create_model.
         weights: "" for timm's pre-trained weights, "random" for none, else the URI of a safetensors file.
         mofe_depth: how many of the last blocks become experts (M).
+        text_model: for the scores text.* among those of compare: the model of open_clip whose image half the backbone
+            is, by name (ViT-B-16), "hf-hub:…", or "local-dir:" and the URI of a folder; "" for none.
+        text_weights: with a name: a pre-trained tag of open_clip (openai, …), or the URI of a file.
+        text_templates: sentences with {} for the name of a class; the mean over them is taken.
+        text_negatives: negative words of WordNet for NegLabel, at least 100 (10000 for ImageNet); 0 for none.
+        text_embeddings: safetensors file (URI) with embeddings of learned prompts, for CLIPN and LSN.
         num_experts: number of experts (E). The paper finds no gain beyond 7.
         strategy: wordnet-kmeans, taxonomy, self-learning, kmeans++ or random.
         top_k: experts an image is sent to at inference.
@@ -165,6 +176,13 @@ def mofe(
         backbone_args=backbone_args,
         weights=weights,
         mofe_depth=mofe_depth,
+        text={
+            "text_model": text_model,
+            "text_weights": text_weights,
+            "text_templates": text_templates,
+            "text_negatives": text_negatives,
+            "text_embeddings": text_embeddings,
+        },
         inference=inference,
         pool=pool,
         accelerators=accelerators,

@@ -16,7 +16,7 @@ from kfp import compiler, dsl
 from components.configure import configure
 from components.plan import plan
 from components.tabulate import tabulate
-from pipelines.graph import detector_of, features_of
+from pipelines.graph import NO_TEXTS, detector_of, features_of
 from pipelines.placement import Pool, on_cpu
 
 COMPILED = Path(__file__).with_suffix(".yaml")
@@ -176,6 +176,7 @@ def tables(
         backbone_args=backbone_args,
         weights=weights,
         mofe_depth=mofe_depth,
+        text=NO_TEXTS,
         inference=inference,
         pool=pool,
         accelerators=accelerators,

@@ -19,7 +19,7 @@ def loads_torch(statement: str) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-WITH_TENSORS = {"extract", "finetune", "index", "score", "judge"}
+WITH_TENSORS = {"extract", "texts", "finetune", "index", "score", "judge"}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in WITH_TENSORS])
@@ -60,6 +60,14 @@ def test_the_library_imports_modules_not_their_lazy_packages() -> None:
                 folder = SOURCE.joinpath(*module.split(".")[1:])
                 is_module = (folder / f"{name}.py").is_file() or (folder / name).is_dir()
                 assert is_module or name == "__version__", f"{file.name}: from {module} import {name}"
+
+
+def test_only_the_text_model_imports_open_clip_and_only_when_asked() -> None:
+    """A run without a text model does not need the extra."""
+    users = [file for file in SOURCE.rglob("*.py") if "open_clip" in {module for module, _ in imports(file)}]
+    assert [file.name for file in users] == ["text_model.py"]
+    at_once = [node for node in ast.parse(users[0].read_text()).body if isinstance(node, ast.Import)]
+    assert "open_clip" not in {alias.name for node in at_once for alias in node.names}
 
 
 def test_no_pickle_no_unsafe_yaml() -> None:

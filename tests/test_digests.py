@@ -44,13 +44,17 @@ def unedited(tree: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("detection/scores.py", {"index", "score", "judge"}),
+        ("detection/scores.py", {"texts", "index", "score", "judge"}),
         ("detection/metrics.py", {"index", "evaluate", "judge"}),
         ("report/page.html", {"evaluate"}),
         ("partitioning/seeds.py", {"partition"}),
+        ("partitioning/wordnet.py", {"texts", "partition"}),
+        ("models/text_model.py", {"texts"}),
+        ("detection/texts.py", {"texts", "index", "score", "judge"}),
+        ("detection/text_space.py", {"index", "score", "judge"}),
         ("training/losses.py", {"finetune"}),
-        ("models/backbone.py", {"extract", "finetune", "index", "score", "judge"}),
-        ("data/images.py", {"prepare", "extract", "finetune", "index", "score", "judge"}),
+        ("models/backbone.py", {"extract", "texts", "finetune", "index", "score", "judge"}),
+        ("data/images.py", {"prepare", "extract", "texts", "finetune", "index", "score", "judge"}),
         ("stages/prepare.py", {"prepare"}),
         ("detect.py", {"judge"}),
         ("verdicts.py", {"judge", "collect"}),
@@ -117,7 +121,7 @@ def test_the_dockerfile_target_with_what_it_builds_upon_and_copies_from() -> Non
 def test_the_images_of_a_pipeline() -> None:
     images = images_of(stamp(shipped("tables.yaml").read_text(), "here:5000/x"))
     assert set(images) == {"data", "partition", "train", "score", "report"}
-    assert len(images["train"]) == 2  # extract and finetune: one image, two contents that matter
+    assert len(images["train"]) == 3  # extract, texts and finetune: one image, three contents that matter
     digest = stage_digest("partition", "partition")
     assert images["partition"] == {f"here:5000/x/mofe-partition:{mofe.__version__}-{digest}"}
 

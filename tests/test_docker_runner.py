@@ -50,7 +50,7 @@ def test_the_exit_status_is_the_containers(status: int) -> None:
 
 
 def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train", "near", "weights.bin", "work"):
+    for name in ("train", "near", "weights.bin", "clip", "work"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -58,12 +58,13 @@ def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, m
         "train_data": "train",
         "ood_data": [{"dataset": "near", "uri": str(tmp_path / "near")}, {"dataset": "far", "uri": "s3://bucket/far"}],
         "weights": "weights.bin",
+        "text_model": f"local-dir:{tmp_path}/clip",
         "backbone": "vit_tiny_patch16_224",
         "epochs": 3,
     }
     around = surroundings(parameters, tmp_path / "work")
     modes = {Path(place).name: volume["mode"] for place, volume in around["volumes"].items()}
-    assert modes == {"train": "ro", "near": "ro", "weights.bin": "ro", "work": "rw"}
+    assert modes == {"train": "ro", "near": "ro", "weights.bin": "ro", "clip": "ro", "work": "rw"}
     assert all(place == volume["bind"] for place, volume in around["volumes"].items())
     assert around["working_dir"] == str(tmp_path)
     assert around["environment"]["AWS_ACCESS_KEY_ID"] == "key"

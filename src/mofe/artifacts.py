@@ -398,6 +398,39 @@ class Partition(Manifest):
         return [c for c, e in enumerate(self.expert_of_class) if e == expert]
 
 
+# ----------------------------------------------------------------------------------------------------------- texts
+
+
+LOCAL_MODEL = "local-dir:"
+"""What the name of a text model begins with if it lies in a folder; the rest is its path or URI."""
+
+
+class TextInfo(Manifest):
+    """``texts.json``: what a language-image model was asked to embed; the embeddings are :mod:`mofe.detection.texts`.
+
+    Names and negatives are empty where there is no such model.
+    """
+
+    file_name: ClassVar[str] = "texts.json"
+    what: ClassVar[str] = "set of texts"
+    digest: str
+    """Of the files that model, weights and given embeddings are read from; "" where they are not files."""
+    backbone: Backbone
+    """Whose embeddings are comparable with the texts."""
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    """The classes as the prompts call them."""
+    negatives: tuple[str, ...]
+    """Words that are far from the classes, group after group."""
+    parameters: dict[str, Any]
+    """Of the pipeline, that decided what is in it."""
+
+    @property
+    def model(self) -> str:
+        """As open_clip calls it; "" for none."""
+        return str(self.parameters["text_model"])
+
+
 # ---------------------------------------------------------------------------------------------- model and detector
 
 
@@ -475,6 +508,8 @@ class ScoreInfo(Manifest):
     num_images: int
     parameters: dict[str, Any]
     """Of the pipeline, that decided what is in it."""
+    zero_shot_accuracy: float | None = None
+    """Of the ID test set, where a detector has texts: the class whose text is nearest, under the untouched backbone."""
 
 
 def score_schema(scores: Sequence[str]) -> pa.Schema:
@@ -581,6 +616,8 @@ class Metrics(Manifest):
     """Of the configuration, where several are compared."""
     id_accuracy: float
     router_accuracy: float
+    zero_shot_accuracy: float | None = None
+    """Of the untouched backbone and the class names alone, where there is a text model."""
     results: tuple[Result, ...]
     experts: tuple[ExpertResult, ...] = ()
     class_accuracy: dict[str, float] = {}

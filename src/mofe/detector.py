@@ -26,6 +26,7 @@ from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.embedding import untouched
 from mofe.detection.knn import ExpertKNN
+from mofe.detection.local_score import LocalScores
 from mofe.detection.scores import energy, max_logit, msp
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model
@@ -129,6 +130,11 @@ class Detector:
         """The untouched backbone, for the scores on it; it is loaded from where it came from."""
         return untouched(self.config.backbone, self.classes).to(device()).eval()
 
+    @cached_property
+    def local(self) -> LocalScores | None:
+        """Looks on while :attr:`pretrained` looks at images, where there is a text model; ask for it beforehand."""
+        return LocalScores(self.pretrained, self.comparison.text.texts) if self.comparison.text else None
+
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
         """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal."""
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
@@ -163,9 +169,13 @@ class Detector:
             output = _seen_by(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
             found: dict[str, np.ndarray] = {}
-            if any(name.startswith("pretrained.") for name in others):
-                found |= self.comparison.score_pretrained(_seen_by(self.pretrained, stacked).embedding_BD)
-            if any(not name.startswith("pretrained.") for name in others):
+            if any(name.startswith(("pretrained.", "text.")) for name in others):
+                local = self.local
+                before_BD = _seen_by(self.pretrained, stacked).embedding_BD
+                found |= self.comparison.score_pretrained(before_BD)
+                if self.comparison.text and local:
+                    found |= self.comparison.text.score(before_BD, local.latest_B, output.logits[:, :-1])
+            if any(name.startswith(("tuned.", "expert.")) for name in others):
                 found |= self.comparison.score_tuned(output.embedding_BD, part.expert_B)
             part.values.update({name: found[name] for name in others})
             parts.append(part)

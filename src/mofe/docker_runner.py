@@ -86,8 +86,9 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _local_paths(value: Any) -> Iterator[Path]:
-    if isinstance(value, str) and value and Path(value).exists():
-        yield Path(value).resolve()
+    # local-dir: is open_clip's way to name a model in a folder
+    if isinstance(value, str) and (place := value.removeprefix("local-dir:")) and Path(place).exists():
+        yield Path(place).resolve()
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _local_paths(item)

@@ -64,6 +64,11 @@ def is_local(path: UPath) -> bool:
     return path.protocol in ("", "file", "local")
 
 
+def is_path(name: str) -> bool:
+    """Whether ``name`` is a path or URI, and not a plain word: there is a slash or a dot in it."""
+    return "/" in name or "." in name
+
+
 @contextmanager
 def access(uri: Location, what: str = "file") -> Iterator[None]:
     """What goes wrong with a file or store inside the block becomes a MofeError that names ``what`` and ``uri``."""

@@ -18,11 +18,12 @@ STAND_INS = {
             train: str
             test: str
             weights: str
+            texts: str
             ood_data: list
-        def fingerprint(train_data, test_data, ood_data, weights):
-            read = lambda uri: Path(uri).read_text()
+        def fingerprint(train_data, test_data, ood_data, weights, *, text_model, text_weights, text_embeddings):
+            read = lambda uri: Path(uri).read_text() if uri else ""
             sets = [{**item, "digest": read(item["uri"])} for item in ood_data]
-            return Fingerprints(read(train_data), read(test_data), weights, sets)
+            return Fingerprints(read(train_data), read(test_data), weights, read(text_embeddings), sets)
     """,
     "prepare": """
         from pathlib import Path
@@ -117,7 +118,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
-    plain = {"extract": 1, "partition": 1, "finetune": 2, "index": 1}
+    plain = {"extract": 1, "texts": 1, "partition": 1, "finetune": 2, "index": 1}
     for name, code in STAND_INS.items():
         (package / f"{name}.py").write_text(textwrap.dedent(code))
     for name, outputs in plain.items():

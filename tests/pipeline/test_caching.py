@@ -14,7 +14,7 @@ from mofe.local_runner import RunResult
 SCORES = ["score:far", "score:id-test", "score:near"]
 BELOW_PARTITION = ["finetune", "index", *SCORES]
 PREPARE = ["prepare", "prepare:id-test", "prepare:near", "prepare:far"]
-EVERYTHING = sorted(["fingerprint", *PREPARE, "extract", "partition", *BELOW_PARTITION, "evaluate"])
+EVERYTHING = sorted(["fingerprint", *PREPARE, "extract", "texts", "partition", *BELOW_PARTITION, "evaluate"])
 
 
 Run = Callable[..., RunResult]
@@ -68,10 +68,20 @@ def test_knn_k_starts_at_index(run: Run) -> None:
     assert executed(run(knn_k=9)) == always("index", *SCORES, "evaluate")
 
 
+def test_a_text_model_starts_at_texts_and_retrains_nothing(run: Run) -> None:
+    run()
+    given = {"text_model": "ViT-B-16", "text_weights": "openai"}
+    assert executed(run(**given)) == always("texts", "index", *SCORES, "evaluate")
+    Path("prompts").write_text("one")
+    run(**given, text_embeddings="prompts")
+    Path("prompts").write_text("two")
+    assert executed(run(**given, text_embeddings="prompts")) == always("texts", "index", *SCORES, "evaluate")
+
+
 def test_another_image_behind_the_training_uri_starts_at_prepare(run: Run) -> None:
     run()
     Path("train").write_text("train with another image")
-    assert executed(run()) == always("prepare", "extract", "partition", *BELOW_PARTITION, "evaluate")
+    assert executed(run()) == always("prepare", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
 
 
 def test_another_image_in_an_ood_set_touches_that_set_alone(run: Run) -> None:

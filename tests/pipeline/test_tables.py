@@ -8,7 +8,7 @@ from helpers import executed
 from mofe.local_runner import RunResult
 
 CONFIGURATIONS = [{"name": "few", "num_experts": 2, "mixup": "none"}, {"name": "many", "num_experts": 5}]
-SHARED = ["fingerprint", "prepare", "prepare:far", "prepare:id-test", "prepare:near", "extract"]
+SHARED = ["fingerprint", "prepare", "prepare:far", "prepare:id-test", "prepare:near", "extract", "texts"]
 
 
 def test_runs_share_data_and_features_and_keep_their_own_figures(run: Callable[..., RunResult]) -> None:

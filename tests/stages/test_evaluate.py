@@ -17,9 +17,11 @@ from mofe.artifacts import (
     Epoch,
     History,
     Metrics,
+    ScoreTable,
 )
 from mofe.errors import MofeError
 from mofe.report.export import as_latex
+from mofe.report.page import render
 from mofe.report.text import format_table
 from mofe.stages.evaluate import evaluate
 
@@ -136,3 +138,24 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
         "expert 1",
     ):
         assert text in page
+
+
+def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str, str]) -> None:
+    names = (*SCORED, "tuned.vim", "text.mcm")
+    scores = [write_scores(tmp_path, "id-test", "test", 2, names), write_scores(tmp_path, "near", "ood", 1, names)]
+    manifest = tmp_path / "id-test" / "scores.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "zero_shot_accuracy": 0.4321}))
+    found = evaluate(scores, **inputs)
+    assert found.figures["zero_shot_accuracy"] == 0.4321
+    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    assert "zero-shot accuracy 43.21%" in format_table(metrics)
+    page = Path(inputs["report"]).read_text()
+    assert "43.21 %</b><span>by the class names alone" in page
+    for results, there in ((metrics.results, True), (metrics.results[:3], False)):
+        tables = [ScoreTable(uri) for uri in scores]
+        shown = metrics.model_copy(update={"results": results, "zero_shot_accuracy": None})
+        page = render(shown, tables[0], tables[1:], PARTITION, History(epochs=()))
+        heads = page[page.index("Beside the detectors of the literature") :].partition("</thead>")[0]
+        assert ("by class names<" in heads) == there
+        assert "untouched backbone<" in heads
+        assert "by the class names alone" not in page

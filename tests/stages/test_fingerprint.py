@@ -50,6 +50,25 @@ def test_weights_count_if_they_are_a_file(data: Path) -> None:
     assert digests(data, weights=file)[3] != before
 
 
+def test_files_of_a_text_model_count(data: Path) -> None:
+    def digest(**texts: str) -> str:
+        sets = [{"dataset": "x", "uri": str(data / "ood")}]
+        return fingerprint(str(data / "train"), str(data / "test"), sets, **texts).texts
+
+    file = str(data / "w.safetensors")
+    assert digest() == digest(text_model="ViT-B-16", text_weights="openai") == ""
+    given = {"text_model": f"local-dir:{data}/train", "text_weights": file, "text_embeddings": file}
+    before = {name: digest(**{name: value}) for name, value in given.items()}
+    assert all(before.values())
+    together = digest(**given)
+    (data / "w.safetensors").write_bytes(b"other weights")
+    changed = {name for name, value in given.items() if digest(**{name: value}) != before[name]}
+    assert changed == {"text_weights", "text_embeddings"}
+    (data / "train/a/1.png").write_bytes(b"another model")
+    assert digest(text_model=given["text_model"]) != before["text_model"]
+    assert digest(**given) != together
+
+
 def test_a_manifest_counts_with_the_images_it_lists(data: Path) -> None:
     (data / "set.csv").write_text("path\ntrain/a/1.png\nmissing.png\n")
     before = digests(data, train="set.csv")

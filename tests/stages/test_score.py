@@ -5,8 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
+from helpers import train_small
+from tiny_clip import BACKBONE, write_tiny_clip
 
 import mofe.stages.score as score_module
 from mofe import load_detector
@@ -14,10 +17,14 @@ from mofe.artifacts import GALLERY_SCHEMA, ImageShards, ScoreTable, embedding_sc
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform
 from mofe.detection import ood_metrics
+from mofe.detection.concept_matching import mcm
 from mofe.detector import SCORES
 from mofe.errors import MofeError
 from mofe.models import create_backbone
+from mofe.stages.extract import extract
+from mofe.stages.index import index
 from mofe.stages.score import score
+from mofe.stages.texts import texts
 
 
 def scored(images: str, paths: SimpleNamespace, where: Path) -> ScoreTable:
@@ -78,3 +85,40 @@ def test_the_sample_is_the_same_images_before_and_after(
         before, after = backbone.forward_features(batch)[:, 0], judge.model(batch).embedding_BD
     np.testing.assert_allclose(vectors(sample["before"]), before, atol=2e-3)
     np.testing.assert_allclose(vectors(sample["after"]), after, atol=2e-3)
+
+
+def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[..., str], tmp_path: Path) -> None:
+    weights, images, words = write_tiny_clip(tmp_path / "clip"), make_images(per_class=20), str(tmp_path / "words")
+    exact = {"num_workers": 0, "precision": "fp32"}
+    extract(images, str(tmp_path / "features"), weights=str(weights), **BACKBONE, **exact)  # type: ignore[arg-type]
+    paths = train_small(tmp_path, epochs=0)
+    texts(images, paths.features, words, text_model=f"local-dir:{tmp_path}/clip", text_negatives=100)
+    index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]
+
+    test = make_images("test", "test", per_class=3)
+    table, judge = scored(test, paths, tmp_path / "scores"), load_detector(paths.detector)
+    names = [name for name in table.info.scores if name.startswith("text.")]
+    assert {"text.msp", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < set(names)
+    assert set(names) < set(judge.thresholds) & set(judge.calibration.column_names)
+
+    shards, transform = ImageShards(test), evaluation_transform(judge.config.backbone.preprocessing)
+    pictures = [decode(shards.image(i)[0]) for i in range(len(shards))]
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}/clip", device="cpu").eval()
+    prompts = open_clip.get_tokenizer("")([f"a photo of a {name}" for name in judge.classes])
+    with torch.inference_mode():
+        image_BP = theirs.encode_image(torch.stack([transform(picture) for picture in pictures]))
+        text_CP = theirs.encode_text(prompts)
+    np.testing.assert_allclose(table.table["text.mcm"], mcm(image_BP, text_CP), atol=1e-6)
+    zero_shot = torch.nn.functional.normalize(image_BP, dim=1) @ torch.nn.functional.normalize(text_CP, dim=1).T
+    right = zero_shot.argmax(dim=1).numpy() == table.table["label"].to_numpy()
+    assert table.info.zero_shot_accuracy == pytest.approx(right.mean())
+
+    asked = judge.score(pictures, scores=["text.gl_mcm", "text.cooked", "pretrained.knn"], batch_size=5)
+    for name in ("text.gl_mcm", "text.cooked", "pretrained.knn"):
+        spread = float(table.table[name].to_numpy().std())  # asked in the precision of this machine
+        np.testing.assert_allclose(asked.values[name], table.table[name], atol=spread / 5)
+    others = make_images("others", classes=(0, 1, 2, 5))
+    extract(others, str(tmp_path / "other"), weights=str(weights), **BACKBONE, **exact)  # type: ignore[arg-type]
+    texts(others, str(tmp_path / "other"), words)
+    with pytest.raises(MofeError, match="are not of the classes of"):
+        index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]

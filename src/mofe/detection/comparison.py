@@ -2,7 +2,8 @@
 
 Three feature spaces: ``pretrained`` (the untouched backbone, a linear probe on it), ``tuned`` (the fine-tuned model's
 embeddings, a linear probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its
-own head: an image is scored by the expert that it is routed to). A score is called by its space and detector:
+own head: an image is scored by the expert that it is routed to). Where the run has a text model a fourth, ``text``, in
+which the untouched backbone's embeddings lie among those of class names. A score is called by its space and detector:
 ``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated; MOS (``tuned.mos``) asks every
 expert's head about "others", so it needs two experts or more.
 """
@@ -21,6 +22,8 @@ from mofe.detection.knn import ExpertKNN
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.mos import mos
 from mofe.detection.suite import Suite
+from mofe.detection.text_space import TextSpace
+from mofe.detection.texts import Texts
 from mofe.errors import MofeError
 
 TENSORS = "detectors.safetensors"
@@ -51,6 +54,8 @@ class Comparison:
     """Of every expert, "others" last; none where there is one expert."""
     pretrained_knn: ExpertKNN
     tuned_knn: ExpertKNN
+    text: TextSpace | None = None
+    """None where the run has no text model."""
 
     @classmethod
     def fit(
@@ -63,6 +68,7 @@ class Comparison:
         experts_C: np.ndarray,
         heads: Sequence[Head],
         k: int,
+        texts: Texts | None = None,
     ) -> tuple[Self, dict[str, str]]:
         """Fit everything that the data allows; what it does not is told by name and reason.
 
@@ -75,6 +81,7 @@ class Comparison:
             experts_C: the expert of each class.
             heads: of each expert: its own classes in their order and, where there are several experts, "others".
             k: of the nearest neighbours.
+            texts: of the classes, if there are any.
         """
         labels, held_labels = torch.from_numpy(labels_N).long(), torch.from_numpy(held_labels_M).long()
         refused: dict[str, str] = {}
@@ -95,9 +102,13 @@ class Comparison:
             suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *own)
             experts.append(suite)
             refused |= {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
-        neighbours = (ExpertKNN.build(space.known_ND, None, k) for space in (pretrained, tuned))
+        near = ExpertKNN.build(pretrained.known_ND, None, k), ExpertKNN.build(tuned.known_ND, None, k)
         groups = tuple(heads) if len(heads) > 1 else ()
-        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *neighbours), refused
+        text = None
+        if texts is not None:
+            text, reasons = TextSpace.fit(texts, pretrained.known_ND, labels_N, pretrained.held_MD, held_labels_M)
+            refused |= reasons
+        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *near, text), refused
 
     @property
     def of_pretrained(self) -> tuple[str, ...]:
@@ -114,6 +125,11 @@ class Comparison:
             *(["tuned.mos"] if self.heads else []),
             *(f"expert.{name}" for name in everywhere),
         )
+
+    @property
+    def of_text(self) -> tuple[str, ...]:
+        """Names of the scores that :attr:`text` gives."""
+        return self.text.names if self.text else ()
 
     def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
         """The scores :attr:`of_pretrained`, float32 (B,), of embeddings under the untouched backbone."""
@@ -139,7 +155,12 @@ class Comparison:
         """Write it into a local folder."""
         suites = {"pretrained": self.pretrained, "tuned": self.tuned}
         suites |= {f"expert-{e:03d}": suite for e, suite in enumerate(self.experts)}
-        tensors = {f"{place}/{key}": value for place, suite in suites.items() for key, value in suite.tensors().items()}
+        tensors: dict[str, Tensor] = (
+            {} if self.text is None else {f"text/{k}": v for k, v in self.text.tensors().items()}
+        )
+        tensors |= {
+            f"{place}/{key}": value for place, suite in suites.items() for key, value in suite.tensors().items()
+        }
         for e, head in enumerate(self.heads):
             tensors |= {f"head-{e:03d}/weight_QD": head.weight_QD, f"head-{e:03d}/bias_Q": head.bias_Q}
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +184,8 @@ class Comparison:
             place, name = key.split("/")
             states.setdefault(place, {})[name] = value
         heads = tuple(Head(**states.pop(place)) for place in sorted(states) if place.startswith("head-"))
+        text = TextSpace.of_tensors(states.pop("text")) if "text" in states else None
         suites = {place: Suite.of_tensors(states[place]) for place in sorted(states)}
         experts = tuple(suite for place, suite in suites.items() if place.startswith("expert-"))
-        neighbours = (ExpertKNN.load(folder / place) for place in ("pretrained", "tuned"))
-        return cls(suites["pretrained"], suites["tuned"], experts, heads, *neighbours)
+        near = ExpertKNN.load(folder / "pretrained"), ExpertKNN.load(folder / "tuned")
+        return cls(suites["pretrained"], suites["tuned"], experts, heads, *near, text)

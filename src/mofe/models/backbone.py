@@ -71,7 +71,7 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
     if not spec.weights:
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
-    with _local_copy(spec.weights) as file:
+    with local_weights(spec.weights) as file:
         try:
             state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
             model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
@@ -106,8 +106,12 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
 
 
 @contextmanager
-def _local_copy(uri: str) -> Iterator[Path]:
-    """The weights as a local file, which is what timm reads; pickles are not among what it may read."""
+def local_weights(uri: str) -> Iterator[Path]:
+    """A file of weights as a local one; what reads it is to read plain tensors and no pickles.
+
+    Raises:
+        MofeError: there is none at ``uri``, or its name is not that of one.
+    """
     path = storage.resolve(uri)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise MofeError(f"weights {uri}: expected a .safetensors file, or a .pth, .pt or .bin of plain tensors")

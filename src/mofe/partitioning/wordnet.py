@@ -151,6 +151,16 @@ def readable_name(synset_name: str) -> str:
     return str(synset(synset_name).lemma_names()[0]).replace("_", " ")
 
 
+def name_in_words(class_name: str, given: str | None) -> str:
+    """What a sentence calls a class: the first lemma of the synset that the data gives it, else its name in words."""
+    return readable_name(given) if given else class_name.replace("_", " ").strip()
+
+
+def words(part_of_speech: str) -> list[str]:
+    """Every noun (``n``) or adjective (``a``), in words and in the order of the alphabet."""
+    return sorted({str(lemma).replace("_", " ") for lemma in _reader().all_lemma_names(pos=part_of_speech)})
+
+
 def path_from_root(synset_name: str) -> list[str]:
     """The synset's hypernym path from ``entity.n.01`` to itself: the shortest, then the alphabetically first."""
     paths = [[node.name() for node in path] for path in synset(synset_name).hypernym_paths()]

@@ -25,7 +25,12 @@ MISTAKES = {
     "misclassified": "Known, but taken for another class: with the highest scores",
     "borderline": "Next to the threshold: what could have gone either way",
 }
-SPACES = {"pretrained": "untouched backbone", "tuned": "fine-tuned", "expert": "inside the expert"}
+SPACES = {
+    "pretrained": "untouched backbone",
+    "tuned": "fine-tuned",
+    "expert": "inside the expert",
+    "text": "by class names",
+}
 
 
 def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition: Partition, history: History) -> str:
@@ -56,7 +61,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         rows=_rows(metrics),
         scores=list(dict.fromkeys(result.score for result in metrics.own)),
         comparison=_comparison(metrics),
-        spaces=SPACES,
+        spaces=_spaces(metrics),
         roc=Markup(
             roc_plot(
                 {name: roc_points(id_scores, values) for name, values in scores_of.items()},
@@ -98,6 +103,12 @@ def _rows(metrics: Metrics) -> list[dict[str, Any]]:
     return [{"name": name, "cells": cells, "is_average": name not in sets} for name, cells in rows.items()]
 
 
+def _spaces(metrics: Metrics) -> dict[str, str]:
+    """The feature spaces of this run, with their titles: ``text`` only where there is a text model."""
+    has_text = any(result.score.startswith("text.") for result in metrics.results)
+    return {name: title for name, title in SPACES.items() if name != "text" or has_text}
+
+
 def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
     """A row a detector, the best first: mean FPR95 and AUROC over the OOD sets in each feature space that it has."""
     by_score: dict[str, list[Result]] = {}
@@ -112,11 +123,13 @@ def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
     best_fpr95, best_auroc = min(m["fpr95"] for m in means.values()), max(m["auroc"] for m in means.values())
     for mean in means.values():
         mean |= {"best_fpr95": mean["fpr95"] == best_fpr95, "best_auroc": mean["auroc"] == best_auroc}
+    spaces = _spaces(metrics)
     names = dict.fromkeys(score.partition(".")[2] for score in means if "." in score)
     rows: list[dict[str, Any]] = [
-        {"name": name, "cells": [means.get(f"{space}.{name}") for space in SPACES], "is_own": False} for name in names
+        {"name": name, "cells": [means.get(f"{space}.{name}") for space in spaces], "is_own": False} for name in names
     ]
-    own = {"name": f"this detector: {PRIMARY}", "cells": [None, None, means[PRIMARY]], "is_own": True}
+    cells = [means[PRIMARY] if space == "expert" else None for space in spaces]
+    own = {"name": f"this detector: {PRIMARY}", "cells": cells, "is_own": True}
     return sorted([own, *rows], key=lambda row: -max(cell["auroc"] for cell in row["cells"] if cell))
 
 

@@ -16,8 +16,9 @@ def format_table(metrics: Metrics) -> str:
         rows[label] = [(fmean(f for f, _ in column), fmean(a for _, a in column)) for column in columns]
     head = "FPR95 ↓ / AUROC ↑ (%)"
     wide = max(len(head), *(len(name) for name in rows))
+    zero_shot = "" if metrics.zero_shot_accuracy is None else f", zero-shot accuracy {metrics.zero_shot_accuracy:.2%}"
     lines = [
-        f"ID accuracy {metrics.id_accuracy:.2%}, router accuracy {metrics.router_accuracy:.2%}",
+        f"ID accuracy {metrics.id_accuracy:.2%}, router accuracy {metrics.router_accuracy:.2%}{zero_shot}",
         f"{head:{wide}}" + "".join(f"{score:>17}" for score in scores),
     ]
     for name, cells in rows.items():

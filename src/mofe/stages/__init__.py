@@ -8,6 +8,7 @@ STAGES = (
     "fingerprint",
     "prepare",
     "extract",
+    "texts",
     "plan",
     "configure",
     "partition",

@@ -63,6 +63,7 @@ def evaluate(
             name=name,
             id_accuracy=float(right.mean()),
             router_accuracy=float(routed_right.mean()),
+            zero_shot_accuracy=test.info.zero_shot_accuracy,
             results=tuple(results),
             experts=_by_expert(test, ood, classes),
             class_accuracy={classes.names[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
@@ -86,6 +87,8 @@ def evaluate(
         storage.write_bytes(storage.resolve(report), page.encode())
         print(format_table(found))
         figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
+        if found.zero_shot_accuracy is not None:
+            figures["zero_shot_accuracy"] = found.zero_shot_accuracy
         own = [result for result in results if result.is_own]
         figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in own}
         figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in own}

@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from mofe import storage
+from mofe.artifacts import LOCAL_MODEL
 from mofe.data.sources import SYNSETS, manifest_file, manifest_rows
 from mofe.errors import MofeError
 
@@ -20,11 +21,22 @@ class Fingerprints(NamedTuple):
     train: str
     test: str
     weights: str
+    texts: str
+    """Of all files that the text model comes from."""
     ood_data: list[dict[str, str]]
     """The OOD sets, each with its ``digest`` and its ``kind``, "" where it was given none."""
 
 
-def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]], weights: str = "") -> Fingerprints:
+def fingerprint(
+    train_data: str,
+    test_data: str,
+    ood_data: list[dict[str, str]],
+    weights: str = "",
+    *,
+    text_model: str = "",
+    text_weights: str = "",
+    text_embeddings: str = "",
+) -> Fingerprints:
     """Turn data URIs into digests of what lies there: names, sizes and versions of the files, not their content.
 
     In the pipeline this stage is never cached. Its results are parameters of the stages below, so they run again
@@ -36,6 +48,9 @@ def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]],
         ood_data: out-of-distribution sets, each a "dataset" (its name) and a "uri"; at least one. A "kind",
             near or far, puts a set into an average of its own.
         weights: the file of the backbone's weights; "" or "random" if there is none.
+        text_model: the folder of a text model, if it begins with local-dir:.
+        text_weights: the file of a text model's weights, if it has a slash or a dot in it.
+        text_embeddings: the file of learned prompts' embeddings; "" if there is none.
     """
     if not ood_data:
         raise MofeError("ood_data is empty: give at least one out-of-distribution set, as {dataset: NAME, uri: URI}")
@@ -53,10 +68,14 @@ def fingerprint(train_data: str, test_data: str, ood_data: list[dict[str, str]],
             )
         if names.count(name) > 1:
             raise MofeError(f"ood_data names {name!r} twice")
+    files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
+    files += [text_weights] if storage.is_path(text_weights) else []
+    files += [text_embeddings] if text_embeddings else []
     return Fingerprints(
         train=_digest(train_data),
         test=_digest(test_data),
         weights="" if weights in NOT_FILES else _digest(weights),
+        texts="-".join(map(_digest, files)),
         ood_data=[{"kind": "", **item, "digest": _digest(item["uri"])} for item in ood_data],
     )
 

@@ -13,9 +13,11 @@ import torch
 from mofe import storage, tracking
 from mofe.artifacts import Bank, DetectorInfo, Features, ImageSet, ImageShards, ModelConfig
 from mofe.detection.comparison import Comparison, Head, Space
-from mofe.detection.embedding import EmbeddedBatch, embed_shards
+from mofe.detection.embedding import EmbeddedBatch, embed_shards, untouched
 from mofe.detection.knn import ExpertKNN
+from mofe.detection.local_score import LocalScores
 from mofe.detection.metrics import threshold_at_tpr
+from mofe.detection.texts import read_texts
 from mofe.detector import BANK, CALIBRATION, COMPARISON, INDEXES, SCORES, scores_of
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model, save_model
@@ -29,6 +31,7 @@ def index(
     model: str,
     detector: str,
     *,
+    texts: str = "",
     knn_k: int = 0,
     bank: Bank = "expert",
     compare: bool = True,
@@ -46,6 +49,7 @@ def index(
         features: features of these images written by extract (path or URI).
         model: model written by finetune from these images.
         detector: where to write the detector (path or URI of a folder).
+        texts: texts of the classes written by texts (path or URI); "" for none.
         knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
             the training set, 1000 for the 1.28 million images of ImageNet-1K, at least 5.
         bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
@@ -61,12 +65,15 @@ def index(
         network, config = load_model(model)
         if config.dataset_digest != shards.info.digest or config.partition.classes != shards.info.classes:
             raise MofeError(f"the model {model} was not trained on the images {images}")
+        about, words = read_texts(texts) if texts else (None, None)
+        if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
+            raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
         experts_C = np.array(config.partition.expert_of_class)
         is_validation_N = validation_mask(shards.labels_N, config.validation_fraction, config.seed)
 
-        def embed(positions: np.ndarray, label: str, **routes: Any) -> Iterator[EmbeddedBatch]:
+        def embed(positions: np.ndarray, label: str, by: MoFE = network, **routes: Any) -> Iterator[EmbeddedBatch]:
             return embed_shards(
-                network,
+                by,
                 shards,
                 config.backbone.preprocessing,
                 label=label,
@@ -110,11 +117,18 @@ def index(
                 experts_C,
                 _heads(network),
                 k,
+                words,
             )
             for name, reason in refused.items():
                 print(f"left out of the comparison: {name}: {reason}")
             calibration |= comparison.score_pretrained(torch.from_numpy(before).float())
             calibration |= comparison.score_tuned(held_MD, held_experts_M)
+            if comparison.text and words:
+                backbone = untouched(config.backbone, config.partition.classes)
+                patches = LocalScores(backbone, words)
+                local_M = torch.cat([patches.latest_B for _ in embed(held, "what patches show", by=backbone)])
+                logits_MC = torch.cat([output.logits[:, :-1] for output in seen])
+                calibration |= comparison.text.score(torch.from_numpy(before), local_M, logits_MC)
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
@@ -136,9 +150,10 @@ def index(
                 bank_sizes=tuple(sizes.tolist()),
                 thresholds=thresholds,
                 num_validation=len(held),
-                compared=(*comparison.of_pretrained, *comparison.of_tuned) if comparison else (),
+                compared=(*comparison.of_pretrained, *comparison.of_tuned, *comparison.of_text) if comparison else (),
                 parameters={
                     **_parameters(shards.info, config),
+                    **(about.parameters if about else {}),
                     "knn_k": knn_k,
                     "bank": bank,
                     "compare": compare,

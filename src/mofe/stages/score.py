@@ -61,7 +61,7 @@ def score(
         )
         names = (*SCORES, *judge.info.compared)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
-        after, nearest = [], []
+        after, nearest, logits = [], [], []
         for positions_B, labels_B, output in embed(judge.model, label=f"score {info.name}"):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
@@ -71,17 +71,24 @@ def score(
             values = batch.values
             if judge.info.compared:
                 values = values | judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
+                if judge.comparison.text:
+                    logits.append(output.logits[:, :-1])
             for name, values_B in values.items():
                 columns[name].append(values_B)
             after.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
-        before = []
+        before, right = [], []
+        text, local = (judge.comparison.text, judge.local) if judge.info.compared else (None, None)
         everything = None if judge.info.compared else sample
         seen = embed(judge.pretrained, label=f"embed {info.name} as before", positions=everything)
-        for positions_B, _, output in seen:
+        for number, (positions_B, labels_B, output) in enumerate(seen):
             before.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
             if judge.info.compared:
                 for name, values_B in judge.comparison.score_pretrained(output.embedding_BD).items():
                     columns[name].append(values_B)
+            if text and local:
+                for name, values_B in text.score(output.embedding_BD, local.latest_B, logits[number]).items():
+                    columns[name].append(values_B)
+                right.append(text.classify(output.embedding_BD) == label_of[labels_B])
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
@@ -103,7 +110,12 @@ def score(
                 parameters["test_data"] = info.source
                 parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
             ScoreInfo(
-                dataset=info.name, role=info.role, scores=names, num_images=len(shards), parameters=parameters
+                dataset=info.name,
+                role=info.role,
+                scores=names,
+                num_images=len(shards),
+                parameters=parameters,
+                zero_shot_accuracy=float(np.concatenate(right).mean()) if text and info.role == "test" else None,
             ).write(folder)
         run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
 

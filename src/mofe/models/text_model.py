@@ -1,0 +1,120 @@
+"""CLIP and its like, by open_clip: the half that embeds texts, and what makes image embeddings comparable with them.
+
+B images, T texts, D features of the image tower, P dimensions of the space that images and texts share.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mofe import storage
+from mofe.artifacts import LOCAL_MODEL
+from mofe.errors import MofeError
+from mofe.models.backbone import local_weights
+from mofe.models.device import device
+from mofe.progress import progress
+
+HUB = "hf-hub:"
+BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """A language-image model of open_clip, in evaluation mode."""
+
+    network: Any
+    tokenize: Callable[[list[str]], Tensor]
+
+    @property
+    def projection_DP(self) -> Tensor:
+        """From the image tower's final class embedding, after the norm, to the shared space; float32.
+
+        Raises:
+            MofeError: the image tower is no vision transformer that ends so.
+        """
+        projection = getattr(self.network.visual, "proj", None)
+        if not isinstance(projection, Tensor):
+            raise MofeError(
+                f"the image tower is a {type(self.network.visual).__name__} without a linear projection of a class "
+                "token: choose a CLIP whose image tower is a plain vision transformer"
+            )
+        return projection.detach().float().cpu()
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before the softmax: 100 in OpenAI's models."""
+        return float(self.network.logit_scale.detach().float().exp())
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], label: str = "texts") -> Tensor:
+        """Each text as a vector of length one: (T, P) float32, on the CPU."""
+        parts = []
+        with progress(label=label, total=len(texts), unit="text") as bar:
+            for start in range(0, len(texts), BATCH):
+                tokens = self.tokenize(list(texts[start : start + BATCH])).to(device())
+                parts.append(self.network.encode_text(tokens, normalize=True).float().cpu())
+                bar.update(len(tokens))
+        return torch.cat(parts)
+
+    def embed_names(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Names in sentences, as CLIP does it: the mean over the templates of unit vectors, again of length one."""
+        mean_TP = torch.stack([self.embed([t.replace("{}", name) for name in names]) for t in templates]).mean(dim=0)
+        return torch.nn.functional.normalize(mean_TP, dim=1)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) by the model's own image tower: (B, P) float32 of length one, on the CPU."""
+        return self.network.encode_image(images.to(device()), normalize=True).float().cpu()
+
+
+def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
+    """A model of open_clip with its pre-trained weights; nothing is unpickled.
+
+    Args:
+        name: of open_clip's own ("ViT-B-16"), or "hf-hub:…", or "local-dir:" and the path or URI of a folder with
+            open_clip_config.json and weights.
+        weights: with a name of open_clip's own: one of its pre-trained tags, or the path or URI of a file, which has a
+            slash or a dot in it.
+        image_size: in pixels; position embeddings of the image tower are resized to it.
+
+    Raises:
+        MofeError: open_clip is not installed, knows no such model, or its weights cannot be had.
+    """
+    try:
+        import open_clip
+    except ModuleNotFoundError as error:
+        raise MofeError(f"text_model = {name!r} needs {error.name}: pip install 'mofe[clip]'") from error
+    if name.startswith((LOCAL_MODEL, HUB)) == bool(weights):
+        if weights:
+            raise MofeError(f"text_model = {name!r} brings its own weights: leave text_weights empty")
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:5]) or "none"
+        raise MofeError(f"text_model = {name!r} needs text_weights: a file, or a tag of open_clip's; it has {tags}")
+    shown = f"the text model {name}" + (f" with the weights {weights}" if weights else "")
+    # the tag knows how its weights were trained; by itself open_clip only warns
+    quick_gelu = bool((open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu"))
+    with ExitStack() as opened:
+        if name.startswith(LOCAL_MODEL):
+            name = LOCAL_MODEL + str(opened.enter_context(storage.local_copy(name.removeprefix(LOCAL_MODEL))))
+        elif storage.is_path(weights):
+            weights = str(opened.enter_context(local_weights(weights)))
+        try:
+            network = open_clip.create_model(
+                name,
+                weights or None,
+                device=device(),
+                force_image_size=image_size,
+                force_quick_gelu=quick_gelu,
+                require_pretrained=True,
+                weights_only=True,
+            )
+            tokenize = open_clip.get_tokenizer(name)
+        except Exception as error:  # open_clip, huggingface_hub, torch and safetensors each raise their own
+            reason = " ".join(str(error).split())[:300]
+            raise MofeError(
+                f"{shown} cannot be loaded: {reason}; where there is no network, name a folder: {LOCAL_MODEL}URI"
+            ) from error
+    return TextModel(network.eval().requires_grad_(False), tokenize)

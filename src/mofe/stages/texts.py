@@ -1,0 +1,190 @@
+"""The class names, and words that are far from them, as a language-image model sees them."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mofe import storage, tracking
+from mofe.artifacts import Features, ImageShards, TextInfo
+from mofe.data.images import decode
+from mofe.data.loader import evaluation_transform
+from mofe.detection.inputs import unit
+from mofe.detection.negative_labels import far_words, shuffled_groups
+from mofe.detection.texts import Texts, write_texts
+from mofe.errors import MofeError
+from mofe.models.backbone import local_weights
+from mofe.models.text_model import TextModel, load_text_model
+from mofe.partitioning.wordnet import name_in_words, words
+
+TEMPLATES = ("a photo of a {}",)
+"""MCM's."""
+NICE = {"n": "the nice {}", "a": "This is a {} photo"}
+"""How NegLabel prompts nouns, the classes among them, and adjectives."""
+SHARE = 0.15
+"""Of the candidate words, that NegLabel keeps."""
+GROUPS = 100
+"""That NegLabel's words are divided into."""
+
+COMPARED = 8
+"""Images by which backbone and image tower are compared."""
+AGREEMENT = 0.99
+"""Mean cosine that is expected of them, in half precision too."""
+
+GIVEN = {"clipn_no": "clipn_no_CP", "lsn_yes": "lsn_yes_CP", "lsn_no": "lsn_no_JCP"}
+"""Tensors that a file of prompts' embeddings may hold."""
+
+
+def texts(
+    images: str,
+    features: str,
+    texts: str,
+    *,
+    text_model: str = "",
+    text_weights: str = "",
+    text_templates: Sequence[str] = TEMPLATES,
+    text_negatives: int = 0,
+    text_embeddings: str = "",
+    digest: str = "",
+) -> None:
+    """Embed the names of the classes, for the detectors that compare an image with words (zero-shot, MCM, NegLabel, …).
+
+    The text model must be the one that the backbone is the image half of; a few training images are embedded by both to
+    make sure. Needs open_clip: pip install 'mofe[clip]'. Without a text model there are no texts, and no such scores.
+
+    Args:
+        images: training images written by prepare (path or URI).
+        features: features of these images written by extract (path or URI).
+        texts: where to write the texts (path or URI of a folder).
+        text_model: a model of open_clip by name (ViT-B-16), "hf-hub:…", or "local-dir:" and the path or URI of a folder
+            with open_clip_config.json and weights; "" for none.
+        text_weights: with a name of open_clip's: a pre-trained tag (openai, laion2b_s34b_b88k, …), or the path or URI
+            of a file.
+        text_templates: sentences with {} for the name of a class; the mean over them is taken.
+        text_negatives: how many negative words of WordNet NegLabel compares with, at least 100; 0 for none. It keeps
+            10 000 for ImageNet, 15 % of the words that it looks at: all of those are embedded.
+        text_embeddings: safetensors file (path or URI) with embeddings of learned prompts, one row a class:
+            clipn_no (C × P); lsn_yes (C × P) and lsn_no (J × C × P). Its metadata "classes" names the rows, as JSON.
+        digest: of the files among these, recorded; fingerprint makes it.
+    """
+    found = Features(features)
+    info = TextInfo(
+        digest=digest,
+        backbone=found.info.backbone,
+        classes=found.info.classes,
+        names=(),
+        negatives=(),
+        parameters={
+            "text_model": text_model,
+            "text_weights": text_weights,
+            "text_templates": list(text_templates),
+            "text_negatives": text_negatives,
+            "text_embeddings": text_embeddings,
+        },
+    )
+    if not text_model:
+        with storage.staged(texts) as folder:
+            write_texts(folder, info, None)
+        return
+    with tracking.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
+        for template in text_templates or ("",):
+            if "{}" not in template:
+                raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")
+        model = load_text_model(text_model, text_weights, found.info.backbone.preprocessing.image_size)
+        _refuse_another_tower(model, text_model, ImageShards(images), found)
+        names = [name_in_words(*pair) for pair in zip(found.info.classes, found.info.synsets, strict=True)]
+        nice_CP = negative_KP = None
+        negatives: list[str] = []
+        if text_negatives:
+            nice_CP = model.embed_names(names, [NICE["n"]])
+            negatives, negative_KP = _negative_words(text_negatives, nice_CP, model.embed)
+        embedded = Texts(
+            projection_DP=model.projection_DP,
+            logit_scale=model.logit_scale,
+            class_CP=model.embed_names(names, text_templates),
+            nice_CP=nice_CP,
+            negative_KP=negative_KP,
+            **_given(text_embeddings, found.info.classes, model.projection_DP.shape[1]),
+        )
+        with storage.staged(texts) as folder:
+            told = {"names": tuple(names), "negatives": tuple(negatives)}
+            write_texts(folder, info.model_copy(update=told), embedded)
+        run.metrics({"classes": len(names), "negatives": len(negatives), "logit_scale": embedded.logit_scale})
+
+
+def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, found: Features) -> None:
+    """Texts mean something only beside embeddings of the image tower that was trained with them."""
+    backbone, projection_DP = found.info.backbone, model.projection_DP
+    if len(projection_DP) != found.info.dim:
+        raise MofeError(
+            f"text_model = {name!r} reads image embeddings of {len(projection_DP)} dimensions, the backbone "
+            f"{backbone.name} gives {found.info.dim}: choose the backbone that is its image tower"
+        )
+    positions = np.unique(np.linspace(0, len(shards) - 1, COMPARED).round().astype(int))
+    transform = evaluation_transform(backbone.preprocessing)
+    theirs_BP = model.embed_images(torch.stack([transform(decode(shards.image(p)[0])) for p in positions.tolist()]))
+    ours_BP = unit(torch.from_numpy(found.embeddings_ND[positions]).float() @ projection_DP)
+    agreement = float((ours_BP * theirs_BP).sum(dim=1).mean())
+    if not agreement >= AGREEMENT:
+        raise MofeError(
+            f"the image tower of text_model = {name!r} is not the backbone {backbone.name}: their embeddings of "
+            f"{len(positions)} training images have a mean cosine of {agreement:.2f}; take both from the same weights "
+            "(those of OpenAI want a backbone named …_clip_quickgelu_…)"
+        )
+
+
+def _negative_words(
+    count: int, nice_CP: Tensor, embed: Callable[[Sequence[str], str], Tensor]
+) -> tuple[list[str], Tensor]:
+    """NegLabel's negative words, group after group, and their embeddings (K, P).
+
+    Candidates are drawn at random among WordNet's nouns and adjectives, in proportion and as many as are needed; of
+    each kind the 15 % that are farthest from the classes are kept.
+    """
+    kinds = {kind: words(kind) for kind in NICE}
+    total, most = sum(map(len, kinds.values())), sum(int(SHARE * len(of_kind)) for of_kind in kinds.values())
+    if not GROUPS <= count <= most:
+        raise MofeError(f"text_negatives = {count} must be 0, or lie between {GROUPS} and {most}")
+    nouns = round(count * len(kinds["n"]) / total)
+    random = np.random.default_rng(0)
+    chosen, parts = [], []
+    for kind, wanted in (("n", nouns), ("a", count - nouns)):
+        needed = min(int(np.ceil((wanted + 1) / SHARE)), len(kinds[kind]))
+        candidates = [kinds[kind][i] for i in np.sort(random.choice(len(kinds[kind]), needed, replace=False))]
+        candidate_KP = embed([NICE[kind].replace("{}", word) for word in candidates], "negative words")
+        far = far_words(candidate_KP, nice_CP, SHARE)[:wanted]
+        chosen += [candidates[i] for i in far.tolist()]
+        parts.append(candidate_KP[far])
+    order_K = shuffled_groups(len(chosen), GROUPS)
+    return [chosen[i] for i in order_K.tolist()], torch.cat(parts)[order_K]
+
+
+def _given(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
+    """Embeddings of learned prompts from a file, of length one, rows in the order of the classes."""
+    if not uri:
+        return {}
+    with local_weights(uri) as file:
+        try:
+            with safe_open(file, "pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                rows = json.loads((opened.metadata() or {}).get("classes", "[]"))
+        except Exception as error:  # safetensors has errors of its own
+            raise MofeError(f"text_embeddings {uri} cannot be read: {' '.join(str(error).split())}") from error
+    missing = [name for name in classes if name not in rows]
+    if missing:
+        raise MofeError(
+            f"text_embeddings {uri} has no row for the class {missing[0]!r}: its safetensors metadata is to hold "
+            '"classes", a JSON list of the names of its rows'
+        )
+    if not tensors or set(tensors) - set(GIVEN) or ("lsn_yes" in tensors) != ("lsn_no" in tensors):
+        raise MofeError(f"text_embeddings {uri} holds {sorted(tensors)}: give clipn_no, or lsn_yes and lsn_no, or all")
+    order_C = torch.tensor([rows.index(name) for name in classes])
+    ordered = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim != (3 if name == "lsn_no" else 2) or tensor.shape[-2:] != (len(rows), width):
+            raise MofeError(f"text_embeddings {uri}: {name} is {tuple(tensor.shape)}, not … × {len(rows)} × {width}")
+        ordered[GIVEN[name]] = unit(tensor.float())[..., order_C, :]
+    return ordered

@@ -1,0 +1,111 @@
+"""Every score of the text space is the detector's function of the projected embeddings, and comes back from a file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_digits
+from torch.nn.functional import normalize
+
+from mofe.detection.concept_matching import gl_mcm, mcm, zero_shot_msp
+from mofe.detection.ensemble import cooked
+from mofe.detection.linear_probe import linear_probe
+from mofe.detection.metrics import ood_metrics
+from mofe.detection.negative_labels import neg_label
+from mofe.detection.negative_prompts import clipn_atd, lsn
+from mofe.detection.text_space import TextSpace
+from mofe.detection.texts import Texts
+
+Z, Y = load_digits(return_X_y=True)
+Z = (Z / 16).astype(np.float16)
+KNOWN = np.flatnonzero(Y < 6)
+TRAIN, HELD, TEST = KNOWN[:600], KNOWN[600:800], KNOWN[800:]
+UNKNOWN = np.flatnonzero(Y >= 6)
+RANDOM = torch.Generator().manual_seed(0)
+PROJECTION = torch.randn(64, 32, generator=RANDOM) / 8
+MEANS = torch.stack([torch.from_numpy(Z[TRAIN][Y[TRAIN] == c]).float().mean(dim=0) for c in range(6)])
+CLASSES = normalize(MEANS @ PROJECTION, dim=1)
+FAR = normalize(torch.randn(250, 32, generator=RANDOM), dim=1)
+TEXTS = Texts(
+    projection_DP=PROJECTION,
+    logit_scale=40.0,
+    class_CP=CLASSES,
+    nice_CP=CLASSES.flip(1),
+    negative_KP=FAR,
+    clipn_no_CP=-CLASSES,
+    lsn_yes_CP=CLASSES,
+    lsn_no_JCP=torch.stack([-CLASSES, -CLASSES.flip(1)]),
+)
+
+
+@pytest.fixture(scope="module")
+def space() -> TextSpace:
+    fitted, refused = TextSpace.fit(TEXTS, Z[TRAIN], Y[TRAIN], Z[HELD], Y[HELD])
+    assert refused == {}
+    return fitted
+
+
+def ask(space: TextSpace, rows: np.ndarray) -> dict[str, np.ndarray]:
+    z_BD = torch.from_numpy(Z[rows]).float()
+    return space.score(z_BD, torch.full((len(rows),), 0.2), z_BD[:, 20:26])
+
+
+def test_scores_are_those_of_the_functions(space: TextSpace) -> None:
+    z_BD = torch.from_numpy(Z[TEST]).float()
+    image_BP = z_BD @ PROJECTION
+    weight, bias = linear_probe((torch.from_numpy(Z[TRAIN]).float() @ PROJECTION).half().numpy(), Y[TRAIN])
+    zero_shot = 40 * normalize(image_BP, dim=1) @ CLASSES.T
+    expected = {
+        "msp": zero_shot_msp(image_BP, CLASSES, 40.0),
+        "max_logit": zero_shot.amax(dim=1),
+        "energy": zero_shot.logsumexp(dim=1),
+        "mcm": mcm(image_BP, CLASSES),
+        "gl_mcm": gl_mcm(image_BP, CLASSES, torch.full((len(TEST),), 0.2)),
+        "cooked": cooked([zero_shot, image_BP @ weight.T + bias, z_BD[:, 20:26]]),
+        "neglabel": neg_label(image_BP, CLASSES.flip(1), FAR, logit_scale=40.0),
+        "clipn_atd": clipn_atd(image_BP, CLASSES, -CLASSES, 40.0),
+        "lsn": lsn(image_BP, CLASSES, [-CLASSES, -CLASSES.flip(1)]),
+    }
+    found = ask(space, TEST)
+    assert set(found) == set(space.names)
+    assert set(found) - {f"text.{name}" for name in expected} == {
+        "text.cooked_msp", "text.gda_msp", "text.gda_energy", "text.clipn_ctw",
+    }  # fmt: skip
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[f"text.{name}"], values.numpy(), rtol=2e-4, atol=2e-5, err_msg=name)
+    np.testing.assert_array_equal(space.classify(z_BD), zero_shot.argmax(dim=1))
+    assert space.gda is not None
+    gda_msp = space.gda.logits(image_BP).softmax(dim=1).amax(dim=1).logit().numpy()
+    small = gda_msp < 20
+    assert small.sum() > 20
+    np.testing.assert_allclose(found["text.gda_msp"][small], gda_msp[small], rtol=1e-4, atol=1e-4)
+    assert len(np.unique(found["text.gda_msp"])) == len(TEST), "no ties"
+
+
+def test_known_digits_score_above_unknown_ones(space: TextSpace) -> None:
+    known, unknown = ask(space, TEST), ask(space, UNKNOWN)
+    for name in ("text.msp", "text.cooked", "text.gda_msp", "text.lsn"):
+        assert ood_metrics(known[name], unknown[name]).auroc > 0.7, name
+    assert (space.classify(torch.from_numpy(Z[TEST])) == Y[TEST]).mean() > 0.8
+
+
+def test_it_comes_back_as_it_was(space: TextSpace, tmp_path: Path) -> None:
+    save_file(space.tensors(), tmp_path / "space.safetensors")
+    again = TextSpace.of_tensors(load_file(tmp_path / "space.safetensors"))
+    assert again.names == space.names
+    before, after = ask(space, TEST), ask(again, TEST)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_what_is_not_given_or_cannot_be_fitted_is_left_out() -> None:
+    rows = np.stack([TRAIN[Y[TRAIN] == c][0] for c in range(6)])
+    bare = Texts(PROJECTION, 40.0, CLASSES)
+    space, refused = TextSpace.fit(bare, Z[rows], Y[rows], Z[HELD], Y[HELD])
+    assert set(refused) == {"text.gda_msp", "text.gda_energy"}
+    assert "do not vary within any class" in refused["text.gda_msp"]
+    assert set(ask(space, TEST)) == set(space.names)
+    assert not {"text.neglabel", "text.lsn", "text.clipn_ctw", "text.gda_msp"} & set(space.names)
+    assert TextSpace.of_tensors(space.tensors()).gda is None
