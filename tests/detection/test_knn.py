@@ -54,6 +54,39 @@ def test_scaling_and_shuffling_change_nothing() -> None:
     np.testing.assert_allclose(after, before, atol=1e-5)
 
 
+@pytest.mark.parametrize("queries", [10, 90])
+def test_a_large_bank_is_held_in_half_the_memory_and_answers_alike(
+    queries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ExpertKNN.build(BANK, EXPERTS, 5)
+    monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
+    knn = ExpertKNN.build(BANK, EXPERTS, 5)
+    ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked by fewer, or by more, than MANY
+    np.testing.assert_allclose(knn.score(ask, routes), exact.score(ask, routes), atol=3e-4)
+    agree = knn.neighbours(ask, routes, 20)[1] == exact.neighbours(ask, routes, 20)[1]
+    assert agree.mean() > 0.99
+    exact.save(tmp_path / "exact")
+    knn.save(tmp_path / "half")
+    sizes = [(tmp_path / name / "expert-000.faiss").stat().st_size for name in ("exact", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = ExpertKNN.load(tmp_path / "half")
+    np.testing.assert_array_equal(again.score(ask, routes), knn.score(ask, routes))
+
+
+def test_a_saved_index_is_mapped_not_read(tmp_path: Path) -> None:
+    ExpertKNN.build(np.ones((40_000, 256), np.float32), None, 1).save(tmp_path)
+    before = resident()
+    knn = ExpertKNN.load(tmp_path)
+    assert resident() - before < 20e6 < (tmp_path / "expert-000.faiss").stat().st_size
+    assert knn.score(np.ones((1, 256)), np.zeros(1, int))[0] == pytest.approx(0, abs=1e-3)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
 def test_fewer_images_than_k_take_the_farthest() -> None:
     knn = ExpertKNN.build(BANK[:3], np.zeros(3, int), 10)
     np.testing.assert_allclose(
@@ -78,8 +111,8 @@ def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
     [
         (BANK, EXPERTS, 0, "knn_k = 0"),
         (BANK, np.where(EXPERTS == 1, 0, EXPERTS), 1, "expert 1 has no training embedding"),
-        (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 of 600"),
-        (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 of 600"),
+        (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 is"),
+        (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 is"),
     ],
 )
 def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, message: str) -> None:
