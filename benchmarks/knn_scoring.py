@@ -2,8 +2,8 @@
 
     python benchmarks/knn_scoring.py [--quick]
 
-Embeddings are generated: 1000 classes in 8 experts of equal size, each image its class's centre and noise. At ImageNet's
-size they are streamed into a file of float16, as the extract stage stores them.
+Embeddings are generated: 1000 classes in 8 experts of equal size, each image its class's centre and noise. At
+ImageNet's size they are streamed into a file of float16, as the extract stage stores them.
 
 OpenOOD 1.5 (openood/postprocessors/knn_postprocessor.py) makes these calls: at set-up, over all training features,
 ``index = faiss.IndexFlatL2(D); index.add(x / ‖x‖)``; then for each batch ``D, _ = index.search(x / ‖x‖, K)``, and the
@@ -163,6 +163,7 @@ def at_imagenets_size(
     folder, shape, batch = str(work / "index"), (count, width), 1024
     built, to_build = alone(build_and_answer, str(file), shape, folder, ks[0])
     _, to_answer = alone(answer, folder, width, batch)
+    _, theirs = alone(flat_alone, str(file), shape, batch)
     size = sum(part.stat().st_size for part in Path(folder).iterdir()) / 1e9
 
     bank_ND, experts_N = np.memmap(file, np.float16, "r", shape=shape), np.concatenate(experts)
@@ -188,8 +189,6 @@ def at_imagenets_size(
             Target(f"scores within 1e-4 of float64, {count:,}, k = {k}", "≥ 99.9 %",
                    f"{close:.2%}; {shared:.3%} of the neighbours the same", close >= 0.999),
         ]  # fmt: skip
-    del everything
-    _, theirs = alone(flat_alone, str(file), shape, batch)
     memory = [
         ("mofe, building", to_build, size, built["seconds"]),
         (f"mofe, answering {batch} queries", to_answer, size, None),

@@ -5,8 +5,8 @@ The score of an image is minus its Euclidean distance to the k-th nearest of its
 A global bank, as the authors' code has it, is one index for all experts.
 
 No index is approximate. Where a bank in float32 would take more than :data:`LARGEST` bytes, all are held in float16,
-which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs less in it than in
-the network: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
+which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs
+less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
 """
 
 import json
