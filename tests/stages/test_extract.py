@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import TINY
@@ -37,6 +38,7 @@ def test_features_and_prototypes_are_the_backbones(make_images: Callable[..., st
         trunk = backbone.forward_features(batch)[:, 0].numpy()
     np.testing.assert_allclose(vectors(found.table["trunk"]), trunk, atol=2e-3)  # stored as float16
     np.testing.assert_allclose(vectors(found.table["embedding"]), final, atol=2e-3)
+    assert pq.ParquetFile(tmp_path / "f" / Features.TABLE).num_row_groups == 1  # and not one a batch
     assert found.table["id"].to_pylist() == [shards.image(i)[1] for i in range(len(shards))]
     for c in range(4):
         mean = trunk[shards.labels_N == c].astype(np.float64).mean(axis=0)
