@@ -30,7 +30,7 @@ MANY = 64
 class ExpertKNN:
     """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank."""
 
-    def __init__(self, indexes: Sequence[faiss.Index], k: int):
+    def __init__(self, indexes: Sequence[faiss.IndexIDMap], k: int):
         self.indexes = indexes
         self.k = k
 
