@@ -236,13 +236,13 @@ def trained(kind: str, bank_ND: np.ndarray, own: np.ndarray) -> faiss.Index:
 def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
-    count, large, width, ks, rounds = (100_000, 1_281_167, 768, (50, 1000), 5)
+    count, large, width, ks, rounds = 100_000, 1_281_167, 768, (50, 1000), 3
     if given.quick:
         count, large, width, ks, rounds = 4_000, 8_000, 32, (5,), 1
     rows, targets = against_peers(count, width, ks, rounds)
     gained = approximate(count, width, ks[0], codes=not given.quick)
     with tempfile.TemporaryDirectory() as work:
-        large_rows, memory, large_targets = at_imagenets_size(large, width, ks, max(1, rounds - 3), Path(work))
+        large_rows, memory, large_targets = at_imagenets_size(large, width, ks, max(1, rounds - 2), Path(work))
     columns = ("k", "queries at once", "mofe, queries/s", "FAISS", "pytorch-ood", "× FAISS", "× pytorch-ood")
     tables = [
         Table(f"{count:,} × {width}, {EXPERTS} experts of equal size", columns, rows),
