@@ -82,7 +82,8 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
             state = np.random.SeedSequence((self.seed, self.epoch, position)).generate_state(3)
             random.seed(int(state[0]))
             np.random.seed(int(state[1]))
-            torch.manual_seed(int(state[2]))
+            # torch.manual_seed would also ask after every accelerator, which takes longer than decoding a thumbnail
+            torch.default_generator.manual_seed(int(state[2]))
         return self.transform(decode(content)), label, position
 
 
