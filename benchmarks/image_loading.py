@@ -219,8 +219,8 @@ def main() -> None:
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (
-        (1024, (500, 375)),
-        (4096, (64, 64)),
+        (768, (500, 375)),
+        (3072, (64, 64)),
         224,
         3,
         1280,
@@ -234,7 +234,7 @@ def main() -> None:
         of_size, of_targets = speeds(count, size, pixels, rounds)
         rows += of_size
         targets += of_targets
-    s3 = [] if given.quick else from_s3(*large, side, rounds)
+    s3 = [] if given.quick else from_s3(*large, side, rounds - 1)
     quarters = memory_over_an_epoch(held)
     grown = quarters[-1] / quarters[1] - 1
     targets.append(Target("memory over an epoch", "flat", f"{grown:+.1%} from its half to its end", grown < 0.05))

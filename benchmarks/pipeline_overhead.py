@@ -144,7 +144,7 @@ def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
     os.environ["PYTHONWARNINGS"] = "ignore"
-    stages, rounds = STAGES, 3
+    stages, rounds = STAGES, 2
     counts, experts, sets = (500, 1000, 2000), (2, 8, 32), (1, 4, 8)
     if given.quick:
         stages, rounds, counts, experts, sets = ("plan",), 1, (8, 16), (2, 4), (1, 2)
