@@ -23,11 +23,12 @@ from PIL import Image
 from side_by_side import Table, Target, alternately, options, ratio, status, write
 from sklearn.datasets import load_sample_images
 from torch.utils.data import DataLoader
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from mofe import storage
 from mofe.artifacts import ImageSet, ImageShards, Preprocessing, write_image_shards
 from mofe.data.images import decode
-from mofe.data.loader import ShardDataset, batches, shuffled_positions, training_transform
+from mofe.data.loader import ShardDataset, batches, normalised, shuffled_positions, training_transform
 from mofe.stages.prepare import prepare
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
@@ -73,13 +74,17 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
     write_jpegs(folder, count, size)
     prepare(str(folder), str(shards_at), name="benchmark", role="train")
     tars = write_tars(folder, work / "tars", each=max(1, count // 8))
-    transform = training_transform(Preprocessing(image_size=side, crop_fraction=1.0, **IMAGENET), "crop-flip")
+    preprocessing = Preprocessing(image_size=side, crop_fraction=1.0, **IMAGENET)
+    to_bytes = training_transform(preprocessing, "crop-flip")
+    to_floats = [ToTensor(), Normalize(IMAGENET["mean"], IMAGENET["std"])]
+    transform = Compose([*to_bytes.transforms[:-1], *to_floats])  # as timm and torchvision have it: to the bit the same
     common: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
 
     def from_shards(place: str) -> None:
-        dataset = ShardDataset(ImageShards(place), transform, seed=SEED)
+        dataset = ShardDataset(ImageShards(place), to_bytes, seed=SEED)
         order = shuffled_positions([rows for _, _, rows in dataset.shards.row_groups], SEED, 0)
-        all_of(len(images) for images, _, _ in batches(dataset, order, BATCH, WORKERS))
+        loader = batches(dataset, order, BATCH, WORKERS)
+        all_of(len(normalised(images, preprocessing)) for images, _, _ in loader)
 
     image_folder = ImageFolder(str(folder), transform)
     table = datasets.Dataset.from_parquet([str(f) for f in sorted(shards_at.glob("*.parquet"))], cache_dir=str(work))

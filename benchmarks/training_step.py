@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mofe.artifacts import Partition
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.embedding import untouched
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
@@ -145,7 +145,7 @@ def drift(count: int) -> list[Any]:
     rng, photographs = np.random.default_rng(SEED), [Image.fromarray(p) for p in load_sample_images().images]
     corners = rng.integers(0, 300, (count, 2)).tolist()
     patches = [photographs[i % 2].crop((x, y, x + 96, y + 96)) for i, (x, y) in enumerate(corners)]
-    images = torch.stack([transform(patch) for patch in patches])
+    images = normalised(torch.stack([transform(patch) for patch in patches]), spec.preprocessing)
     scores = {}
     for precision in ("fp32", "bf16"):
         with torch.inference_mode(), autocast(precision):

@@ -21,7 +21,7 @@ from upath import UPath
 from mofe import storage
 from mofe.artifacts import DetectorInfo, ModelConfig
 from mofe.data.images import decode, to_rgb
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.embedding import untouched
@@ -163,10 +163,11 @@ class Detector:
         for name in others:
             if name not in self.info.compared:
                 raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
-        transform = evaluation_transform(self.config.backbone.preprocessing)
+        preprocessing = self.config.backbone.preprocessing
+        transform = evaluation_transform(preprocessing)
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
-            stacked = torch.stack(batch).to(device())
+            stacked = normalised(torch.stack(batch).to(device()), preprocessing)
             output = _seen_by(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
             found: dict[str, np.ndarray] = {}

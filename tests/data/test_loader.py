@@ -3,12 +3,31 @@
 from collections.abc import Callable
 
 import pytest
+import timm.data
 import torch
 
 from mofe.artifacts import ImageShards, Preprocessing
-from mofe.data.loader import ShardDataset, training_transform
+from mofe.data.loader import ShardDataset, normalised, training_transform
 
+GREY = Preprocessing(
+    image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_fraction=0.9
+)
 BLAND = Preprocessing(image_size=16, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_fraction=1.0)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "randaugment", "crop-flip"])
+def test_normalised_at_the_end_it_is_timms_own_transform_to_the_bit(
+    augmentation: str, make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ImageShards(make_images())
+    ours = ShardDataset(shards, training_transform(GREY, augmentation), seed=1)
+    monkeypatch.setattr(
+        "mofe.data.loader.create_transform", lambda use_prefetcher, **given: timm.data.create_transform(**given)
+    )
+    theirs = ShardDataset(shards, training_transform(GREY, augmentation), seed=1)
+    for i in range(4):
+        assert ours[i][0].dtype == torch.uint8
+        assert torch.equal(normalised(ours[i][0][None], GREY)[0], theirs[i][0])
 
 
 def test_an_image_is_augmented_alike_whatever_was_drawn_before(make_images: Callable[..., str]) -> None:

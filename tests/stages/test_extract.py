@@ -11,7 +11,7 @@ from helpers import TINY
 
 from mofe.artifacts import Features, ImageShards, vectors
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models import create_backbone
 from mofe.stages.extract import extract
@@ -30,8 +30,10 @@ def test_features_and_prototypes_are_the_backbones(make_images: Callable[..., st
     found = run(images, tmp_path / "f", batch_size=7)
     shards = ImageShards(images)
     backbone = create_backbone(found.info.backbone).eval()
-    transform = evaluation_transform(found.info.backbone.preprocessing)
-    batch = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    preprocessing = found.info.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    pixels = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    batch = normalised(pixels, preprocessing)
     with torch.inference_mode():
         final = backbone.forward_features(batch)[:, 0].numpy()
         backbone.blocks, backbone.norm = backbone.blocks[:-1], torch.nn.Identity()

@@ -15,7 +15,7 @@ import mofe.stages.score as score_module
 from mofe import load_detector
 from mofe.artifacts import GALLERY_SCHEMA, ImageShards, ScoreTable, embedding_schema, score_schema, vectors
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics
 from mofe.detection.concept_matching import mcm
 from mofe.detector import SCORES
@@ -78,8 +78,10 @@ def test_the_sample_is_the_same_images_before_and_after(
     positions = np.linspace(0, 39, 7).round().astype(int)
     assert sample["label"].to_pylist() == table.table["label"].take(positions).to_pylist()
     judge = load_detector(detector.detector)
-    transform = evaluation_transform(judge.config.backbone.preprocessing)
-    batch = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
+    preprocessing = judge.config.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    pixels = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
+    batch = normalised(pixels, preprocessing)
     backbone = create_backbone(judge.config.backbone).eval()
     with torch.inference_mode():
         before, after = backbone.forward_features(batch)[:, 0], judge.model(batch).embedding_BD
