@@ -224,7 +224,7 @@ def main() -> None:
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (
-        (768, (500, 375)),
+        (512, (500, 375)),
         (3072, (64, 64)),
         224,
         3,

@@ -244,7 +244,7 @@ def metrics(known: int, unknown: int, resamples: int, rounds: int) -> tuple[list
 def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
-    sizes, train, few, classes, width, resamples, rounds = (50_000, 40_000), 20_000, 1_000, 100, 768, 1000, 3
+    sizes, train, few, classes, width, resamples, rounds = (50_000, 40_000), 20_000, 500, 100, 768, 1000, 2
     if given.quick:
         sizes, train, few, classes, width, resamples, rounds = (500, 400), 600, 100, 6, 16, 20, 1
     rows, targets = metrics(*sizes, resamples, rounds)

@@ -22,7 +22,12 @@ def brute_force(query: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 7, 100])
-def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(k: int) -> None:
+@pytest.mark.parametrize("many", [1, 1000])
+def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(
+    k: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mofe.detection.knn.MANY", many)
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
     scores = ExpertKNN.build(BANK, EXPERTS, k).score(QUERIES, ROUTES)
     expected = [-brute_force(q, BANK[e == EXPERTS])[k - 1] for q, e in zip(QUERIES, ROUTES, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -38,7 +43,9 @@ def test_with_one_expert_it_is_pytorch_oods() -> None:
     np.testing.assert_allclose(ours, -theirs.predict_features(unit(QUERIES)).numpy(), atol=1e-5)
 
 
-def test_neighbours_are_rows_of_the_bank() -> None:
+@pytest.mark.parametrize("many", [1, 1000])
+def test_neighbours_are_rows_of_the_bank(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mofe.detection.knn.MANY", many)
     knn = ExpertKNN.build(BANK, EXPERTS, 3)
     distances, rows = knn.neighbours(QUERIES, ROUTES, 5)
     assert (EXPERTS[rows] == ROUTES[:, None]).all()
@@ -60,9 +67,10 @@ def test_a_large_bank_is_held_in_half_the_memory_and_answers_alike(
 ) -> None:
     exact = ExpertKNN.build(BANK, EXPERTS, 5)
     monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
+    monkeypatch.setattr("mofe.detection.knn.MANY", 5)
     monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
     knn = ExpertKNN.build(BANK, EXPERTS, 5)
-    ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked by fewer, or by more, than MANY
+    ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked, by few or by many
     np.testing.assert_allclose(knn.score(ask, routes), exact.score(ask, routes), atol=3e-4)
     agree = knn.neighbours(ask, routes, 20)[1] == exact.neighbours(ask, routes, 20)[1]
     assert agree.mean() > 0.99
