@@ -39,8 +39,8 @@ def main() -> None:
         parts += [markdown(Table(**table)) for table in [tables[-1], *tables[:-1]] if table["rows"]]
         parts += content["notes"]
         parts.append(
-            f"{machine['cores']} cores of {machine['processor']}, {machine['memory']}, accelerator: "
-            f"{machine['accelerator']}; load {machine['load']}; {settings}. {machine['system']}; {versions}."
+            f"{machine['cores']} cores ({machine['threads']}) of {machine['processor']}, {machine['memory']}, "
+            f"accelerator: {machine['accelerator']}; load {machine['load']}; {settings}. {machine['system']}; {versions}."
         )
     PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 

@@ -154,6 +154,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": f"{cpu[1] if cpu else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
         "cores": str(len(os.sched_getaffinity(0))),
+        "threads": f"{torch.get_num_threads()} of torch",
         "memory": f"{memory / 1e9:.0f} GB",
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",

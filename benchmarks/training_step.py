@@ -202,7 +202,7 @@ def matrix_peak(width: int = 8192) -> float:
 def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
-    backbone, side, size, experts, rounds, patches = "vit_small_patch14_dinov2", 224, 16, (2, 7, 16), 4, 512
+    backbone, side, size, experts, rounds, patches = "vit_small_patch14_dinov2", 224, 8, (2, 7, 16), 2, 256
     args: dict[str, Any] = {}
     if given.quick:
         side, size, experts, rounds, patches = 28, 4, (2,), 1, 24
