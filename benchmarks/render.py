@@ -40,7 +40,8 @@ def main() -> None:
         parts += content["notes"]
         parts.append(
             f"{machine['cores']} cores ({machine['threads']}) of {machine['processor']}, {machine['memory']}, "
-            f"accelerator: {machine['accelerator']}; load {machine['load']}; {settings}. {machine['system']}; {versions}."
+            f"accelerator: {machine['accelerator']}; load {machine['load']}; {settings}. "
+            f"{machine['system']}; {versions}."
         )
     PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
 

@@ -12,7 +12,7 @@ less in it than in the network: with a ViT-B/14, up to 30 million known images a
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -31,7 +31,7 @@ many where float16 has to be brought back first."""
 class ExpertKNN:
     """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank."""
 
-    def __init__(self, indexes: Sequence[faiss.IndexIDMap], k: int):
+    def __init__(self, indexes: Sequence[faiss.Index], k: int):
         self.indexes = indexes
         self.k = k
 
@@ -118,25 +118,26 @@ def _empty(width: int, half: bool) -> faiss.Index:
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
 
 
-def _nearest(index: faiss.IndexIDMap, queries_BD: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(index: Any, queries_BD: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances and ids (B, n), nearest first."""
-    held = faiss.downcast_index(index.index)
+    held: Any = faiss.downcast_index(index.index)
     stored = np.float32 if isinstance(held, faiss.IndexFlat) else np.float16
     if len(queries_BD) < (MANY if stored is np.float32 else 8 * MANY):
         return index.search(queries_BD, n)
     bank_ND = faiss.rev_swig_ptr(held.codes.data(), held.codes.size()).view(stored).reshape(held.ntotal, held.d)
-    squared_Bn, row_Bn = np.empty((len(queries_BD), 0), np.float32), np.empty((len(queries_BD), 0), np.int64)
+    squared: np.ndarray = np.empty((len(queries_BD), 0), np.float32)
+    row: np.ndarray = np.empty((len(queries_BD), 0), np.int64)
     for start in range(0, held.ntotal, BLOCK):
         block_MD = bank_ND[start : start + BLOCK].astype(np.float32, copy=False)
-        found_BM = 1 + np.einsum("md,md->m", block_MD, block_MD) - 2 * queries_BD @ block_MD.T  # of length 1
+        found_BM = 1 + np.einsum("md,md->m", block_MD, block_MD) - 2 * queries_BD @ block_MD.T  # queries have length 1
         rows_BM = np.broadcast_to(np.arange(start, start + len(block_MD)), found_BM.shape)
-        squared_Bn, row_Bn = np.hstack([squared_Bn, found_BM]), np.hstack([row_Bn, rows_BM])
-        if squared_Bn.shape[1] > n:
-            least_Bn = np.argpartition(squared_Bn, n - 1, axis=1)[:, :n]
-            squared_Bn, row_Bn = (np.take_along_axis(x, least_Bn, axis=1) for x in (squared_Bn, row_Bn))
-    order_Bn = squared_Bn.argsort(axis=1)
-    squared_Bn, row_Bn = (np.take_along_axis(x, order_Bn, axis=1) for x in (squared_Bn, row_Bn))
-    return squared_Bn, faiss.vector_to_array(index.id_map)[row_Bn]
+        squared, row = np.hstack([squared, found_BM]), np.hstack([row, rows_BM])
+        if squared.shape[1] > n:
+            least_Bn = np.argpartition(squared, n - 1, axis=1)[:, :n]
+            squared, row = np.take_along_axis(squared, least_Bn, axis=1), np.take_along_axis(row, least_Bn, axis=1)
+    order_Bn = squared.argsort(axis=1)
+    squared, row = np.take_along_axis(squared, order_Bn, axis=1), np.take_along_axis(row, order_Bn, axis=1)
+    return squared, faiss.vector_to_array(index.id_map)[row]
 
 
 def _normalised(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
