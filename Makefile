@@ -46,6 +46,18 @@ compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/
 
+BENCHMARKS := knn_scoring image_loading training_step partition metrics_and_detectors pipeline_overhead
+
+$(VENV)/.bench: $(READY)
+	@if command -v uv >/dev/null; then \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[bench]'; \
+	else $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[bench]'; fi
+	@touch $@
+
+benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: 20 minutes; writes docs/benchmarks.md
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
+	@$(BIN)/python benchmarks/render.py
+
 images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1
 	@$(BIN)/python scripts/images.py
 
@@ -55,4 +67,4 @@ test-containers: setup  ## builds the images and runs the pipeline in them; need
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile images test-containers clean
+.PHONY: help setup demo test lint compile benchmark images test-containers clean

@@ -21,7 +21,7 @@ from upath import UPath
 from mofe import storage
 from mofe.artifacts import DetectorInfo, ModelConfig
 from mofe.data.images import decode, to_rgb
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.embedding import untouched
@@ -59,14 +59,15 @@ def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores
     """Class, expert and every score of a batch that the model has seen; float32 tensors on the CPU."""
     logits_BC, others_B = output.logits[:, :-1], output.logits[:, -1]
     embeddings_BD, experts_B = output.embedding_BD.numpy(), output.expert_B.numpy()
+    distance_Bn, row_Bn = knn.neighbours(embeddings_BD, experts_B, max(knn.k, neighbours))
     values = {
-        "knn": knn.score(embeddings_BD, experts_B),
+        "knn": knn.score_of(distance_Bn),
         "msp": msp(logits_BC, others_B).numpy(),
         "max_logit": max_logit(logits_BC).numpy(),
         "energy": energy(logits_BC).numpy(),
     }
-    nearest = knn.neighbours(embeddings_BD, experts_B, neighbours)
-    return Scores(logits_BC.argmax(dim=1).numpy(), experts_B, values, *nearest)
+    predicted_B = logits_BC.argmax(dim=1).numpy()
+    return Scores(predicted_B, experts_B, values, distance_Bn[:, :neighbours], row_Bn[:, :neighbours])
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,11 @@ class Detector:
         for name in others:
             if name not in self.info.compared:
                 raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
-        transform = evaluation_transform(self.config.backbone.preprocessing)
+        preprocessing = self.config.backbone.preprocessing
+        transform = evaluation_transform(preprocessing)
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
-            stacked = torch.stack(batch).to(device())
+            stacked = normalised(torch.stack(batch).to(device()), preprocessing)
             output = _seen_by(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
             found: dict[str, np.ndarray] = {}

@@ -22,7 +22,12 @@ def brute_force(query: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 7, 100])
-def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(k: int) -> None:
+@pytest.mark.parametrize("many", [1, 1000])
+def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(
+    k: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mofe.detection.knn.MANY", many)
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
     scores = ExpertKNN.build(BANK, EXPERTS, k).score(QUERIES, ROUTES)
     expected = [-brute_force(q, BANK[e == EXPERTS])[k - 1] for q, e in zip(QUERIES, ROUTES, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -38,7 +43,9 @@ def test_with_one_expert_it_is_pytorch_oods() -> None:
     np.testing.assert_allclose(ours, -theirs.predict_features(unit(QUERIES)).numpy(), atol=1e-5)
 
 
-def test_neighbours_are_rows_of_the_bank() -> None:
+@pytest.mark.parametrize("many", [1, 1000])
+def test_neighbours_are_rows_of_the_bank(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mofe.detection.knn.MANY", many)
     knn = ExpertKNN.build(BANK, EXPERTS, 3)
     distances, rows = knn.neighbours(QUERIES, ROUTES, 5)
     assert (EXPERTS[rows] == ROUTES[:, None]).all()
@@ -52,6 +59,40 @@ def test_scaling_and_shuffling_change_nothing() -> None:
     order = RNG.permutation(600)
     after = ExpertKNN.build(7 * BANK[order], EXPERTS[order], 5).score(0.1 * QUERIES, ROUTES)
     np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [10, 90])
+def test_a_large_bank_is_held_in_half_the_memory_and_answers_alike(
+    queries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = ExpertKNN.build(BANK, EXPERTS, 5)
+    monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
+    monkeypatch.setattr("mofe.detection.knn.MANY", 5)
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
+    knn = ExpertKNN.build(BANK, EXPERTS, 5)
+    ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked, by few or by many
+    np.testing.assert_allclose(knn.score(ask, routes), exact.score(ask, routes), atol=3e-4)
+    agree = knn.neighbours(ask, routes, 20)[1] == exact.neighbours(ask, routes, 20)[1]
+    assert agree.mean() > 0.99
+    exact.save(tmp_path / "exact")
+    knn.save(tmp_path / "half")
+    sizes = [(tmp_path / name / "expert-000.faiss").stat().st_size for name in ("exact", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = ExpertKNN.load(tmp_path / "half")
+    np.testing.assert_array_equal(again.score(ask, routes), knn.score(ask, routes))
+
+
+def test_a_saved_index_is_mapped_not_read(tmp_path: Path) -> None:
+    ExpertKNN.build(np.ones((40_000, 256), np.float32), None, 1).save(tmp_path)
+    before = resident()
+    knn = ExpertKNN.load(tmp_path)
+    assert resident() - before < 20e6 < (tmp_path / "expert-000.faiss").stat().st_size
+    assert knn.score(np.ones((1, 256)), np.zeros(1, int))[0] == pytest.approx(0, abs=1e-3)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def test_fewer_images_than_k_take_the_farthest() -> None:
@@ -78,8 +119,8 @@ def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
     [
         (BANK, EXPERTS, 0, "knn_k = 0"),
         (BANK, np.where(EXPERTS == 1, 0, EXPERTS), 1, "expert 1 has no training embedding"),
-        (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 of 600"),
-        (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 of 600"),
+        (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 is"),
+        (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 is"),
     ],
 )
 def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, message: str) -> None:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import TINY
 
 from mofe.artifacts import Features, ImageShards, vectors
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models import create_backbone
 from mofe.stages.extract import extract
@@ -29,14 +30,17 @@ def test_features_and_prototypes_are_the_backbones(make_images: Callable[..., st
     found = run(images, tmp_path / "f", batch_size=7)
     shards = ImageShards(images)
     backbone = create_backbone(found.info.backbone).eval()
-    transform = evaluation_transform(found.info.backbone.preprocessing)
-    batch = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    preprocessing = found.info.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    pixels = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    batch = normalised(pixels, preprocessing)
     with torch.inference_mode():
         final = backbone.forward_features(batch)[:, 0].numpy()
         backbone.blocks, backbone.norm = backbone.blocks[:-1], torch.nn.Identity()
         trunk = backbone.forward_features(batch)[:, 0].numpy()
     np.testing.assert_allclose(vectors(found.table["trunk"]), trunk, atol=2e-3)  # stored as float16
     np.testing.assert_allclose(vectors(found.table["embedding"]), final, atol=2e-3)
+    assert pq.ParquetFile(tmp_path / "f" / Features.TABLE).num_row_groups == 1  # and not one a batch
     assert found.table["id"].to_pylist() == [shards.image(i)[1] for i in range(len(shards))]
     for c in range(4):
         mean = trunk[shards.labels_N == c].astype(np.float64).mean(axis=0)

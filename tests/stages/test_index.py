@@ -11,7 +11,7 @@ import torch
 from mofe import load_detector
 from mofe.artifacts import DetectorInfo, ImageShards
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.knn import ExpertKNN
 from mofe.errors import MofeError
 from mofe.stages.index import index
@@ -25,9 +25,10 @@ def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: Simple
     bank = pq.read_table(f"{detector.detector}/bank.parquet").to_pydict()
     known = np.flatnonzero(~held_N)
     assert bank["id"] == [shards.image(i)[1] for i in known]
-    transform = evaluation_transform(judge.config.backbone.preprocessing)
+    preprocessing = judge.config.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
     experts_N = np.array(judge.experts)[shards.labels_N[known]]
-    batch = torch.stack([transform(decode(shards.image(i)[0])) for i in known])
+    batch = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in known]), preprocessing)
     with torch.inference_mode():
         embedding_ND = judge.model(batch, torch.from_numpy(experts_N)).embedding_BD.numpy()
     queries = embedding_ND[:20] + 0.05

@@ -15,7 +15,7 @@ import mofe.stages.score as score_module
 from mofe import load_detector
 from mofe.artifacts import GALLERY_SCHEMA, ImageShards, ScoreTable, embedding_schema, score_schema, vectors
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics
 from mofe.detection.concept_matching import mcm
 from mofe.detector import SCORES
@@ -78,8 +78,10 @@ def test_the_sample_is_the_same_images_before_and_after(
     positions = np.linspace(0, 39, 7).round().astype(int)
     assert sample["label"].to_pylist() == table.table["label"].take(positions).to_pylist()
     judge = load_detector(detector.detector)
-    transform = evaluation_transform(judge.config.backbone.preprocessing)
-    batch = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
+    preprocessing = judge.config.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    pixels = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
+    batch = normalised(pixels, preprocessing)
     backbone = create_backbone(judge.config.backbone).eval()
     with torch.inference_mode():
         before, after = backbone.forward_features(batch)[:, 0], judge.model(batch).embedding_BD
@@ -101,12 +103,14 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     assert {"text.msp", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < set(names)
     assert set(names) < set(judge.thresholds) & set(judge.calibration.column_names)
 
-    shards, transform = ImageShards(test), evaluation_transform(judge.config.backbone.preprocessing)
+    shards, preprocessing = ImageShards(test), judge.config.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
     pictures = [decode(shards.image(i)[0]) for i in range(len(shards))]
     theirs = open_clip.create_model(f"local-dir:{tmp_path}/clip", device="cpu").eval()
     prompts = open_clip.get_tokenizer("")([f"a photo of a {name}" for name in judge.classes])
     with torch.inference_mode():
-        image_BP = theirs.encode_image(torch.stack([transform(picture) for picture in pictures]))
+        pixels = torch.stack([transform(picture) for picture in pictures])
+        image_BP = theirs.encode_image(normalised(pixels, preprocessing))
         text_CP = theirs.encode_text(prompts)
     np.testing.assert_allclose(table.table["text.mcm"], mcm(image_BP, text_CP), atol=1e-6)
     zero_shot = torch.nn.functional.normalize(image_BP, dim=1) @ torch.nn.functional.normalize(text_CP, dim=1).T

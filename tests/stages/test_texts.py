@@ -16,7 +16,7 @@ from tiny_clip import BACKBONE, CONFIG, write_tiny_clip
 
 from mofe.artifacts import Features, ImageShards
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits
 from mofe.detection.embedding import untouched
 from mofe.detection.texts import Texts, read_texts
@@ -59,8 +59,9 @@ def reference(made: SimpleNamespace) -> Any:
 def test_stored_features_and_texts_give_the_logits_of_open_clip(made: SimpleNamespace, embed: Any) -> None:
     found, theirs = embed(), reference(made)
     shards = ImageShards(made.images)
-    transform = evaluation_transform(Features(made.features).info.backbone.preprocessing)
-    images = torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))])
+    preprocessing = Features(made.features).info.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    images = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))]), preprocessing)
     prompts = open_clip.get_tokenizer(made.model)([f"a photo of a class{c}" for c in range(4)])
     expected_BC, _ = theirs.get_logits(images, prompts)
     backbone = untouched(Features(made.features).info.backbone, shards.info.classes).eval()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mofe.artifacts import Backbone, ImageShards, Partition, Preprocessing
-from mofe.data.loader import ShardDataset, batches, evaluation_transform
+from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.device import autocast, device
@@ -64,8 +64,9 @@ def embed_shards(
     with progress(label=label, total=len(positions)) as bar:
         for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers):
             routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
+            images = normalised(images.to(place, non_blocking=True), preprocessing)
             with autocast(precision):
-                output = model(images.to(place, non_blocking=True), routes)
+                output = model(images, routes)
             output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
             finite_B = output.embedding_BD.isfinite().all(dim=1)
             if not finite_B.all():

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import FeatureInfo, Features, ImageShards, feature_schema, fixed_size_lists
+from mofe.artifacts import FeatureInfo, Features, ImageShards, feature_schema, fixed_size_lists, write_features
 from mofe.detection.embedding import embed_shards, untouched
 from mofe.errors import MofeError
 from mofe.models.backbone import describe_backbone
+from mofe.partitioning.prototypes import ClassSums
 
 
 def extract(
@@ -49,10 +50,9 @@ def extract(
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
         model = untouched(spec, shards.info.classes)
         schema = feature_schema(model.dim)
-        sums_CD = np.zeros((len(shards.info.classes), model.dim))
-        counts_C = np.zeros(len(sums_CD), np.int64)
+        sums = ClassSums(len(shards.info.classes), model.dim)
         with storage.staged(features) as folder:
-            with storage.writing(folder / Features.TABLE) as file, pq.ParquetWriter(file, schema) as parquet:
+            with storage.writing(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
                 for positions_B, labels_B, output in embed_shards(
                     model,
                     shards,
@@ -63,24 +63,23 @@ def extract(
                     precision=precision,
                 ):
                     trunk_BD = output.trunk_BD.numpy()
-                    np.add.at(sums_CD, labels_B, trunk_BD)
-                    counts_C += np.bincount(labels_B, minlength=len(counts_C))
+                    sums.add(trunk_BD, labels_B)
                     columns = {
                         "id": shards.paths.take(positions_B),
                         "label": pa.array(labels_B, pa.int32()),
                         "trunk": fixed_size_lists(trunk_BD, pa.float16()),
                         "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
                     }
-                    parquet.write_table(pa.table(columns, schema=schema))
-            empty = np.flatnonzero(counts_C == 0)
+                    write(pa.table(columns, schema=schema))
+            empty = np.flatnonzero(sums.count_C == 0)
             if empty.size:
                 raise MofeError(
                     f"{images}: class {shards.info.classes[empty[0]]!r} has no image to make a prototype of"
                 )
             prototypes = {
-                "label": pa.array(np.arange(len(counts_C)), pa.int32()),
-                "count": pa.array(counts_C),
-                "prototype": fixed_size_lists(sums_CD / counts_C[:, None], pa.float32()),
+                "label": pa.array(np.arange(len(sums.count_C)), pa.int32()),
+                "count": pa.array(sums.count_C),
+                "prototype": fixed_size_lists(sums.mean_CD, pa.float32()),
             }
             with storage.writing(folder / Features.PROTOTYPES) as file:
                 pq.write_table(pa.table(prototypes), file)
@@ -92,7 +91,7 @@ def extract(
                 synsets=shards.info.synsets,
                 dataset_digest=shards.info.digest,
             ).write(folder)
-        run.metrics({"images": len(shards), "classes": len(counts_C), "dim": model.dim})
+        run.metrics({"images": len(shards), "classes": len(sums.count_C), "dim": model.dim})
 
 
 def _whole_numbers(value: Any) -> Any:

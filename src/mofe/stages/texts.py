@@ -11,7 +11,7 @@ from torch import Tensor
 from mofe import storage, tracking
 from mofe.artifacts import Features, ImageShards, TextInfo
 from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups
 from mofe.detection.texts import Texts, write_texts
@@ -125,7 +125,8 @@ def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, foun
         )
     positions = np.unique(np.linspace(0, len(shards) - 1, COMPARED).round().astype(int))
     transform = evaluation_transform(backbone.preprocessing)
-    theirs_BP = model.embed_images(torch.stack([transform(decode(shards.image(p)[0])) for p in positions.tolist()]))
+    pixels = torch.stack([transform(decode(shards.image(p)[0])) for p in positions.tolist()])
+    theirs_BP = model.embed_images(normalised(pixels, backbone.preprocessing))
     ours_BP = unit(torch.from_numpy(found.embeddings_ND[positions]).float() @ projection_DP)
     agreement = float((ours_BP * theirs_BP).sum(dim=1).mean())
     if not agreement >= AGREEMENT:

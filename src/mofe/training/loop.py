@@ -17,7 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from upath import UPath
 
 from mofe.artifacts import Epoch, ImageShards, Preprocessing
-from mofe.data.loader import ShardDataset, batches, evaluation_transform, shuffled_positions, training_transform
+from mofe.data.loader import (
+    ShardDataset,
+    batches,
+    evaluation_transform,
+    normalised,
+    shuffled_positions,
+    training_transform,
+)
 from mofe.errors import MofeError
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
@@ -192,7 +199,7 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
         self.mixup.generator = np.random.default_rng((recipe.seed, epoch, number, 2))
-        images = images.to(self.device, non_blocking=True)
+        images = normalised(images.to(self.device, non_blocking=True), self.preprocessing)
         if recipe.mixup == "none":
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
@@ -228,7 +235,7 @@ class Trainer:
             own = self.validation[distributed.rank() :: distributed.num_processes()]
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
-                    output = self.model(images.to(self.device))
+                    output = self.model(normalised(images.to(self.device), self.preprocessing))
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
         nothing = np.empty(0, np.int64)  # what a process holds that has no image

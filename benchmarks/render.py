@@ -1,0 +1,50 @@
+"""docs/benchmarks.md from benchmarks/results/NAME.json of the benchmarks against peers.
+
+python benchmarks/render.py
+"""
+
+import json
+from pathlib import Path
+
+from side_by_side import RESULTS, Table, markdown
+
+NAMES = {
+    "knn_scoring": "Nearest neighbours",
+    "image_loading": "Image loading",
+    "training_step": "Training step",
+    "partition": "Partition",
+    "metrics_and_detectors": "Metrics and detectors",
+    "pipeline_overhead": "Overhead of the pipeline",
+}
+"""In the order in which images pass what they measure."""
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+HEAD = """# Speed, measured side by side
+
+`make benchmark` runs every script below, one after the other, and writes this page from `benchmarks/results/`; edit
+none of it by hand. Work is timed in alternation with the peer on the same machine, so a ratio means more than a rate:
+the machine may have been shared. A target that does not hold says so. For very large data: [scale.md](scale.md).
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    found = {name: json.loads(file.read_text()) for name in NAMES if (file := RESULTS / f"{name}.json").exists()}
+    parts = [HEAD]
+    for name, content in found.items():
+        machine = content["machine"]
+        settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
+        versions = ", ".join(f"{package} {number}" for package, number in content["versions"].items())
+        parts.append(f"## {NAMES[name]}\n\n`python benchmarks/{name}.py`")
+        tables = content["tables"]
+        parts += [markdown(Table(**table)) for table in [tables[-1], *tables[:-1]] if table["rows"]]
+        parts += content["notes"]
+        parts.append(
+            f"{machine['cores']} cores ({machine['threads']}) of {machine['processor']}, {machine['memory']}, "
+            f"accelerator: {machine['accelerator']}; load {machine['load']}; {settings}. "
+            f"{machine['system']}; {versions}."
+        )
+    PAGE.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

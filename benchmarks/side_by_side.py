@@ -1,0 +1,173 @@
+"""What the benchmarks against peers share: alternation, memory, the machine, and the file that a benchmark writes.
+
+Each benchmark is a script of its own, with ``--quick`` for sizes that only show that it runs. Work is timed in
+alternation (ours, theirs, ours, theirs, …), so that a machine that is busy with something else is so for both; a ratio
+is the median over the rounds of theirs to ours in the same round.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = (
+    "torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "pyarrow", "pillow", "kfp",
+    "pytorch-ood", "webdataset", "datasets",
+)  # fmt: skip
+
+
+class Table(NamedTuple):
+    """Of words and numbers, as they are to be read."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | int | float | None]]
+
+
+class Target(NamedTuple):
+    """What was to be reached, and what was."""
+
+    what: str
+    wanted: str
+    measured: str
+    holds: bool | None
+    """None where it was not measured."""
+
+
+def options(text: str) -> argparse.Namespace:
+    """The command line of a benchmark: ``--quick``, ``--out``."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="sizes that only show that it runs; writes no results")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    return parser.parse_args()
+
+
+def alternately(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round, all once before the first to warm up."""
+    for piece in work.values():
+        piece()
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds):
+        for name in list(work)[:: 1 if turn % 2 == 0 else -1]:
+            gc.collect()
+            started = time.perf_counter()
+            work[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """How many times longer theirs takes: the median over the rounds."""
+    return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What the function returns in a process of its own, and the most memory that process had, in GB."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_with_peak, (function, *arguments))
+
+
+def _with_peak(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    result = function(*arguments)
+    return result, int(status("VmHWM")) / 1e6
+
+
+def status(field: str) -> str:
+    """A field of this process's status, such as VmRSS or VmHWM in kB (Linux)."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found, field
+    return found[1]
+
+
+def write(
+    name: str,
+    given: argparse.Namespace,
+    tables: Sequence[Table],
+    targets: Sequence[Target],
+    notes: Sequence[str] = (),
+    **settings: Any,
+) -> None:
+    """Print the tables and targets; unless ``--quick``, write them with the machine into ``NAME.json``.
+
+    Args:
+        name: of the benchmark.
+        given: its command line.
+        tables: what was measured.
+        targets: what was to be reached.
+        notes: sentences that belong below the tables.
+        settings: sizes, seeds, repeats.
+    """
+    for table in tables:
+        print(f"\n{markdown(table)}")
+    verdicts = {True: "holds", False: "does not hold", None: "not measured"}
+    rows = [(target.what, target.wanted, target.measured, verdicts[target.holds]) for target in targets]
+    goals = Table("Targets", ("", "wanted", "measured", ""), rows)
+    print(f"\n{markdown(goals)}\n")
+    print(*notes, sep="\n")
+    if given.quick:
+        return
+    content = {
+        "name": name,
+        "machine": machine(),
+        "versions": versions(),
+        "settings": settings,
+        "tables": [table._asdict() for table in [*tables, goals]],
+        "notes": notes,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    partial = given.out / f".{name}.json"
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    partial.rename(given.out / f"{name}.json")
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(map(_shown, line)) + " |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if not isinstance(value, float):
+        return str(value)
+    digits = 0 if abs(value) >= 100 else 2 if abs(value) >= 0.1 else 4
+    return f"{value:.{digits}f}"
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    import torch
+
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": f"{cpu[1] if cpu else platform.machine()} ({torch.backends.cpu.get_cpu_capability()})",
+        "cores": str(len(os.sched_getaffinity(0))),
+        "threads": f"{torch.get_num_threads()} of torch",
+        "memory": f"{memory / 1e9:.0f} GB",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "load": f"{os.getloadavg()[0]:.1f} at the end (others may have used the machine)",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of our own and the peers' packages that are there."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

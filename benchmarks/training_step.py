@@ -1,0 +1,242 @@
+"""A forward pass and a training step of MoFE with 2, 7 and 16 experts, against the same vision transformer, dense.
+
+    python benchmarks/training_step.py [--quick]
+
+On a CPU: ViT-S/14 at 224, float32, then bfloat16, and what bfloat16 does to the scores of a model that was trained
+(benchmarks/photograph-vit.safetensors). On a GPU also: ViT-B/14 in bfloat16, images a second and the share of what the
+same GPU reaches in one large matrix product. The timed models have random weights and route by the labels' clusters.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from photographs import BACKBONES
+from PIL import Image
+from side_by_side import Table, Target, alternately, options, ratio, write
+from sklearn.datasets import load_sample_images
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mofe.artifacts import Partition
+from mofe.data.loader import evaluation_transform, normalised
+from mofe.detection.embedding import untouched
+from mofe.detection.knn import ExpertKNN
+from mofe.detection.scores import energy, msp
+from mofe.models.backbone import describe_backbone
+from mofe.models.device import autocast, device
+from mofe.models.mofe import MoFE
+from mofe.training.mixup import Mixed
+from mofe.training.step import TrainingStep
+
+CLASSES, SEED = 112, 0
+"""As many classes as 2, 7 and 16 divide."""
+
+
+def partition(experts: int) -> Partition:
+    """Classes in turns."""
+    names = tuple(f"class{c}" for c in range(CLASSES))
+    turns = tuple(c % experts for c in range(CLASSES))
+    return Partition.of_one_expert(names).model_copy(update={"num_experts": experts, "expert_of_class": turns})
+
+
+class Dense(nn.Module):
+    """The vision transformer with a linear head, and its loss."""
+
+    def __init__(self, backbone: VisionTransformer):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.embed_dim, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images).float())
+
+
+def batch_of(size: int, side: int) -> Mixed:
+    """Noise; every class in its turn, nothing blended."""
+    labels_B = torch.arange(size) % CLASSES
+    images = torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(SEED))
+    return Mixed(*(t.to(device()) for t in (images, labels_B, labels_B, torch.ones(size))))
+
+
+def work_of(model: nn.Module, batch: Mixed, precision: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A forward pass as ``score`` does it, and a whole training step; both wait for the device."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    step = TrainingStep(model, "none", 0.0) if isinstance(model, MoFE) else None
+    generator = torch.Generator().manual_seed(SEED)
+    clusters_B = model.expert_of_class_C[batch.labels_a_B] if isinstance(model, MoFE) else None
+
+    def forward() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast(precision):
+            model(batch.images) if clusters_B is None else model(batch.images, clusters_B)
+        synchronise()
+
+    def training() -> None:
+        model.train()
+        optimiser.zero_grad(set_to_none=True)
+        with autocast(precision, training=True):
+            if step is None:
+                loss = nn.functional.cross_entropy(model(batch.images), batch.labels_a_B)
+            else:
+                loss = step(batch, generator).total
+        loss.backward()
+        optimiser.step()
+        synchronise()
+
+    return forward, training
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def models(backbone: str, side: int, experts: tuple[int, ...], **args: Any) -> Iterator[tuple[str, nn.Module]]:
+    """The dense model, and MoFE of the same backbone with so many experts."""
+    torch.manual_seed(SEED)
+    dense = timm.create_model(backbone, num_classes=0, img_size=side, **args)
+    yield "dense", Dense(dense).to(device())
+    for count in experts:
+        yield f"{count} experts", MoFE(dense, partition(count)).to(device())
+
+
+def against_dense(
+    backbone: str, side: int, size: int, experts: tuple[int, ...], rounds: int, precision: str, **args: Any
+) -> tuple[list[Any], list[Target]]:
+    """Seconds a batch, and ratios."""
+    batch = batch_of(size, side)
+    works = {name: work_of(model, batch, precision) for name, model in models(backbone, side, experts, **args)}
+    forward = alternately({name: work[0] for name, work in works.items()}, rounds)
+    training = alternately({name: work[1] for name, work in works.items()}, rounds)
+    rows, targets = [], []
+    for name in works:
+        costs = ratio(forward[name], forward["dense"]), ratio(training[name], training["dense"])
+        speeds = size / statistics.median(forward[name]), size / statistics.median(training[name])
+        rows.append((name, *speeds, *costs))
+        if name != "dense" and precision == "fp32":
+            targets += [
+                Target(f"forward, {name}", "≤ 1.02 × dense", f"{costs[0]:.3f} ×", costs[0] <= 1.02),
+                Target(f"training step, {name}", "≤ 1.15 × dense", f"{costs[1]:.3f} ×", costs[1] <= 1.15),
+            ]
+    return rows, targets
+
+
+def bfloat16(backbone: str, side: int, size: int, rounds: int, **args: Any) -> float:
+    """How many times faster the forward pass of 7 experts is in bfloat16."""
+    model = dict(models(backbone, side, (7,), **args))["7 experts"]
+    batch = batch_of(size, side)
+    both = {precision: work_of(model, batch, precision)[0] for precision in ("fp32", "bf16")}
+    seconds = alternately(both, rounds)
+    return ratio(seconds["fp32"], seconds["bf16"])
+
+
+def drift(count: int) -> list[Any]:
+    """How far scores move from float32 to bfloat16: patches of photographs, through a trained backbone."""
+    chosen = BACKBONES["photograph-vit"]
+    spec = describe_backbone(chosen["backbone"], chosen["backbone_args"], chosen["weights"])
+    model = untouched(spec, ("one", "other")).eval()
+    transform = evaluation_transform(spec.preprocessing)
+    rng, photographs = np.random.default_rng(SEED), [Image.fromarray(p) for p in load_sample_images().images]
+    corners = rng.integers(0, 300, (count, 2)).tolist()
+    patches = [photographs[i % 2].crop((x, y, x + 96, y + 96)) for i, (x, y) in enumerate(corners)]
+    images = normalised(torch.stack([transform(patch) for patch in patches]), spec.preprocessing)
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        with torch.inference_mode(), autocast(precision):
+            embedding_BD = model.cpu()(images).embedding_BD.float()
+        logits_BC = embedding_BD @ torch.randn(embedding_BD.shape[1], 20, generator=torch.Generator().manual_seed(SEED))
+        if precision == "fp32":
+            knn = ExpertKNN.build(embedding_BD[: count // 2].numpy(), None, 5)
+        seen = slice(count // 2, None)
+        nothing = np.zeros(count - count // 2, int)
+        scores[precision] = {
+            "knn": knn.score(embedding_BD[seen].numpy(), nothing),
+            "msp (random head)": msp(logits_BC[seen]).numpy(),
+            "energy (random head)": energy(logits_BC[seen]).numpy(),
+        }
+    rows = []
+    for name, exact_B in scores["fp32"].items():
+        off_B = np.abs(scores["bf16"][name] - exact_B)
+        ranks = (values.argsort().argsort() for values in (exact_B, scores["bf16"][name]))
+        spread = float(exact_B.std())
+        rows.append((name, float(np.median(off_B)), float(off_B.max()), spread, float(np.corrcoef(*ranks)[0, 1])))
+    return rows
+
+
+def on_gpu(size: int, rounds: int) -> list[Any]:
+    """ViT-B/14 at 224 in bfloat16: images a second, share of the matrix peak, memory; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return []
+    peak = matrix_peak()
+    batch, rows = batch_of(size, 224), []
+    for name, model in models("vit_base_patch14_dinov2", 224, (7,)):
+        for what, work in zip(("forward", "training step"), work_of(model, batch, "bf16"), strict=True):
+            with FlopCounterMode(display=False) as counter:
+                work()
+            torch.cuda.reset_peak_memory_stats()
+            seconds = statistics.median(alternately({"": work}, rounds)[""])
+            memory = torch.cuda.max_memory_allocated() / 1e9
+            rows.append((name, what, size / seconds, counter.get_total_flops() / seconds / peak, memory))
+    return rows
+
+
+def matrix_peak(width: int = 8192) -> float:
+    """Floating point operations a second in a large product of matrices, bfloat16."""
+    a = torch.randn(width, width, device="cuda", dtype=torch.bfloat16)
+    for _ in range(5):
+        a @ a
+    synchronise()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ a
+    synchronise()
+    return 20 * 2 * width**3 / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    given = options(__doc__ or "")
+    backbone, side, size, experts, rounds, patches = "vit_small_patch14_dinov2", 224, 8, (2, 7, 16), 2, 256
+    args: dict[str, Any] = {}
+    if given.quick:
+        side, size, experts, rounds, patches = 28, 4, (2,), 1, 24
+        args = {"depth": 3, "embed_dim": 24, "num_heads": 2}
+    rows, targets = against_dense(backbone, side, size, experts, rounds, "fp32", **args)
+    faster = bfloat16(backbone, side, size, rounds, **args)
+    drifted = drift(patches)
+    gpu = on_gpu(256, rounds)
+    off = drifted[0][2]
+    targets += [
+        Target("bfloat16, forward with 7 experts", "faster than float32", f"{faster:.2f} ×", faster > 1),
+        Target("KNN score in bfloat16", "within 1e-2 of float32", f"{off:.4f} at most", off <= 1e-2),
+        *(
+            Target(f"GPU, ViT-B/14, 7 experts, {what}", f"≥ {wanted:.0%} of the matrix peak",
+                   f"{reached[0]:.0%}" if reached else "no GPU", reached[0] >= wanted if reached else None)
+            for what, wanted in (("forward", 0.5), ("training step", 0.4))
+            for reached in [[row[3] for row in gpu if row[:2] == ("7 experts", what)]]
+        ),
+    ]  # fmt: skip
+    columns = ("", "forward, images/s", "training step, images/s", "forward × dense", "training step × dense")
+    tables = [
+        Table(f"{backbone} at {side}, batches of {size}, float32, {device().type}", columns, rows),
+        Table("Scores in bfloat16 less those in float32: photograph-vit, 64 × 64 patches of photographs",
+              ("", "median", "largest", "standard deviation of the score", "correlation of ranks"), drifted),
+        Table("GPU: vit_base_patch14_dinov2 at 224, batches of 256, bfloat16",
+              ("", "", "images/s", "share of the matrix peak", "peak memory, GB"),
+              gpu or [("dense and 7 experts", "no GPU on this machine", None, None, None)]),
+    ]  # fmt: skip
+    notes = [
+        "A training step sends every image to its expert and to another as a negative: twice the work in the last of "
+        "12 blocks (1.08 times that of the dense model), and the optimiser has E copies of that block to move.",
+    ]
+    write("training_step", given, tables, targets, notes, seed=SEED, rounds=rounds, classes=CLASSES)
+
+
+if __name__ == "__main__":
+    main()

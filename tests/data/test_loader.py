@@ -1,0 +1,48 @@
+"""Images from shards: what augmentation draws depends on seed, epoch and position alone."""
+
+from collections.abc import Callable
+
+import pytest
+import timm.data
+import torch
+
+from mofe.artifacts import ImageShards, Preprocessing
+from mofe.data.loader import ShardDataset, normalised, training_transform
+
+GREY = Preprocessing(
+    image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_fraction=0.9
+)
+BLAND = Preprocessing(image_size=16, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_fraction=1.0)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "randaugment", "crop-flip"])
+def test_normalised_at_the_end_it_is_timms_own_transform_to_the_bit(
+    augmentation: str, make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ImageShards(make_images())
+    ours = ShardDataset(shards, training_transform(GREY, augmentation), seed=1)
+    monkeypatch.setattr(
+        "mofe.data.loader.create_transform", lambda use_prefetcher, **given: timm.data.create_transform(**given)
+    )
+    theirs = ShardDataset(shards, training_transform(GREY, augmentation), seed=1)
+    for i in range(4):
+        assert ours[i][0].dtype == torch.uint8
+        assert torch.equal(normalised(ours[i][0][None], GREY)[0], theirs[i][0])
+
+
+def test_an_image_is_augmented_alike_whatever_was_drawn_before(make_images: Callable[..., str]) -> None:
+    dataset = ShardDataset(ImageShards(make_images()), training_transform(BLAND, "randaugment"), seed=3)
+    before = [dataset[i][0] for i in range(6)]
+    torch.rand(17)
+    for i in (5, 2, 0):
+        torch.testing.assert_close(dataset[i][0], before[i], rtol=0, atol=0)
+    dataset.epoch = 1
+    assert any(not torch.equal(dataset[i][0], before[i]) for i in range(6))
+
+
+def test_seeding_an_image_does_not_go_round_the_accelerators(
+    make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = ShardDataset(ImageShards(make_images()), training_transform(BLAND, "crop-flip"), seed=3)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("it formats a stack trace each time"))
+    dataset[0]
