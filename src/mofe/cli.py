@@ -238,7 +238,7 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     from mofe.artifacts import Metrics
     from mofe.report.text import format_table
 
-    metrics = Metrics.model_validate_json(outputs["metrics"].read_text())
+    metrics = Metrics.read_file(outputs["metrics"])
     for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
         storage.write_bytes(storage.resolve(work / name), source.read_bytes())
     _link(work / "detector", outputs["detector"])
@@ -457,7 +457,7 @@ def detect(
                     yield verdict
                 else:
                     counts["unreadable"] += 1
-                    bar.write(f"{verdict.image}: {verdict.reason}", file=sys.stderr)
+                    bar.write(verdicts.on_one_line(f"{verdict.image}: {verdict.reason}"), file=sys.stderr)
 
     if output:
         with storage.writing(storage.resolve(output)) as stream:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -33,6 +33,9 @@ ATTEMPTS = 9
 """Of each S3 request, unless ``AWS_MAX_ATTEMPTS`` says otherwise: enough for a server that is being restarted."""
 LONGEST_PAUSE = 20
 """Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
+
+_staged: dict[str, dict[str, str]] = {}
+"""Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
 _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError"}
 """Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
@@ -169,7 +172,7 @@ def staged(uri: Location) -> Iterator[UPath]:
     """
     final = resolve(uri)
     if not is_local(final):
-        with access(uri, "artifact"):
+        with access(uri, "artifact"), _noted(final):
             _empty(final)
             yield final
         return
@@ -179,7 +182,8 @@ def staged(uri: Location) -> Iterator[UPath]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        yield UPath(partial)
+        with _noted(UPath(partial)):
+            yield UPath(partial)
         if target.is_dir():
             old = target.with_name(f".{target.name}.old-{os.getpid()}")
             target.rename(old)
@@ -189,6 +193,48 @@ def staged(uri: Location) -> Iterator[UPath]:
             partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _noted(folder: UPath) -> Iterator[None]:
+    """While it lasts, what is written into ``folder`` is hashed on its way."""
+    place = str(folder).rstrip("/")
+    _staged[place] = {}
+    try:
+        yield
+    finally:
+        del _staged[place]
+
+
+def _note(path: UPath, digest: str) -> None:
+    for folder, files in _staged.items():
+        if str(path).startswith(f"{folder}/"):
+            files[str(path).removeprefix(f"{folder}/")] = digest
+
+
+def written(folder: UPath) -> dict[str, str]:
+    """The SHA-256 of each file, by name, that has been written into ``folder`` or below since :func:`staged` began."""
+    place = str(folder).rstrip("/")
+    for top, files in _staged.items():
+        if f"{place}/".startswith(f"{top}/"):
+            below = f"{place}/".removeprefix(f"{top}/")
+            return {name.removeprefix(below): files[name] for name in sorted(files) if name.startswith(below)}
+    return {}
+
+
+class _Hashed:
+    """A file to write, and the SHA-256 of what has been written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def _empty(folder: UPath) -> None:
@@ -205,15 +251,19 @@ def _empty(folder: UPath) -> None:
 
 @contextmanager
 def local_copy(uri: Location) -> Iterator[Path]:
-    """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block."""
+    """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block.
+
+    It has the name that the folder has at ``uri``.
+    """
     source = resolve(uri)
     if is_local(source):
         yield Path(source.path)
         return
-    with tempfile.TemporaryDirectory(prefix="mofe-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mofe-") as above:
+        folder = Path(above) / source.name
         with access(uri, "folder"):
-            _system(source).get(source.path.rstrip("/") + "/", folder, recursive=True)
-        yield Path(folder)
+            _system(source).get(source.path.rstrip("/") + "/", f"{folder}/", recursive=True)
+        yield folder
 
 
 def copy_folder(source: Path, target: UPath) -> None:
@@ -236,16 +286,20 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
         try:
             with partial.open("wb") as local:
-                yield local
+                hashed = _Hashed(local)
+                yield cast(IO[bytes], hashed)
             partial.replace(target)
+            _note(path, hashed.sha256.hexdigest())
         finally:
             partial.unlink(missing_ok=True)
         return
     with access(path):
         file = _system(path).open(path.path, "wb")
+        hashed = _Hashed(file)
         try:
-            yield file
+            yield cast(IO[bytes], hashed)
             file.close()
+            _note(path, hashed.sha256.hexdigest())
         except BaseException:
             if isinstance(file, AbstractBufferedFile):
                 with suppress(Exception):
@@ -262,11 +316,52 @@ def write_bytes(path: UPath, content: bytes) -> None:
         return
     with access(path):
         _system(path).pipe_file(path.path, content)
+    _note(path, hashlib.sha256(content).hexdigest())
 
 
 def write_json(path: UPath, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically; NaN and infinity are refused."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, _text(content))
+
+
+def _text(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+_SEAL, _AFTER_SEAL = "sha256", b'"\n}\n'
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """JSON whose last line is the SHA-256 of all other bytes; :func:`unsealed` reads it."""
+    blank = _text({**content, _SEAL: ""})
+    digest = hashlib.sha256(blank).hexdigest()
+    return blank.removesuffix(_AFTER_SEAL) + digest.encode() + _AFTER_SEAL
+
+
+def unsealed(content: bytes) -> tuple[Any, str]:
+    """What :func:`sealed` was given, and the digest; "" in its place if a byte is not as it was written.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    head, digest = content[: -64 - len(_AFTER_SEAL)], content[-64 - len(_AFTER_SEAL) : -len(_AFTER_SEAL)]
+    whole = hashlib.sha256(head + content[-len(_AFTER_SEAL) :]).hexdigest().encode() == digest
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if isinstance(values, dict):
+        values.pop(_SEAL, None)
+    return values, digest.decode() if whole else ""
+
+
+def sha256(path: UPath | Path) -> str:
+    """The SHA-256 of a file, read once from front to back."""
+    digest = hashlib.sha256()
+    with reading(UPath(path), "file") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_bytes(path: UPath, what: str) -> bytes:
@@ -294,7 +389,9 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
     with access(path, "Parquet file"), ExitStack() as opened:
         source = path.path if local else opened.enter_context(_system(path).open(path.path, "rb", cache_type="none"))
         try:
-            parquet = pq.ParquetFile(source, metadata=metadata, memory_map=local, pre_buffer=not local)
+            parquet = pq.ParquetFile(
+                source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
+            )
         except ValueError as error:
             raise MofeError(f"{path} is not a readable Parquet file: {error}") from error
         yield opened.enter_context(parquet)

@@ -31,7 +31,7 @@ def test_digits(tmp_path: Path) -> None:
     run = ["run", "-f", "examples/digits.yaml", "--work", str(tmp_path / "run"), "--set", *settings]
     printed = mofe(*run, "epochs=2", "probe_epochs=10", "train_images_per_class=60")
 
-    metrics = Metrics.model_validate_json((tmp_path / "run" / "metrics.json").read_text())
+    metrics = Metrics.read_file(tmp_path / "run" / "metrics.json")
     knn = next(result for result in metrics.results if result.score == "knn")
     assert metrics.id_accuracy > 0.85
     assert metrics.router_accuracy > 0.85
@@ -94,7 +94,7 @@ def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
 def test_photographs(tmp_path: Path) -> None:
     small = ["train_images_per_class=6", "evaluation_images_per_class=3", "epochs=1", "probe_epochs=5", "compare=false"]
     mofe("run", "-f", "examples/tiny-imagenet.yaml", "--work", str(tmp_path), "--set", *small)
-    metrics = Metrics.model_validate_json((tmp_path / "metrics.json").read_text())
+    metrics = Metrics.read_file(tmp_path / "metrics.json")
     assert {(r.ood, r.score) for r in metrics.results} >= {("near-ood", "knn"), ("textures", "energy")}
     assert metrics.id_accuracy > 0.03  # of 100 classes, from six small images each
     assert metrics.router_accuracy > 0.35  # of five experts

@@ -43,7 +43,7 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
         write_scores(tmp_path, "far", "ood", 0),
     ]
     evaluation = evaluate(scores, **inputs)
-    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    metrics = Metrics.read_file(Path(inputs["metrics"]))
     known = pq.read_table(f"{scores[0]}/scores.parquet").to_pydict()
     right = np.array(known["label"]) == np.array(known["predicted"])
     assert metrics.id_accuracy == pytest.approx(right.mean())

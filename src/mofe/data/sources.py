@@ -9,10 +9,12 @@ import hashlib
 import io
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +35,7 @@ class LabelledImage:
     """One image of a source, not yet read."""
 
     path: str
+    """Text, as tables need it: see :func:`as_text`."""
     label: int
     """Index into the source's classes; -1 without a label."""
     read: Callable[[], bytes]
@@ -102,15 +105,39 @@ def open_source(uri: str, synsets: str = "") -> Source:
     return source
 
 
-def read_image(path: UPath) -> bytes:
-    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage."""
+def as_text(name: str) -> str:
+    """A name or message that may hold bytes of a file's name that are not UTF-8: those escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def read_image(path: UPath, root: Path | None = None) -> bytes:
+    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage.
+
+    Args:
+        path: the file.
+        root: on this machine, the folder that links must not lead out of; None follows them anywhere.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is none that can be read whole (a pipe, a device, too large).
+    """
     if storage.is_local(path):
-        return bytes(path.read_bytes())
+        return _read_local(Path(path.path), root)
     with storage.access(path, "image"):
         try:
             return bytes(path.fs.cat_file(path.path))
         except FileNotFoundError as error:
             raise ValueError("it is not there") from error
+
+
+def _read_local(file: Path, root: Path | None) -> bytes:
+    if root and not file.resolve().is_relative_to(root):
+        raise ValueError("it is a link that leads out of the folder; a CSV manifest can name files anywhere")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+        raise ValueError("it is not a regular file")
+    if found.st_size > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MB")
+    return file.read_bytes()
 
 
 def _own_synsets(classes: Sequence[str]) -> tuple[str | None, ...]:
@@ -123,6 +150,8 @@ def _check_names(classes: Sequence[str], uri: str) -> None:
         key = name.strip().casefold()
         if not key:
             raise MofeError(f"{uri} has a class without a name")
+        if as_text(name) != name:
+            raise MofeError(f"{uri} has a class whose name is not UTF-8, {as_text(name)}: rename its folder")
         if key in seen:
             raise MofeError(f"{uri} has the class {name!r} twice (as {seen[key]!r}): rename or merge one of them")
         seen[key] = name
@@ -157,10 +186,12 @@ def _folders(root: UPath) -> Source:
     # shards should be mixed: a batch is drawn from a few row groups
     order = sorted(names, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
 
+    inside = Path(root.path).resolve() if storage.is_local(root) else None
+
     def images() -> Iterator[LabelledImage]:
         for name in order:
             label = index.get(name.split("/", 1)[0], -1) if classes else -1
-            yield LabelledImage(name, label, partial(read_image, root / name))
+            yield LabelledImage(as_text(name), label, partial(read_image, root / name, inside))
 
     return Source(classes, _own_synsets(classes), len(order), images)
 
@@ -183,7 +214,7 @@ def _archives(files: Sequence[UPath], uri: str) -> Source:
     def images() -> Iterator[LabelledImage]:
         for file in files:
             for member in members(file, SUFFIXES):
-                yield LabelledImage(member.name, index.get(member.class_name, -1), partial(_content, member))
+                yield LabelledImage(as_text(member.name), index.get(member.class_name, -1), partial(_content, member))
 
     return Source(classes, _own_synsets(classes), len(found), images)
 

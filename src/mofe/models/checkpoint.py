@@ -29,6 +29,7 @@ def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
     config = ModelConfig.read(folder)
     backbone = create_backbone(config.backbone, load_weights=False)
     model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k, config.router)
+    config.check(folder, WEIGHTS)
     content = storage.read_bytes(folder / WEIGHTS, "model's weights file")
     try:
         model.load_state_dict(load(content))

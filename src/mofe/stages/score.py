@@ -45,9 +45,9 @@ def score(
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
-    info = ImageSet.read(images)
+    shards = ImageShards(images)
+    info = shards.info
     with tracking.stage_run("score", {"dataset": info.name}, label=info.name) as run:
-        shards = ImageShards(images)
         judge = load_detector(detector)
         label_of = _labels_in_model(info, judge.classes)
         sample = np.unique(np.linspace(0, len(shards) - 1, SAMPLE).round().astype(int))
@@ -110,6 +110,11 @@ def score(
                 parameters["test_data"] = info.source
                 parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
             ScoreInfo(
+                made_from={
+                    "images": info.identity,
+                    "detector": judge.info.identity,
+                    "partition": judge.config.made_from["partition"],
+                },
                 dataset=info.name,
                 role=info.role,
                 scores=names,
