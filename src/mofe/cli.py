@@ -4,7 +4,9 @@ Start-up counts, so each command imports what it needs when it is called.
 """
 
 import difflib
+import functools
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -206,8 +208,11 @@ def check_parameters(
         complete: whether every parameter without a default must be given.
 
     Raises:
-        MofeError: names the parameter, the value, and what was expected.
+        MofeError: names the parameter, the value, and what was expected; or a URI carries a password.
     """
+    from mofe.parameters import check_passwords, check_values
+
+    check_passwords(given)
     for name, value in given.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -223,6 +228,7 @@ def check_parameters(
     ]
     if complete and missing:
         raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
+    check_values(given, where, {n: spec["defaultValue"] for n, spec in known.items() if "defaultValue" in spec})
 
 
 def _is_number(text: str) -> bool:
@@ -436,8 +442,12 @@ def detect(
     from mofe import storage, verdicts
     from mofe.detect import detect as verdicts_on
     from mofe.detector import load_detector
+    from mofe.parameters import check_values
     from mofe.progress import progress
 
+    check_values(
+        {"threshold": threshold, "score": score, "neighbours": neighbours, "batch_size": batch_size}, "mofe detect"
+    )
     if format == "parquet" and not output:
         raise MofeError("--format parquet needs a file: --output FILE")
     if not images:
@@ -492,6 +502,10 @@ def serve(
         most_megabytes: of a request's body.
         most_images: of a request; they are one batch.
     """
+    from mofe.parameters import check_values
+
+    limits = {"port": port, "most_megabytes": most_megabytes, "most_images": most_images}
+    check_values({"threshold": threshold, "score": score, **limits}, "mofe serve")
     try:
         from mofe.serving import serve as answer
     except ModuleNotFoundError as error:
@@ -533,7 +547,17 @@ def _stage(arguments: Sequence[str]) -> None:
         return
     name = arguments[0]
     function: Callable[..., Any] = getattr(importlib.import_module(f"mofe.stages.{name}"), name)
-    result = tyro.cli(function, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
+
+    @functools.wraps(function)
+    def checked(*given: Any, **named: Any) -> Any:
+        from mofe.parameters import check_passwords, check_values
+
+        values = inspect.signature(function).bind(*given, **named).arguments
+        check_passwords(values)
+        check_values({n: v for n, v in values.items() if isinstance(v, int | float | str)}, f"mofe stage {name}")
+        return function(*given, **named)
+
+    result = tyro.cli(checked, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
     if result is not None:
         print(result)
 

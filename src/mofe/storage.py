@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -34,6 +35,7 @@ ATTEMPTS = 9
 LONGEST_PAUSE = 20
 """Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
 
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _staged: dict[str, dict[str, str]] = {}
 """Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
@@ -41,8 +43,22 @@ _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError
 """Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
 
 
+def check_uri(uri: str) -> None:
+    """Refuse a URI that carries a password: it would be written down wherever the URI is.
+
+    Raises:
+        MofeError: it does; the message does not.
+    """
+    if _PASSWORD.search(uri):
+        raise MofeError(
+            f"{_PASSWORD.sub('://', uri)} was given with a user name and password: URIs are written into logs and "
+            "artifacts, so give credentials in the environment instead (docs/your-images.md)"
+        )
+
+
 def resolve(uri: Location) -> UPath:
     """The path object of a local path (made absolute) or fsspec URI."""
+    check_uri(str(uri))
     try:
         path = UPath(uri, **_s3_options()) if str(uri).startswith(("s3://", "s3a://")) else UPath(uri)
         return path.absolute() if is_local(path) else path
