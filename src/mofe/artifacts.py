@@ -383,8 +383,18 @@ def vectors(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def fixed_size_lists(values_ND: np.ndarray, dtype: pa.DataType) -> pa.FixedSizeListArray:
-    """The fixed-size-list column of an N × D numpy array."""
-    flat = pa.array(np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}"), dtype)
+    """The fixed-size-list column of an N × D numpy array.
+
+    Raises:
+        MofeError: a value is not finite, or too large for the type.
+    """
+    with np.errstate(over="ignore"):
+        flat_M = np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}")
+    bad = np.flatnonzero(~np.isfinite(flat_M))
+    if bad.size:
+        row, column = divmod(int(bad[0]), values_ND.shape[1])
+        raise MofeError(f"row {row}, column {column}: {values_ND[row, column]:g} does not fit into {dtype}")
+    flat = pa.array(flat_M, dtype)
     return pa.FixedSizeListArray.from_arrays(flat, values_ND.shape[1])
 
 

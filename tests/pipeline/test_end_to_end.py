@@ -1,6 +1,7 @@
 """The whole pipeline for real, as ``make demo`` runs it but smaller; and on real photographs where they are at hand."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from test_secrets import PLANTED, leaks
 from tiny_clip import BACKBONE, write_tiny_clip
 
 from mofe import load_detector
@@ -19,7 +21,8 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data"
 
 
 def mofe(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "mofe", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **PLANTED})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -58,6 +61,8 @@ def test_digits(tmp_path: Path) -> None:
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"metrics.json", "report.html"}
     tuned = next(r for r in runs if r.info.run_name == "finetune")
     assert [m.step for m in client.get_metric_history(tuned.info.run_id, "validation_accuracy")] == [0, 1, 2]
+
+    assert leaks(tmp_path) == []
 
     params = tmp_path / "params.yaml"  # as the report gives them
     params.write_text(yaml.safe_dump(metrics.parameters))

@@ -13,8 +13,15 @@ WEIGHTS = "model.safetensors"
 
 
 def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
-    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole."""
+    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole.
+
+    Raises:
+        MofeError: a weight is not finite.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise MofeError(f"the weights {name} of the model are not finite: it is not written to {folder}")
     storage.write_bytes(folder / WEIGHTS, save(state))
     config.write(folder)
 

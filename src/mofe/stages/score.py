@@ -91,6 +91,11 @@ def score(
                 right.append(text.classify(output.embedding_BD) == label_of[labels_B])
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+        for name in names:
+            bad = np.flatnonzero(~np.isfinite(arrays[name]))
+            if bad.size:
+                image = shards.image(int(bad[0]))[1]
+                raise MofeError(f"{info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others")
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
         with storage.staged(scores) as folder:
             with storage.writing(folder / "scores.parquet") as file:

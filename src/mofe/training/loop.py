@@ -229,6 +229,11 @@ class Trainer:
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
                     output = self.model(images.to(self.device))
+                if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
+                    raise MofeError(
+                        "after the latest steps the model gives values that are not finite: try a lower "
+                        "learning_rate, a longer warmup_epochs, a clip_norm, or precision=fp32"
+                    )
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
         nothing = np.empty(0, np.int64)  # what a process holds that has no image
