@@ -112,7 +112,7 @@ def run(
     known = pipeline_parameters(file)
     keeps = runner != "kubeflow" and "checkpoints" in known
     here = {"checkpoints": str((work / "checkpoints").resolve())} if keeps else {}
-    parameters = {**here, **_read_parameters(params, settings)}
+    parameters = {**here, **read_parameters(params, settings)}
     check_parameters(parameters, known, str(params))
     if runner == "kubeflow":
         from mofe.kubeflow_runner import submit
@@ -166,7 +166,7 @@ def _run_again(
             print("", *(f"{name}: {place}" for name, place in execution.outputs.items()), sep="\n")
 
 
-def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
     except FileNotFoundError as error:
@@ -363,7 +363,7 @@ def schedule(
     if params is None or not cron:
         raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
     file = shipped(f"{pipeline}.yaml")
-    parameters = _read_parameters(params, settings)
+    parameters = read_parameters(params, settings)
     check_parameters(parameters, pipeline_parameters(file), str(params))
     kubeflow_runner.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)
 

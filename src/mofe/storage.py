@@ -193,10 +193,11 @@ def staged(uri: Location) -> Iterator[UPath]:
             yield final
         return
     target = Path(final.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    with access(uri, "place for the artifact"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
     try:
         with _noted(UPath(partial)):
             yield UPath(partial)
@@ -298,16 +299,18 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
     """
     if is_local(path):
         target = Path(path.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        try:
-            with partial.open("wb") as local:
-                hashed = _Hashed(local)
-                yield cast(IO[bytes], hashed)
-            partial.replace(target)
-            _note(path, hashed.sha256.hexdigest())
-        finally:
-            partial.unlink(missing_ok=True)
+        with access(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as local:
+                    hashed = _Hashed(local)
+                    yield cast(IO[bytes], hashed)
+                partial.replace(target)
+                _note(path, hashed.sha256.hexdigest())
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
         return
     with access(path):
         file = _system(path).open(path.path, "wb")

@@ -135,13 +135,16 @@ def test_csv_manifest_without_labels_and_with_a_missing_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na,b\n", r"expected the columns path\[,label\], found file,label"),
+        ("file,label\na,b\n", "expected the columns path in a CSV manifest, found file,label"),
         ("path,label\n", "lists no images"),
         ("path,label\na.png,x\nb.png,\n", "line 3: no label"),
+        ("label,path\nx,a.png\nx\n", "line 3: no path"),
+        ("path,label\ncaf\xe9.png,x\n", "is not a CSV file in UTF-8"),
+        ("path\n" + "a" * 200_000, "is not a CSV file in UTF-8: field larger"),
     ],
 )
 def test_bad_manifests(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "set.csv").write_text(text)
+    (tmp_path / "set.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(MofeError, match=message):
         open_source(str(tmp_path / "set.csv"))
 

@@ -140,6 +140,11 @@ def _read_local(file: Path, root: Path | None) -> bytes:
     return file.read_bytes()
 
 
+def _scattered(name: str) -> bytes:
+    """What to sort names by so that they are mixed, always alike."""
+    return hashlib.md5(name.encode(errors="surrogateescape"), usedforsecurity=False).digest()
+
+
 def _own_synsets(classes: Sequence[str]) -> tuple[str | None, ...]:
     return tuple(name if _WNID.fullmatch(name) else None for name in classes)
 
@@ -158,11 +163,7 @@ def _check_names(classes: Sequence[str], uri: str) -> None:
 
 
 def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
-    text = storage.read_bytes(path, "synset list").decode("utf-8-sig")
-    rows = csv.DictReader(io.StringIO(text))
-    if not {"class", "synset"} <= set(rows.fieldnames or ()):
-        raise MofeError(f"{path}: expected the columns class,synset, found {','.join(rows.fieldnames or ())}")
-    given = {row["class"]: row["synset"] for row in rows}
+    given = {row["class"]: row["synset"] for row in _rows_of(path, "synset list", "class", "synset")}
     if unknown := sorted(set(given) - set(source.classes)):
         raise MofeError(f"{path} names the class {unknown[0]!r}, which the data does not have")
     return tuple(given.get(name) or own for name, own in zip(source.classes, source.synsets, strict=True))
@@ -184,8 +185,7 @@ def _folders(root: UPath) -> Source:
     classes = tuple(sorted({name.split("/", 1)[0] for name in names if "/" in name}))
     index = {name: c for c, name in enumerate(classes)}
     # shards should be mixed: a batch is drawn from a few row groups
-    order = sorted(names, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
-
+    order = sorted(names, key=_scattered)
     inside = Path(root.path).resolve() if storage.is_local(root) else None
 
     def images() -> Iterator[LabelledImage]:
@@ -309,11 +309,24 @@ def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
 
 def manifest_rows(path: UPath) -> list[dict[str, str]]:
     """The rows of a CSV manifest (``path`` and perhaps ``label``)."""
-    text = storage.read_bytes(path, "CSV manifest").decode("utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text))
-    if "path" not in (reader.fieldnames or ()):
-        raise MofeError(f"{path}: expected the columns path[,label], found {','.join(reader.fieldnames or ())}")
-    return list(reader)
+    return _rows_of(path, "CSV manifest", "path")
+
+
+def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV file that has these columns, the first of them filled in every row."""
+    content = storage.read_bytes(path, what)
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
+        found = list(reader.fieldnames or ())
+        if not set(columns) <= set(found):
+            raise MofeError(f"{path}: expected the columns {','.join(columns)} in a {what}, found {','.join(found)}")
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MofeError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        if not row[columns[0]].strip():
+            raise MofeError(f"{path}, line {number}: no {columns[0]}")
+    return rows
 
 
 def manifest_file(manifest: UPath, name: str) -> UPath:
@@ -331,7 +344,7 @@ def _manifest(path: UPath) -> Source:
         raise MofeError(f"{path}, line {line}: no label, though other lines have one")
     classes = tuple(sorted({row["label"] for row in rows})) if labelled else ()
     index = {name: c for c, name in enumerate(classes)}
-    order = sorted(rows, key=lambda row: hashlib.md5(row["path"].encode(errors="surrogateescape")).digest())
+    order = sorted(rows, key=lambda row: _scattered(row["path"]))
 
     def images() -> Iterator[LabelledImage]:
         for row in order:

@@ -68,7 +68,7 @@ def finetune(
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
     With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again; one
-    that came to its end begins afresh.
+    that came to its end begins afresh. SIGTERM ends it after the step in progress, with a checkpoint and status 143.
     Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
 
     Args:
