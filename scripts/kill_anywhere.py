@@ -32,7 +32,7 @@ from typing import Any
 from mofe import storage
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("epochs=3", "probe_epochs=5", "train_images_per_class=40", "evaluation_images_per_class=30", "compare=false")
+SMALL = ("epochs=2", "probe_epochs=5", "train_images_per_class=30", "evaluation_images_per_class=20", "compare=false")
 MOST_SECONDS = 900
 """Of one run."""
 
@@ -112,9 +112,11 @@ def figures(work: Path) -> dict[str, Any]:
 def once(data: Path, work: Path, expected: dict[str, Any], after: float, how: signal.Signals, grace: float) -> str:
     """One kill and one run after it; in which stage it was. Raises AssertionError where something is wrong."""
     process = start(data, work)
-    with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=after)
-    end(process, how, grace)
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=after)
+    finally:
+        end(process, how, grace)
     stage, before = stage_in_progress(work), executions(work)
     finish(data, work)
     repeated = [k for k, e in executions(work).items() if k in before and k[0] != "fingerprint" and not e["cached"]]

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
@@ -34,6 +35,10 @@ ATTEMPTS = 9
 """Of each S3 request, unless ``AWS_MAX_ATTEMPTS`` says otherwise: enough for a server that is being restarted."""
 LONGEST_PAUSE = 20
 """Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
+LONGEST_ANSWER = 60
+"""Seconds without a byte after which a connection to S3 is given up, and the request tried again."""
+READS = 2
+"""Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
 
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _staged: dict[str, dict[str, str]] = {}
@@ -60,7 +65,11 @@ def resolve(uri: Location) -> UPath:
     """The path object of a local path (made absolute) or fsspec URI."""
     check_uri(str(uri))
     try:
-        path = UPath(uri, **_s3_options()) if str(uri).startswith(("s3://", "s3a://")) else UPath(uri)
+        if str(uri).startswith(("s3://", "s3a://")):
+            path = UPath(uri, **_s3_options())
+            type(path.fs).retries = READS
+            return path
+        path = UPath(uri)
         return path.absolute() if is_local(path) else path
     except (ValueError, ImportError) as error:
         raise MofeError(f"cannot open {uri}: {error}") from error
@@ -72,7 +81,9 @@ def _attempts() -> int:
 
 def _s3_options() -> dict[str, Any]:
     """What botocore does not take from the environment by itself."""
-    options: dict[str, Any] = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _attempts()}}}
+    patience = {"connect_timeout": LONGEST_ANSWER, "read_timeout": LONGEST_ANSWER}
+    retries = {"mode": "standard", "max_attempts": _attempts()}
+    options: dict[str, Any] = {"config_kwargs": {"retries": retries, **patience}}
     if "AWS_DEFAULT_REGION" not in os.environ and (region := os.environ.get("AWS_REGION")):
         options["client_kwargs"] = {"region_name": region}  # what Amazon's other libraries read
     return options
@@ -91,6 +102,7 @@ def is_path(name: str) -> bool:
 @contextmanager
 def access(uri: Location, what: str = "file") -> Iterator[None]:
     """What goes wrong with a file or store inside the block becomes a MofeError that names ``what`` and ``uri``."""
+    begun = time.monotonic()
     try:
         yield
     except _store_errors() as error:
@@ -105,8 +117,7 @@ def access(uri: Location, what: str = "file") -> Iterator[None]:
             ) from error
         names = {kind.__name__ for kind in type(error).__mro__}
         if str(uri).startswith("s3") and (names & _NO_ANSWER or getattr(error, "errno", 0) == errno.EBUSY):
-            pauses = sum(min(2**i, LONGEST_PAUSE) for i in range(_attempts() - 1))
-            words += f"; gave up after {_attempts()} attempts, with pauses of up to {pauses} s in all"
+            words += f"; gave up after {time.monotonic() - begun:.0f} s and {_attempts()} attempts of each request"
         raise MofeError(f"cannot access the {what} at {uri}: {words}") from error
 
 
