@@ -77,7 +77,7 @@ def test_near_and_far_have_averages_of_their_own(tmp_path: Path, inputs: dict[st
     scores += [write_scores(tmp_path, name, "ood", shift) for name, shift in shifts.items()]
     kinds = {"cats": "near", "dogs": "near", "noise": "far"}
     evaluate(scores, **inputs, ood_data=[{"dataset": n, "uri": f"s3://b/{n}", "kind": k} for n, k in kinds.items()])
-    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    metrics = Metrics.read_file(inputs["metrics"])
     assert metrics.averages == {
         "average of near-OOD": ["cats", "dogs"],
         "average of far-OOD": ["noise"],
