@@ -168,11 +168,11 @@ def _run_again(
 
 def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = _yaml(file.read_text(), str(file))
     except FileNotFoundError as error:
         raise MofeError(f"there is no parameter file {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MofeError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise MofeError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
     return {**content, **_settings(settings)}
@@ -185,8 +185,15 @@ def _settings(settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals:
             raise MofeError(f"--set {setting}: expected name=value")
-        given[name] = yaml.safe_load(value) if value else ""
+        given[name] = _yaml(value, f"--set {name}") if value else ""
     return given
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError of what looks like a date
+        raise MofeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
@@ -215,7 +222,7 @@ def check_parameters(
     check_passwords(given)
     for name, value in given.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
             raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
         kind, wanted = _KINDS[known[name]["parameterType"]]
