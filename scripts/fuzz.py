@@ -13,7 +13,6 @@ made right again, as somebody would who can write there). Needs the dependency g
 import argparse
 import hashlib
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -194,7 +193,8 @@ def main() -> None:
         print(f"| {target} | {' | '.join(last)} | {', '.join(f.name for f in new) or 'none'} |", flush=True)
         if new or done.returncode:
             found += 1
-            print(json.dumps(done.stderr[-3000:]) if not new else done.stderr[-3000:], file=sys.stderr)
+            _, _, trace = done.stdout.partition("Uncaught Python exception")
+            print(trace[-3000:] or done.stderr[-3000:], file=sys.stderr)
     sys.exit(1 if found else 0)
 
 

@@ -22,6 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
@@ -422,9 +423,10 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
             parquet = pq.ParquetFile(
                 source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
             )
-        except ValueError as error:
-            raise MofeError(f"{path} is not a readable Parquet file: {error}") from error
-        yield opened.enter_context(parquet)
+            yield opened.enter_context(parquet)
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # a damaged file can be found out at any page
+            reason = " ".join(str(error).split())[:300]
+            raise MofeError(f"{path} is not a readable Parquet file: {reason}") from error
 
 
 def read_parquet(path: UPath, columns: list[str] | None = None) -> Any:

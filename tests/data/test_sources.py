@@ -1,9 +1,11 @@
 """Every kind of source, and every way in which one can be wrong."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -102,6 +104,34 @@ def test_labels_out_of_range_name_file_row_and_value(tmp_path: Path, label: int 
     file = write_parquet(tmp_path / "a.parquet", [0, 1, 0, label], ["a", "b"])
     with pytest.raises(MofeError, match=rf"a\.parquet, row 3: label {label} is not one of 0 to 1"):
         listed(file)
+
+
+def test_labels_that_would_be_a_class_for_each_grain_of_sand(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"a", b"b"], "label": [0, 2**62]}), tmp_path / "a.parquet")
+    with pytest.raises(MofeError, match=r"has the label 4611686018427387904, and no names"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+def test_a_damaged_parquet_is_an_error_wherever_it_is_found_out(tmp_path: Path) -> None:
+    """Found by scripts/fuzz.py: Arrow raises errors of many classes, some of them only as pages are read."""
+    file, rng = tmp_path / "a.parquet", np.random.default_rng(0)
+    rows = [{"bytes": b"content", "path": f"{i}.png"} for i in range(20)]
+    pq.write_table(pa.table({"image": rows, "label": [i % 2 for i in range(20)]}), file, compression="none")
+    whole = file.read_bytes()
+    refused = 0
+    for _ in range(400):
+        spoiled = bytearray(whole)
+        for at in rng.integers(len(whole), size=2):
+            spoiled[at] = rng.integers(256)
+        file.write_bytes(spoiled)
+        try:
+            for image in open_source(str(file)).images():
+                with suppress(ValueError):
+                    image.read()
+        except MofeError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20
 
 
 def test_a_strange_parquet_says_what_was_found(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -27,6 +28,8 @@ from mofe.errors import MofeError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
+MOST_CLASSES = 1_000_000
+"""That have no names but numbers."""
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -237,8 +240,11 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     labelled = "label" in schema.names
     classes = _class_names(schema) if labelled else ()
     if labelled and classes is None:
-        tops = [storage.read_parquet(f, ["label"])["label"].to_numpy().max(initial=-1) for f in files]
-        classes = tuple(str(c) for c in range(int(max(tops)) + 1))
+        tops = [pc.max(storage.read_parquet(file, ["label"])["label"]).as_py() for file in files]
+        highest = max((top for top in tops if top is not None), default=-1)
+        if highest >= MOST_CLASSES:
+            raise MofeError(f"{uri} has the label {highest}, and no names of classes: labels must begin at 0")
+        classes = tuple(str(c) for c in range(highest + 1))
     names = classes or ()
     total = sum(_rows(file) for file in files)
     if total == 0:
@@ -293,7 +299,10 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 
 
 def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
-    image = value.as_py()
+    try:
+        image = value.as_py()
+    except UnicodeDecodeError:
+        image = {"bytes": None}
     content, path = (image, None) if isinstance(image, bytes | None) else (image.get("bytes"), image.get("path"))
 
     def read() -> bytes:
