@@ -34,11 +34,12 @@ demo: setup runs/digits/.complete  ## the whole pipeline on handwritten digits: 
 test: setup  ## the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)  ## formatting, style, types, the direction of imports
+lint: $(READY)  ## formatting, style, types, the direction of imports, what bandit knows to be dangerous
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/bandit -q -r src -c pyproject.toml
 
 compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.mofe
@@ -64,7 +65,11 @@ images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGI
 test-containers: setup  ## builds the images and runs the pipeline in them; needs a container engine
 	@MOFE_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)
 
+audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service in the network
+	@uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group audit
+	@grep -v faiss-gpu docker/constraints.txt | $(BIN)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
+
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile benchmark images test-containers clean
+.PHONY: help setup demo test lint compile benchmark images test-containers audit clean

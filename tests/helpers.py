@@ -128,9 +128,6 @@ def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[
         "expert": predicted % 2,
     }
     columns |= {score: rng.normal(shift, 1, n) for score in names}
-    path = folder / name
-    path.mkdir()
-    pq.write_table(pa.table(columns, schema=score_schema(names)), path / "scores.parquet")
     Image.new("RGB", (40, 30)).save(jpeg := io.BytesIO(), "JPEG")
     mistake = {
         "id": "<script>alert(1)</script>",
@@ -143,13 +140,21 @@ def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[
         "expert": 1,
         "knn": 0.1,
     }
-    pq.write_table(pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA), path / "gallery.parquet")
     vectors = fixed_size_lists(rng.normal(size=(40, 6)), pa.float16())
     embeddings = {"label": labels[:40], "expert": columns["expert"][:40], "before": vectors, "after": vectors}
-    pq.write_table(pa.table(embeddings, schema=embedding_schema(6)), path / "embeddings.parquet")
-    info = ScoreInfo(dataset=name, role=role, scores=names, num_images=n, parameters={"train_data": "<photographs>"})  # type: ignore[arg-type]
-    info.write(storage.resolve(path))
-    return str(path)
+    tables = {
+        "scores": pa.table(columns, schema=score_schema(names)),
+        "gallery": pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA),
+        "embeddings": pa.table(embeddings, schema=embedding_schema(6)),
+    }
+    with storage.staged(folder / name) as place:
+        for kind, table in tables.items():
+            with storage.writing(place / f"{kind}.parquet") as file:
+                pq.write_table(table, file)
+        parameters = {"train_data": "<photographs>"}
+        info = ScoreInfo(dataset=name, role=role, scores=names, num_images=n, parameters=parameters)  # type: ignore[arg-type]
+        info.write(place)
+    return str(folder / name)
 
 
 def write_report(folder: Path) -> Path:

@@ -103,7 +103,15 @@ def test_bad_parameters_are_named(parameters: dict[str, object], message: str) -
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a\n", "must hold parameters"), ("a: [\n", "is not YAML"), ("train: x\n", "no parameter 'train'")],
+    [
+        ("- a\n", "must hold parameters"),
+        ("a: [\n", "is not YAML"),
+        ("train: x\n", "no parameter 'train'"),
+        ("on: x\n", "no parameter True"),  # as YAML 1.1 has it; found by scripts/fuzz.py
+        ("train_data: 2026-99-99\n", "is not YAML: month must be in 1..12"),
+        ("a: " + "[" * 5000, "is not YAML"),
+        ("a: \x00", "is not YAML"),
+    ],
 )
 def test_bad_parameter_files(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.yaml").write_text(text)

@@ -4,6 +4,10 @@ An artifact is a folder (or, for the partition, a folder with one JSON file). Ta
 safetensors or a FAISS index; nothing is pickled. A folder's JSON manifest is written last, so a folder with a manifest
 is whole. Every manifest carries ``schema_version``; a reader refuses a version it does not know.
 
+A manifest also holds the SHA-256 of every other file of the folder, those of the artifacts it was made from, and, in
+its last line, its own. A reader checks each file before it uses it, so that one changed byte is an error and never a
+number; and a stage refuses inputs that do not belong together.
+
 Axes in names: N images, C classes, D features of the backbone, E experts, K = C + 1 ("others" last).
 """
 
@@ -12,13 +16,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from upath import UPath
 
 from mofe import storage
@@ -44,27 +50,81 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     file_name: ClassVar[str]
     what: ClassVar[str]
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    files: dict[str, str] = {}
+    """SHA-256 of every other file of the folder, by name; :meth:`write` fills it in."""
+    made_from: dict[str, str] = {}
+    """:attr:`identity` of the artifacts it was made from, by what they are."""
+    _identity: str = PrivateAttr("")
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the manifest, and so of all that it lists; "" of one that was not read."""
+        return self._identity
+
+    def sealed(self) -> bytes:
+        """The content of the file."""
+        return storage.sealed(self.model_dump(mode="json"))
 
     def write(self, folder: UPath) -> None:
         """Write the manifest into ``folder``; call it after every other file is there."""
-        storage.write_json(folder / self.file_name, self.model_dump(mode="json"))
+        whole = self.model_copy(update={"files": storage.written(folder)})
+        storage.write_bytes(folder / self.file_name, whole.sealed())
 
     @classmethod
-    def read(cls, uri: str | UPath) -> Self:
-        """Read and validate the manifest of the artifact at ``uri``.
+    def read(cls, uri: storage.Location) -> Self:
+        """Read and validate the manifest of the artifact at ``uri``; errors as for :meth:`read_file`."""
+        return cls.read_file(storage.resolve(uri) / cls.file_name)
+
+    @classmethod
+    def read_file(cls, file: storage.Location) -> Self:
+        """Read and validate a manifest that is a file of its own.
 
         Raises:
-            MofeError: it is missing, not JSON, of another schema version, or breaks the schema.
+            MofeError: it is missing, not JSON, of another schema version, breaks the schema, or is damaged.
         """
-        path = storage.resolve(uri) / cls.file_name
+        path = storage.resolve(file)
         content = storage.read_bytes(path, cls.what)
         try:
-            return cls.model_validate(json.loads(content))
+            values, identity = storage.unsealed(content)
+            found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
             raise MofeError(f"{path} is not a valid {cls.what}: {reason}") from error
+        if not identity:
+            raise MofeError(f"{path} is damaged: it does not have the SHA-256 that it notes; make the {cls.what} again")
+        found._identity = identity
+        return found
+
+    def check(self, folder: UPath, names: str = "*", copy: Path | None = None) -> None:
+        """Hash files of the artifact and compare.
+
+        Args:
+            folder: where the artifact is.
+            names: pattern of the files to check.
+            copy: a copy of the folder to read them from.
+
+        Raises:
+            MofeError: one is missing, or is not what was written.
+        """
+        chosen = [name for name in self.files if fnmatchcase(name, names)]
+        if not chosen:
+            raise MofeError(f"{folder / self.file_name} lists no file {names}: make the {self.what} again")
+
+        def check_one(name: str) -> None:
+            if storage.sha256((copy or folder) / name) != self.files[name]:
+                raise MofeError(
+                    f"{folder / name} is damaged, or belongs to another {self.what}: its SHA-256 is not the one in "
+                    f"{self.file_name}; make the {self.what} again"
+                )
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(check_one, chosen))
+
+    def check_source(self, what: str, source: "Manifest") -> bool:
+        """Whether this was made from ``source``, as far as it is known."""
+        return self.made_from.get(what, source.identity) == source.identity
 
 
 # ---------------------------------------------------------------------------------------------------- image shards
@@ -141,7 +201,9 @@ class ImageShardWriter:
             if self._parquet is None:
                 file = self.opened.enter_context(storage.writing(self.folder / f"images-{self._shards:05d}.parquet"))
                 # encoded images do not shrink, and a dictionary of distinct values is a cost without a gain
-                writer = pq.ParquetWriter(file, self.schema, compression="none", use_dictionary=False)
+                writer = pq.ParquetWriter(
+                    file, self.schema, compression="none", use_dictionary=False, write_page_checksum=True
+                )
                 self._parquet = self.opened.enter_context(writer)
                 self._shards += 1
             images = [{"bytes": content, "path": path} for content, path, _ in self._rows]
@@ -173,7 +235,11 @@ def write_image_shards(
 
 
 class ImageShards:
-    """The images of a set, read by row group in bounded memory."""
+    """The images of a set, read by row group in bounded memory.
+
+    On this machine every shard is hashed when the set is opened. In an object store, where that would be to fetch all
+    of it once more, Parquet's own checksum of each page is compared as the page is read.
+    """
 
     HELD = 64
     """How many row groups are kept in memory for :meth:`image`."""
@@ -181,6 +247,8 @@ class ImageShards:
     def __init__(self, uri: str | UPath):
         self.uri = storage.resolve(uri)
         self.info = ImageSet.read(self.uri)
+        if storage.is_local(self.uri):
+            self.info.check(self.uri)
         self._held: OrderedDict[int, tuple[pa.Array, pa.Array]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -300,8 +368,6 @@ class FeatureInfo(Manifest):
     num_images: int
     classes: tuple[str, ...]
     synsets: tuple[str | None, ...]
-    dataset_digest: str
-    """Digest of the image set they were made from."""
 
 
 FEATURE_ROWS = 4096
@@ -344,8 +410,18 @@ def vectors(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def fixed_size_lists(values_ND: np.ndarray, dtype: pa.DataType) -> pa.FixedSizeListArray:
-    """The fixed-size-list column of an N × D numpy array."""
-    flat = pa.array(np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}"), dtype)
+    """The fixed-size-list column of an N × D numpy array.
+
+    Raises:
+        MofeError: a value is not finite, or too large for the type.
+    """
+    with np.errstate(over="ignore"):
+        flat_M = np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}")
+    bad = np.flatnonzero(~np.isfinite(flat_M))
+    if bad.size:
+        row, column = divmod(int(bad[0]), values_ND.shape[1])
+        raise MofeError(f"row {row}, column {column}: {values_ND[row, column]:g} does not fit into {dtype}")
+    flat = pa.array(flat_M, dtype)
     return pa.FixedSizeListArray.from_arrays(flat, values_ND.shape[1])
 
 
@@ -361,18 +437,25 @@ class Features:
     @cached_property
     def prototypes_CD(self) -> np.ndarray:
         """Mean trunk embedding of each class, float32."""
-        table = storage.read_parquet(self.uri / self.PROTOTYPES)
-        return vectors(table["prototype"])
+        self.info.check(self.uri, self.PROTOTYPES)
+        return vectors(storage.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
 
     @cached_property
     def embeddings_ND(self) -> np.ndarray:
         """Final embedding of each image, float16 as stored."""
-        return vectors(storage.read_parquet(self.uri / self.TABLE, ["embedding"])["embedding"])
+        return vectors(self._read(["embedding"])["embedding"])
 
     @cached_property
     def table(self) -> pa.Table:
         """Columns ``id, label, trunk, embedding`` of every image; float16 as stored."""
-        return storage.read_parquet(self.uri / self.TABLE)
+        return self._read(None)
+
+    def _read(self, columns: list[str] | None) -> pa.Table:
+        self.info.check(self.uri, self.TABLE)
+        table = storage.read_parquet(self.uri / self.TABLE, columns)
+        if table.num_rows != self.info.num_images:
+            raise MofeError(f"{self.uri}: features.json promises {self.info.num_images} images, found {table.num_rows}")
+        return table
 
 
 # ------------------------------------------------------------------------------------------------------- partition
@@ -471,7 +554,6 @@ class ModelConfig(Manifest):
     top_k: int
     router: RouterKind = "cluster"
     partition: Partition
-    dataset_digest: str
     validation_fraction: float
     seed: int
     training: dict[str, Any]
@@ -579,7 +661,7 @@ class ScoreTable:
     @cached_property
     def table(self) -> pa.Table:
         """One row an image, of :func:`score_schema`."""
-        table = storage.read_parquet(self.uri / "scores.parquet")
+        table = self._read("scores.parquet")
         if table.num_rows != self.info.num_images:
             raise MofeError(f"{self.uri}: scores.json promises {self.info.num_images} rows, found {table.num_rows}")
         return table
@@ -587,12 +669,16 @@ class ScoreTable:
     @cached_property
     def gallery(self) -> pa.Table:
         """Thumbnails of :data:`GALLERY_SCHEMA`."""
-        return storage.read_parquet(self.uri / "gallery.parquet")
+        return self._read("gallery.parquet")
 
     @cached_property
     def embeddings(self) -> pa.Table:
         """A sample of :func:`embedding_schema`."""
-        return storage.read_parquet(self.uri / "embeddings.parquet")
+        return self._read("embeddings.parquet")
+
+    def _read(self, name: str) -> pa.Table:
+        self.info.check(self.uri, name)
+        return storage.read_parquet(self.uri / name)
 
 
 # --------------------------------------------------------------------------------------------------------- metrics

@@ -4,7 +4,9 @@ Start-up counts, so each command imports what it needs when it is called.
 """
 
 import difflib
+import functools
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -110,7 +112,7 @@ def run(
     known = pipeline_parameters(file)
     keeps = runner != "kubeflow" and "checkpoints" in known
     here = {"checkpoints": str((work / "checkpoints").resolve())} if keeps else {}
-    parameters = {**here, **_read_parameters(params, settings)}
+    parameters = {**here, **read_parameters(params, settings)}
     check_parameters(parameters, known, str(params))
     if runner == "kubeflow":
         from mofe.kubeflow_runner import submit
@@ -164,13 +166,13 @@ def _run_again(
             print("", *(f"{name}: {place}" for name, place in execution.outputs.items()), sep="\n")
 
 
-def _read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = _yaml(file.read_text(), str(file))
     except FileNotFoundError as error:
         raise MofeError(f"there is no parameter file {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MofeError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise MofeError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
     return {**content, **_settings(settings)}
@@ -183,8 +185,15 @@ def _settings(settings: Sequence[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals:
             raise MofeError(f"--set {setting}: expected name=value")
-        given[name] = yaml.safe_load(value) if value else ""
+        given[name] = _yaml(value, f"--set {name}") if value else ""
     return given
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError of what looks like a date
+        raise MofeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
@@ -206,11 +215,14 @@ def check_parameters(
         complete: whether every parameter without a default must be given.
 
     Raises:
-        MofeError: names the parameter, the value, and what was expected.
+        MofeError: names the parameter, the value, and what was expected; or a URI carries a password.
     """
+    from mofe.parameters import check_passwords, check_values
+
+    check_passwords(given)
     for name, value in given.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
             raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
         kind, wanted = _KINDS[known[name]["parameterType"]]
@@ -223,6 +235,7 @@ def check_parameters(
     ]
     if complete and missing:
         raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
+    check_values(given, where, {n: spec["defaultValue"] for n, spec in known.items() if "defaultValue" in spec})
 
 
 def _is_number(text: str) -> bool:
@@ -238,7 +251,7 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     from mofe.artifacts import Metrics
     from mofe.report.text import format_table
 
-    metrics = Metrics.model_validate_json(outputs["metrics"].read_text())
+    metrics = Metrics.read_file(outputs["metrics"])
     for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
         storage.write_bytes(storage.resolve(work / name), source.read_bytes())
     _link(work / "detector", outputs["detector"])
@@ -357,7 +370,7 @@ def schedule(
     if params is None or not cron:
         raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
     file = shipped(f"{pipeline}.yaml")
-    parameters = _read_parameters(params, settings)
+    parameters = read_parameters(params, settings)
     check_parameters(parameters, pipeline_parameters(file), str(params))
     kubeflow_runner.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)
 
@@ -436,8 +449,12 @@ def detect(
     from mofe import storage, verdicts
     from mofe.detect import detect as verdicts_on
     from mofe.detector import load_detector
+    from mofe.parameters import check_values
     from mofe.progress import progress
 
+    check_values(
+        {"threshold": threshold, "score": score, "neighbours": neighbours, "batch_size": batch_size}, "mofe detect"
+    )
     if format == "parquet" and not output:
         raise MofeError("--format parquet needs a file: --output FILE")
     if not images:
@@ -457,7 +474,7 @@ def detect(
                     yield verdict
                 else:
                     counts["unreadable"] += 1
-                    bar.write(f"{verdict.image}: {verdict.reason}", file=sys.stderr)
+                    bar.write(verdicts.on_one_line(f"{verdict.image}: {verdict.reason}"), file=sys.stderr)
 
     if output:
         with storage.writing(storage.resolve(output)) as stream:
@@ -492,6 +509,10 @@ def serve(
         most_megabytes: of a request's body.
         most_images: of a request; they are one batch.
     """
+    from mofe.parameters import check_values
+
+    limits = {"port": port, "most_megabytes": most_megabytes, "most_images": most_images}
+    check_values({"threshold": threshold, "score": score, **limits}, "mofe serve")
     try:
         from mofe.serving import serve as answer
     except ModuleNotFoundError as error:
@@ -533,7 +554,17 @@ def _stage(arguments: Sequence[str]) -> None:
         return
     name = arguments[0]
     function: Callable[..., Any] = getattr(importlib.import_module(f"mofe.stages.{name}"), name)
-    result = tyro.cli(function, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
+
+    @functools.wraps(function)
+    def checked(*given: Any, **named: Any) -> Any:
+        from mofe.parameters import check_passwords, check_values
+
+        values = inspect.signature(function).bind(*given, **named).arguments
+        check_passwords(values)
+        check_values({n: v for n, v in values.items() if isinstance(v, int | float | str)}, f"mofe stage {name}")
+        return function(*given, **named)
+
+    result = tyro.cli(checked, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
     if result is not None:
         print(result)
 

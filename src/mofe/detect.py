@@ -11,7 +11,7 @@ from upath import UPath
 
 from mofe.data.images import decode
 from mofe.data.listing import list_images
-from mofe.data.sources import LabelledImage
+from mofe.data.sources import LabelledImage, as_text
 from mofe.detection.threshold import chosen_threshold
 from mofe.detector import Detector
 from mofe.errors import MofeError
@@ -115,7 +115,7 @@ def _read_ahead(images: Iterable[LabelledImage]) -> Iterator[tuple[str, Image.Im
         try:
             return image.path, decode(image.read()), ""
         except (OSError, ValueError) as error:
-            return image.path, None, str(error) or type(error).__name__
+            return image.path, None, as_text(str(error)) or type(error).__name__
 
     waiting: deque[Future[tuple[str, Image.Image | None, str]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:

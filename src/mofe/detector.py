@@ -88,8 +88,10 @@ class Detector:
             MofeError: a part is missing, damaged, or does not belong to the others.
         """
         info = DetectorInfo.read(folder)
+        info.check(folder, "model/config.json")  # which in turn vouches for the weights
         model, config = load_model(folder / "model")
         with storage.local_copy(folder / INDEXES) as indexes:
+            info.check(folder, f"{INDEXES}/*", copy=indexes.parent)
             knn = ExpertKNN.load(indexes)
         return cls(folder, model.to(device()), config, knn, info)
 
@@ -111,11 +113,13 @@ class Detector:
     @cached_property
     def bank(self) -> pa.Table:
         """The known images that neighbours are looked for among: ``id``, ``label``, ``expert``."""
+        self.info.check(self.folder, BANK)
         return storage.read_parquet(self.folder / BANK)
 
     @cached_property
     def calibration(self) -> pa.Table:
         """The scores of the validation images, a column a score."""
+        self.info.check(self.folder, CALIBRATION)
         return storage.read_parquet(self.folder / CALIBRATION)
 
     @cached_property
@@ -124,6 +128,7 @@ class Detector:
         if not self.info.compared:
             raise MofeError(f"{self.folder} holds no other detectors: index was run with compare=false")
         with storage.local_copy(self.folder / COMPARISON) as folder:
+            self.info.check(self.folder, f"{COMPARISON}/*", copy=folder.parent)
             return Comparison.load(folder)
 
     @cached_property
@@ -206,7 +211,9 @@ def _as_rgb(image: Any, position: int) -> Image.Image:
         if isinstance(image, str | os.PathLike | UPath):
             return decode(storage.read_bytes(storage.resolve(image), "image"))
         raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, path or URI")
-    except (ValueError, TypeError) as error:
+    except MofeError:
+        raise
+    except Exception as error:  # a picture that was opened but not yet read can raise what its decoder does
         name = image if isinstance(image, str | os.PathLike | UPath) else f"image {position}"
         raise MofeError(f"{name} cannot be scored: {error}") from error
 

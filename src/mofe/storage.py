@@ -11,15 +11,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
@@ -33,15 +36,41 @@ ATTEMPTS = 9
 """Of each S3 request, unless ``AWS_MAX_ATTEMPTS`` says otherwise: enough for a server that is being restarted."""
 LONGEST_PAUSE = 20
 """Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
+LONGEST_ANSWER = 60
+"""Seconds without a byte after which a connection to S3 is given up, and the request tried again."""
+READS = 2
+"""Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
+
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+_staged: dict[str, dict[str, str]] = {}
+"""Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
 _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError"}
 """Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
 
 
+def check_uri(uri: str) -> None:
+    """Refuse a URI that carries a password: it would be written down wherever the URI is.
+
+    Raises:
+        MofeError: it does; the message does not.
+    """
+    if _PASSWORD.search(uri):
+        raise MofeError(
+            f"{_PASSWORD.sub('://', uri)} was given with a user name and password: URIs are written into logs and "
+            "artifacts, so give credentials in the environment instead (docs/your-images.md)"
+        )
+
+
 def resolve(uri: Location) -> UPath:
     """The path object of a local path (made absolute) or fsspec URI."""
+    check_uri(str(uri))
     try:
-        path = UPath(uri, **_s3_options()) if str(uri).startswith(("s3://", "s3a://")) else UPath(uri)
+        if str(uri).startswith(("s3://", "s3a://")):
+            path = UPath(uri, **_s3_options())
+            type(path.fs).retries = READS
+            return path
+        path = UPath(uri)
         return path.absolute() if is_local(path) else path
     except (ValueError, ImportError) as error:
         raise MofeError(f"cannot open {uri}: {error}") from error
@@ -53,7 +82,9 @@ def _attempts() -> int:
 
 def _s3_options() -> dict[str, Any]:
     """What botocore does not take from the environment by itself."""
-    options: dict[str, Any] = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _attempts()}}}
+    patience = {"connect_timeout": LONGEST_ANSWER, "read_timeout": LONGEST_ANSWER}
+    retries = {"mode": "standard", "max_attempts": _attempts()}
+    options: dict[str, Any] = {"config_kwargs": {"retries": retries, **patience}}
     if "AWS_DEFAULT_REGION" not in os.environ and (region := os.environ.get("AWS_REGION")):
         options["client_kwargs"] = {"region_name": region}  # what Amazon's other libraries read
     return options
@@ -72,6 +103,7 @@ def is_path(name: str) -> bool:
 @contextmanager
 def access(uri: Location, what: str = "file") -> Iterator[None]:
     """What goes wrong with a file or store inside the block becomes a MofeError that names ``what`` and ``uri``."""
+    begun = time.monotonic()
     try:
         yield
     except _store_errors() as error:
@@ -86,8 +118,7 @@ def access(uri: Location, what: str = "file") -> Iterator[None]:
             ) from error
         names = {kind.__name__ for kind in type(error).__mro__}
         if str(uri).startswith("s3") and (names & _NO_ANSWER or getattr(error, "errno", 0) == errno.EBUSY):
-            pauses = sum(min(2**i, LONGEST_PAUSE) for i in range(_attempts() - 1))
-            words += f"; gave up after {_attempts()} attempts, with pauses of up to {pauses} s in all"
+            words += f"; gave up after {time.monotonic() - begun:.0f} s and {_attempts()} attempts of each request"
         raise MofeError(f"cannot access the {what} at {uri}: {words}") from error
 
 
@@ -169,17 +200,19 @@ def staged(uri: Location) -> Iterator[UPath]:
     """
     final = resolve(uri)
     if not is_local(final):
-        with access(uri, "artifact"):
+        with access(uri, "artifact"), _noted(final):
             _empty(final)
             yield final
         return
     target = Path(final.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    with access(uri, "place for the artifact"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
     try:
-        yield UPath(partial)
+        with _noted(UPath(partial)):
+            yield UPath(partial)
         if target.is_dir():
             old = target.with_name(f".{target.name}.old-{os.getpid()}")
             target.rename(old)
@@ -189,6 +222,48 @@ def staged(uri: Location) -> Iterator[UPath]:
             partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _noted(folder: UPath) -> Iterator[None]:
+    """While it lasts, what is written into ``folder`` is hashed on its way."""
+    place = str(folder).rstrip("/")
+    _staged[place] = {}
+    try:
+        yield
+    finally:
+        del _staged[place]
+
+
+def _note(path: UPath, digest: str) -> None:
+    for folder, files in _staged.items():
+        if str(path).startswith(f"{folder}/"):
+            files[str(path).removeprefix(f"{folder}/")] = digest
+
+
+def written(folder: UPath) -> dict[str, str]:
+    """The SHA-256 of each file, by name, that has been written into ``folder`` or below since :func:`staged` began."""
+    place = str(folder).rstrip("/")
+    for top, files in _staged.items():
+        if f"{place}/".startswith(f"{top}/"):
+            below = f"{place}/".removeprefix(f"{top}/")
+            return {name.removeprefix(below): files[name] for name in sorted(files) if name.startswith(below)}
+    return {}
+
+
+class _Hashed:
+    """A file to write, and the SHA-256 of what has been written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def _empty(folder: UPath) -> None:
@@ -205,15 +280,19 @@ def _empty(folder: UPath) -> None:
 
 @contextmanager
 def local_copy(uri: Location) -> Iterator[Path]:
-    """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block."""
+    """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block.
+
+    It has the name that the folder has at ``uri``.
+    """
     source = resolve(uri)
     if is_local(source):
         yield Path(source.path)
         return
-    with tempfile.TemporaryDirectory(prefix="mofe-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mofe-") as above:
+        folder = Path(above) / source.name
         with access(uri, "folder"):
-            _system(source).get(source.path.rstrip("/") + "/", folder, recursive=True)
-        yield Path(folder)
+            _system(source).get(source.path.rstrip("/") + "/", f"{folder}/", recursive=True)
+        yield folder
 
 
 def copy_folder(source: Path, target: UPath) -> None:
@@ -232,20 +311,26 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
     """
     if is_local(path):
         target = Path(path.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-        try:
-            with partial.open("wb") as local:
-                yield local
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with access(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with partial.open("wb") as local:
+                    hashed = _Hashed(local)
+                    yield cast(IO[bytes], hashed)
+                partial.replace(target)
+                _note(path, hashed.sha256.hexdigest())
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
         return
     with access(path):
         file = _system(path).open(path.path, "wb")
+        hashed = _Hashed(file)
         try:
-            yield file
+            yield cast(IO[bytes], hashed)
             file.close()
+            _note(path, hashed.sha256.hexdigest())
         except BaseException:
             if isinstance(file, AbstractBufferedFile):
                 with suppress(Exception):
@@ -262,11 +347,52 @@ def write_bytes(path: UPath, content: bytes) -> None:
         return
     with access(path):
         _system(path).pipe_file(path.path, content)
+    _note(path, hashlib.sha256(content).hexdigest())
 
 
 def write_json(path: UPath, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically; NaN and infinity are refused."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, _text(content))
+
+
+def _text(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+_SEAL, _AFTER_SEAL = "sha256", b'"\n}\n'
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """JSON whose last line is the SHA-256 of all other bytes; :func:`unsealed` reads it."""
+    blank = _text({**content, _SEAL: ""})
+    digest = hashlib.sha256(blank).hexdigest()
+    return blank.removesuffix(_AFTER_SEAL) + digest.encode() + _AFTER_SEAL
+
+
+def unsealed(content: bytes) -> tuple[Any, str]:
+    """What :func:`sealed` was given, and the digest; "" in its place if a byte is not as it was written.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    head, digest = content[: -64 - len(_AFTER_SEAL)], content[-64 - len(_AFTER_SEAL) : -len(_AFTER_SEAL)]
+    whole = hashlib.sha256(head + content[-len(_AFTER_SEAL) :]).hexdigest().encode() == digest
+    try:
+        values = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if isinstance(values, dict):
+        values.pop(_SEAL, None)
+    return values, digest.decode() if whole else ""
+
+
+def sha256(path: UPath | Path) -> str:
+    """The SHA-256 of a file, read once from front to back."""
+    digest = hashlib.sha256()
+    with reading(UPath(path), "file") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_bytes(path: UPath, what: str) -> bytes:
@@ -294,10 +420,13 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
     with access(path, "Parquet file"), ExitStack() as opened:
         source = path.path if local else opened.enter_context(_system(path).open(path.path, "rb", cache_type="none"))
         try:
-            parquet = pq.ParquetFile(source, metadata=metadata, memory_map=local, pre_buffer=not local)
-        except ValueError as error:
-            raise MofeError(f"{path} is not a readable Parquet file: {error}") from error
-        yield opened.enter_context(parquet)
+            parquet = pq.ParquetFile(
+                source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
+            )
+            yield opened.enter_context(parquet)
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # a damaged file can be found out at any page
+            reason = " ".join(str(error).split())[:300]
+            raise MofeError(f"{path} is not a readable Parquet file: {reason}") from error
 
 
 def read_parquet(path: UPath, columns: list[str] | None = None) -> Any:

@@ -52,6 +52,17 @@ class Unreadable:
     reason: str
 
 
+class FileList(Manifest):
+    """``files.json`` of the folder that lists the files of a batch: ``files.parquet``, a row group a shard."""
+
+    file_name: ClassVar[str] = "files.json"
+    what: ClassVar[str] = "list of files"
+    num_files: int
+    shards: int
+    digest: str
+    """Of the images and the detector, as survey found them."""
+
+
 class VerdictSet(Manifest):
     """``verdicts.json`` of a folder with verdicts on many images.
 
@@ -114,8 +125,7 @@ def write(verdicts: Iterable[Verdict], stream: IO[bytes], form: Format) -> None:
             while rows := [row_of(verdict) for verdict in islice(pending, ROWS_PER_GROUP)]:
                 table.write_table(pa.Table.from_pylist(rows, SCHEMA))
         return
-    # names of files may be no text at all
-    text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="", line_buffering=True)
+    text = io.TextIOWrapper(stream, "utf-8", newline="", line_buffering=True)
     if form == "jsonl":
         for verdict in pending:
             text.write(json.dumps(row_of(verdict), ensure_ascii=False, allow_nan=False) + "\n")
@@ -135,6 +145,12 @@ def write(verdicts: Iterable[Verdict], stream: IO[bytes], form: Format) -> None:
 def _lines(verdict: Verdict) -> str:
     head = (
         f"{'known' if verdict.known else 'UNKNOWN':7}  {verdict.p_value:5.3f}  {verdict.score:9.3f}  "
-        f"{verdict.class_name:20}  {verdict.probability:6.1%}  {verdict.image}\n"
+        f"{verdict.class_name:20}  {verdict.probability:6.1%}  {on_one_line(verdict.image)}\n"
     )
-    return head + "".join(f"{'':27}{n.class_name:20}  {n.distance:6.3f}  {n.image}\n" for n in verdict.neighbours)
+    near = (f"{'':27}{n.class_name:20}  {n.distance:6.3f}  {on_one_line(n.image)}\n" for n in verdict.neighbours)
+    return head + "".join(near)
+
+
+def on_one_line(name: str) -> str:
+    """A file's name for people: line breaks and what else a terminal would obey are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

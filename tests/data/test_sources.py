@@ -1,9 +1,11 @@
 """Every kind of source, and every way in which one can be wrong."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -104,6 +106,34 @@ def test_labels_out_of_range_name_file_row_and_value(tmp_path: Path, label: int 
         listed(file)
 
 
+def test_labels_that_would_be_a_class_for_each_grain_of_sand(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"a", b"b"], "label": [0, 2**62]}), tmp_path / "a.parquet")
+    with pytest.raises(MofeError, match=r"has the label 4611686018427387904, and no names"):
+        open_source(str(tmp_path / "a.parquet"))
+
+
+def test_a_damaged_parquet_is_an_error_wherever_it_is_found_out(tmp_path: Path) -> None:
+    """Found by scripts/fuzz.py: Arrow raises errors of many classes, some of them only as pages are read."""
+    file, rng = tmp_path / "a.parquet", np.random.default_rng(0)
+    rows = [{"bytes": b"content", "path": f"{i}.png"} for i in range(20)]
+    pq.write_table(pa.table({"image": rows, "label": [i % 2 for i in range(20)]}), file, compression="none")
+    whole = file.read_bytes()
+    refused = 0
+    for _ in range(400):
+        spoiled = bytearray(whole)
+        for at in rng.integers(len(whole), size=2):
+            spoiled[at] = rng.integers(256)
+        file.write_bytes(spoiled)
+        try:
+            for image in open_source(str(file)).images():
+                with suppress(ValueError):
+                    image.read()
+        except MofeError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20
+
+
 def test_a_strange_parquet_says_what_was_found(tmp_path: Path) -> None:
     pq.write_table(pa.table({"picture": ["x"], "label": [1]}), tmp_path / "a.parquet")
     with pytest.raises(MofeError, match=r"expected a column image.*found picture: string, label: int64"):
@@ -135,13 +165,16 @@ def test_csv_manifest_without_labels_and_with_a_missing_file(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na,b\n", r"expected the columns path\[,label\], found file,label"),
+        ("file,label\na,b\n", "expected the columns path in a CSV manifest, found file,label"),
         ("path,label\n", "lists no images"),
         ("path,label\na.png,x\nb.png,\n", "line 3: no label"),
+        ("label,path\nx,a.png\nx\n", "line 3: no path"),
+        ("path,label\ncaf\xe9.png,x\n", "is not a CSV file in UTF-8"),
+        ("path\n" + "a" * 200_000, "is not a CSV file in UTF-8: field larger"),
     ],
 )
 def test_bad_manifests(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "set.csv").write_text(text)
+    (tmp_path / "set.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(MofeError, match=message):
         open_source(str(tmp_path / "set.csv"))
 

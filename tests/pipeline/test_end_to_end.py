@@ -1,6 +1,7 @@
 """The whole pipeline for real, as ``make demo`` runs it but smaller; and on real photographs where they are at hand."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from test_secrets import PLANTED, leaks
 from tiny_clip import BACKBONE, write_tiny_clip
 
 from mofe import load_detector
@@ -19,7 +21,8 @@ PHOTOGRAPHS = ROOT.parent / "shared" / "data"
 
 
 def mofe(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-m", "mofe", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **PLANTED})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -31,7 +34,7 @@ def test_digits(tmp_path: Path) -> None:
     run = ["run", "-f", "examples/digits.yaml", "--work", str(tmp_path / "run"), "--set", *settings]
     printed = mofe(*run, "epochs=2", "probe_epochs=10", "train_images_per_class=60")
 
-    metrics = Metrics.model_validate_json((tmp_path / "run" / "metrics.json").read_text())
+    metrics = Metrics.read_file(tmp_path / "run" / "metrics.json")
     knn = next(result for result in metrics.results if result.score == "knn")
     assert metrics.id_accuracy > 0.85
     assert metrics.router_accuracy > 0.85
@@ -58,6 +61,8 @@ def test_digits(tmp_path: Path) -> None:
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"metrics.json", "report.html"}
     tuned = next(r for r in runs if r.info.run_name == "finetune")
     assert [m.step for m in client.get_metric_history(tuned.info.run_id, "validation_accuracy")] == [0, 1, 2]
+
+    assert leaks(tmp_path) == []
 
     params = tmp_path / "params.yaml"  # as the report gives them
     params.write_text(yaml.safe_dump(metrics.parameters))
@@ -94,7 +99,7 @@ def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
 def test_photographs(tmp_path: Path) -> None:
     small = ["train_images_per_class=6", "evaluation_images_per_class=3", "epochs=1", "probe_epochs=5", "compare=false"]
     mofe("run", "-f", "examples/tiny-imagenet.yaml", "--work", str(tmp_path), "--set", *small)
-    metrics = Metrics.model_validate_json((tmp_path / "metrics.json").read_text())
+    metrics = Metrics.read_file(tmp_path / "metrics.json")
     assert {(r.ood, r.score) for r in metrics.results} >= {("near-ood", "knn"), ("textures", "energy")}
     assert metrics.id_accuracy > 0.03  # of 100 classes, from six small images each
     assert metrics.router_accuracy > 0.35  # of five experts

@@ -43,7 +43,7 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
         write_scores(tmp_path, "far", "ood", 0),
     ]
     evaluation = evaluate(scores, **inputs)
-    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    metrics = Metrics.read_file(Path(inputs["metrics"]))
     known = pq.read_table(f"{scores[0]}/scores.parquet").to_pydict()
     right = np.array(known["label"]) == np.array(known["predicted"])
     assert metrics.id_accuracy == pytest.approx(right.mean())
@@ -77,7 +77,7 @@ def test_near_and_far_have_averages_of_their_own(tmp_path: Path, inputs: dict[st
     scores += [write_scores(tmp_path, name, "ood", shift) for name, shift in shifts.items()]
     kinds = {"cats": "near", "dogs": "near", "noise": "far"}
     evaluate(scores, **inputs, ood_data=[{"dataset": n, "uri": f"s3://b/{n}", "kind": k} for n, k in kinds.items()])
-    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    metrics = Metrics.read_file(inputs["metrics"])
     assert metrics.averages == {
         "average of near-OOD": ["cats", "dogs"],
         "average of far-OOD": ["noise"],

@@ -91,7 +91,8 @@ def test_every_parameter_is_used(trained: Trained, options: dict[str, object]) -
     assert not same(weights(trained("a", **start)), weights(trained("b", **{**start, **options})))
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path, how: signal.Signals) -> None:
     options = {"epochs": 6, "drop_path": 0.2, "augmentation": "crop-flip"}
     paths = trained("undisturbed", **options)
     place = tmp_path / "killed"
@@ -105,12 +106,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: 
     command = [sys.executable, "-c", code]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: see conftest.py
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread) as process:
-        for _ in range(600):  # until two epochs are on disk
+        for _ in range(2400):  # until two epochs are on disk
             if len({p.name for p in (place / "checkpoints").glob("*/step-*")} - {"step-00000000"}) >= 2:
                 break
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, how)
+    assert process.returncode == (143 if how == signal.SIGTERM else -signal.SIGKILL)
     assert not (place / "model").exists()
+    steps = [int(p.name.removeprefix("step-")) for p in (place / "checkpoints").glob("*/step-*")]
+    if how == signal.SIGTERM:
+        assert max(steps) % 4, "it wrote one in the middle of an epoch, which has four steps"
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
     assert "resuming in epoch" in done.stdout
     assert same(weights(SimpleNamespace(model=place / "model")), weights(paths))

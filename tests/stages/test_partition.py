@@ -17,17 +17,17 @@ CLASSES = ("n02099601", "n02123045", "teapot", "truck")
 
 def write_features(folder: Path) -> str:
     rng = np.random.default_rng(0)
-    folder.mkdir()
     prototypes = {"prototype": fixed_size_lists(rng.normal(size=(4, 8)), pa.float32())}
-    pq.write_table(pa.table(prototypes), folder / Features.PROTOTYPES)
-    FeatureInfo(
-        backbone=describe_backbone("vit_tiny_patch16_224", TINY, "random"),
-        dim=8,
-        num_images=0,
-        classes=CLASSES,
-        synsets=(*CLASSES[:2], None, None),
-        dataset_digest="",
-    ).write(storage.resolve(folder))
+    with storage.staged(folder) as place:
+        with storage.writing(place / Features.PROTOTYPES) as file:
+            pq.write_table(pa.table(prototypes), file)
+        FeatureInfo(
+            backbone=describe_backbone("vit_tiny_patch16_224", TINY, "random"),
+            dim=8,
+            num_images=0,
+            classes=CLASSES,
+            synsets=(*CLASSES[:2], None, None),
+        ).write(place)
     return str(folder)
 
 

@@ -24,7 +24,7 @@ def written(folder: Path, name: str, values: np.ndarray) -> str:
     ]
     file = folder / f"{len(list(folder.iterdir()))}.json"
     metrics = Metrics(name=name, id_accuracy=values[0, 0] / 2, router_accuracy=0.5, results=tuple(results))
-    file.write_text(metrics.model_dump_json())
+    file.write_bytes(metrics.sealed())
     return str(file)
 
 

@@ -1,7 +1,6 @@
 """One image: from a file's bytes, in whatever mode it was saved, to RGB pixels."""
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -9,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MOST_PIXELS = 100_000_000
 """A larger image is refused before it is decoded: 300 MB of pixels, more than any camera makes."""
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is read, whatever a file is called; Pillow knows others, some of which start programs (EPS)."""
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 
@@ -38,22 +39,18 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _opened(content: bytes) -> Image.Image:
     if not content:
         raise ValueError("the file is empty")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(content))
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height <= MOST_PIXELS:
             image.load()
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
-        except UnidentifiedImageError as error:
-            raise ValueError("it is not an image that can be read") from error
-        except ValueError:
-            raise
-        except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-            raise ValueError(f"it does not decode: {error}") from error
-    return image
+            return image
+    except UnidentifiedImageError as error:
+        raise ValueError("it is not an image that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+        raise ValueError(f"it does not decode: {error}") from error
+    raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
 
 
 def decode(content: bytes) -> Image.Image:
@@ -65,7 +62,7 @@ def decode(content: bytes) -> Image.Image:
     image = _opened(content)
     try:
         return to_rgb(image)
-    except (ValueError, OSError, SyntaxError, TypeError) as error:
+    except Exception as error:  # metadata can be as damaged as pixels
         raise ValueError(f"it does not convert to RGB: {error}") from error
 
 
@@ -75,10 +72,18 @@ def stored_form(content: bytes) -> bytes:
     Raises:
         ValueError: as :func:`decode`.
     """
-    image = _opened(content)
-    plain = image.mode == "RGB" and not image.has_transparency_data and image.getexif().get(_ORIENTATION, 1) == 1
-    if plain and image.format in _KEPT_FORMATS and getattr(image, "n_frames", 1) == 1:
+    if _is_plain(_opened(content)):
         return content
     encoded = io.BytesIO()
     decode(content).save(encoded, "PNG")
     return encoded.getvalue()
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether every decoder makes the same RGB pixels of the file."""
+    if image.mode != "RGB" or image.format not in _KEPT_FORMATS or image.has_transparency_data:
+        return False
+    try:
+        return getattr(image, "n_frames", 1) == 1 and image.getexif().get(_ORIENTATION, 1) == 1
+    except Exception as error:
+        raise ValueError(f"its metadata cannot be read: {error}") from error

@@ -10,7 +10,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.data.archives import ARCHIVES
-from mofe.data.sources import SUFFIXES, LabelledImage, open_source, read_image
+from mofe.data.sources import SUFFIXES, LabelledImage, as_text, open_source, read_image
 from mofe.errors import MofeError
 
 TABLES = (*ARCHIVES, ".parquet")
@@ -30,7 +30,7 @@ def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
         if file.name.endswith(TABLES):
             yield from open_source(str(file)).images()
         else:
-            yield LabelledImage(str(file), -1, partial(read_image, file))
+            yield LabelledImage(as_text(str(file)), -1, partial(read_image, file))
 
 
 def list_files(places: Iterable[str | UPath]) -> Iterator[UPath]:

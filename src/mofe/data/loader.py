@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mofe.artifacts import ImageShards, Preprocessing
 from mofe.data.images import decode
+from mofe.errors import MofeError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -115,7 +116,13 @@ def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.
 def batches(
     dataset: ShardDataset, positions: np.ndarray, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches ``(bytes (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order."""
+    """Batches ``(bytes (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order.
+
+    Raises:
+        MofeError: ``batch_size`` < 1 or ``num_workers`` < 0.
+    """
+    if batch_size < 1 or num_workers < 0:
+        raise MofeError(f"batch_size = {batch_size} must be at least 1, num_workers = {num_workers} at least 0")
     chunks = [positions[i : i + batch_size].tolist() for i in range(0, len(positions), batch_size)]
     loader: DataLoader[tuple[Tensor, int, int]] = DataLoader(
         dataset,

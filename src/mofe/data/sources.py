@@ -9,13 +9,16 @@ import hashlib
 import io
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
@@ -25,6 +28,8 @@ from mofe.errors import MofeError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
+MOST_CLASSES = 1_000_000
+"""That have no names but numbers."""
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -33,6 +38,7 @@ class LabelledImage:
     """One image of a source, not yet read."""
 
     path: str
+    """Text, as tables need it: see :func:`as_text`."""
     label: int
     """Index into the source's classes; -1 without a label."""
     read: Callable[[], bytes]
@@ -102,15 +108,44 @@ def open_source(uri: str, synsets: str = "") -> Source:
     return source
 
 
-def read_image(path: UPath) -> bytes:
-    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage."""
+def as_text(name: str) -> str:
+    """A name or message that may hold bytes of a file's name that are not UTF-8: those escaped."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def read_image(path: UPath, root: Path | None = None) -> bytes:
+    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage.
+
+    Args:
+        path: the file.
+        root: on this machine, the folder that links must not lead out of; None follows them anywhere.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is none that can be read whole (a pipe, a device, too large).
+    """
     if storage.is_local(path):
-        return bytes(path.read_bytes())
+        return _read_local(Path(path.path), root)
     with storage.access(path, "image"):
         try:
             return bytes(path.fs.cat_file(path.path))
         except FileNotFoundError as error:
             raise ValueError("it is not there") from error
+
+
+def _read_local(file: Path, root: Path | None) -> bytes:
+    if root and not file.resolve().is_relative_to(root):
+        raise ValueError("it is a link that leads out of the folder; a CSV manifest can name files anywhere")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+        raise ValueError("it is not a regular file")
+    if found.st_size > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST >> 20} MB")
+    return file.read_bytes()
+
+
+def _scattered(name: str) -> bytes:
+    """What to sort names by so that they are mixed, always alike."""
+    return hashlib.md5(name.encode(errors="surrogateescape"), usedforsecurity=False).digest()
 
 
 def _own_synsets(classes: Sequence[str]) -> tuple[str | None, ...]:
@@ -123,17 +158,15 @@ def _check_names(classes: Sequence[str], uri: str) -> None:
         key = name.strip().casefold()
         if not key:
             raise MofeError(f"{uri} has a class without a name")
+        if as_text(name) != name:
+            raise MofeError(f"{uri} has a class whose name is not UTF-8, {as_text(name)}: rename its folder")
         if key in seen:
             raise MofeError(f"{uri} has the class {name!r} twice (as {seen[key]!r}): rename or merge one of them")
         seen[key] = name
 
 
 def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
-    text = storage.read_bytes(path, "synset list").decode("utf-8-sig")
-    rows = csv.DictReader(io.StringIO(text))
-    if not {"class", "synset"} <= set(rows.fieldnames or ()):
-        raise MofeError(f"{path}: expected the columns class,synset, found {','.join(rows.fieldnames or ())}")
-    given = {row["class"]: row["synset"] for row in rows}
+    given = {row["class"]: row["synset"] for row in _rows_of(path, "synset list", "class", "synset")}
     if unknown := sorted(set(given) - set(source.classes)):
         raise MofeError(f"{path} names the class {unknown[0]!r}, which the data does not have")
     return tuple(given.get(name) or own for name, own in zip(source.classes, source.synsets, strict=True))
@@ -155,12 +188,13 @@ def _folders(root: UPath) -> Source:
     classes = tuple(sorted({name.split("/", 1)[0] for name in names if "/" in name}))
     index = {name: c for c, name in enumerate(classes)}
     # shards should be mixed: a batch is drawn from a few row groups
-    order = sorted(names, key=lambda name: hashlib.md5(name.encode(errors="surrogateescape")).digest())
+    order = sorted(names, key=_scattered)
+    inside = Path(root.path).resolve() if storage.is_local(root) else None
 
     def images() -> Iterator[LabelledImage]:
         for name in order:
             label = index.get(name.split("/", 1)[0], -1) if classes else -1
-            yield LabelledImage(name, label, partial(read_image, root / name))
+            yield LabelledImage(as_text(name), label, partial(read_image, root / name, inside))
 
     return Source(classes, _own_synsets(classes), len(order), images)
 
@@ -183,7 +217,7 @@ def _archives(files: Sequence[UPath], uri: str) -> Source:
     def images() -> Iterator[LabelledImage]:
         for file in files:
             for member in members(file, SUFFIXES):
-                yield LabelledImage(member.name, index.get(member.class_name, -1), partial(_content, member))
+                yield LabelledImage(as_text(member.name), index.get(member.class_name, -1), partial(_content, member))
 
     return Source(classes, _own_synsets(classes), len(found), images)
 
@@ -206,8 +240,11 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     labelled = "label" in schema.names
     classes = _class_names(schema) if labelled else ()
     if labelled and classes is None:
-        tops = [storage.read_parquet(f, ["label"])["label"].to_numpy().max(initial=-1) for f in files]
-        classes = tuple(str(c) for c in range(int(max(tops)) + 1))
+        tops = [pc.max(storage.read_parquet(file, ["label"])["label"]).as_py() for file in files]
+        highest = max((top for top in tops if top is not None), default=-1)
+        if highest >= MOST_CLASSES:
+            raise MofeError(f"{uri} has the label {highest}, and no names of classes: labels must begin at 0")
+        classes = tuple(str(c) for c in range(highest + 1))
     names = classes or ()
     total = sum(_rows(file) for file in files)
     if total == 0:
@@ -262,7 +299,10 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 
 
 def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
-    image = value.as_py()
+    try:
+        image = value.as_py()
+    except UnicodeDecodeError:
+        image = {"bytes": None}
     content, path = (image, None) if isinstance(image, bytes | None) else (image.get("bytes"), image.get("path"))
 
     def read() -> bytes:
@@ -278,11 +318,24 @@ def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
 
 def manifest_rows(path: UPath) -> list[dict[str, str]]:
     """The rows of a CSV manifest (``path`` and perhaps ``label``)."""
-    text = storage.read_bytes(path, "CSV manifest").decode("utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text))
-    if "path" not in (reader.fieldnames or ()):
-        raise MofeError(f"{path}: expected the columns path[,label], found {','.join(reader.fieldnames or ())}")
-    return list(reader)
+    return _rows_of(path, "CSV manifest", "path")
+
+
+def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
+    """The rows of a CSV file that has these columns, the first of them filled in every row."""
+    content = storage.read_bytes(path, what)
+    try:
+        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
+        found = list(reader.fieldnames or ())
+        if not set(columns) <= set(found):
+            raise MofeError(f"{path}: expected the columns {','.join(columns)} in a {what}, found {','.join(found)}")
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MofeError(f"{path} is not a CSV file in UTF-8: {error}") from error
+    for number, row in enumerate(rows, start=2):
+        if not row[columns[0]].strip():
+            raise MofeError(f"{path}, line {number}: no {columns[0]}")
+    return rows
 
 
 def manifest_file(manifest: UPath, name: str) -> UPath:
@@ -300,7 +353,7 @@ def _manifest(path: UPath) -> Source:
         raise MofeError(f"{path}, line {line}: no label, though other lines have one")
     classes = tuple(sorted({row["label"] for row in rows})) if labelled else ()
     index = {name: c for c, name in enumerate(classes)}
-    order = sorted(rows, key=lambda row: hashlib.md5(row["path"].encode(errors="surrogateescape")).digest())
+    order = sorted(rows, key=lambda row: _scattered(row["path"]))
 
     def images() -> Iterator[LabelledImage]:
         for row in order:

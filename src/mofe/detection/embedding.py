@@ -68,9 +68,15 @@ def embed_shards(
             with autocast(precision):
                 output = model(images, routes)
             output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
-            finite_B = output.embedding_BD.isfinite().all(dim=1)
-            if not finite_B.all():
-                position = int(positions_B[~finite_B][0])
-                raise MofeError(f"the embedding of {shards.image(position)[1]} is not finite; try precision=fp32")
+            for what, values_BX in (
+                ("trunk embedding", output.trunk_BD),
+                ("embedding", output.embedding_BD),
+                ("router output", output.router_logits_BE),
+                ("logits", output.logits.clamp(min=-1)),  # of classes of other experts they are -inf
+            ):
+                finite_B = values_BX.isfinite().all(dim=1)
+                if not finite_B.all():
+                    image = shards.image(int(positions_B[~finite_B][0]))[1]
+                    raise MofeError(f"{label}: the {what} of {image} is not finite; try precision=fp32")
             yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), output)
             bar.update(len(images))

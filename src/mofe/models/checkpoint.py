@@ -13,8 +13,15 @@ WEIGHTS = "model.safetensors"
 
 
 def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
-    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole."""
+    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole.
+
+    Raises:
+        MofeError: a weight is not finite.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise MofeError(f"the weights {name} of the model are not finite: it is not written to {folder}")
     storage.write_bytes(folder / WEIGHTS, save(state))
     config.write(folder)
 
@@ -29,6 +36,7 @@ def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
     config = ModelConfig.read(folder)
     backbone = create_backbone(config.backbone, load_weights=False)
     model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k, config.router)
+    config.check(folder, WEIGHTS)
     content = storage.read_bytes(folder / WEIGHTS, "model's weights file")
     try:
         model.load_state_dict(load(content))

@@ -1,5 +1,6 @@
-from .clusters import STRATEGIES, partition_classes
+from .clusters import partition_classes
 from .seeds import Supercategory, supercategories
+from .strategies import STRATEGIES
 from .wordnet import ensure_wordnet, resolve_synsets
 
 __all__ = [

@@ -10,11 +10,8 @@ from mofe.artifacts import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
 from mofe.partitioning.self_learning import learnt_groups
+from mofe.partitioning.strategies import STRATEGIES
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
-
-STRATEGIES = ("wordnet-kmeans", "taxonomy", "self-learning", "kmeans++", "random")
-"""``wordnet-kmeans``: the paper's. ``taxonomy``: WordNet alone, no features. The others need no WordNet;
-``self-learning`` is an unsupervised router."""
 
 
 def partition_classes(
@@ -36,7 +33,7 @@ def partition_classes(
         prototypes_CD: one prototype a class, the mean of its class embeddings that enter the MoFE block.
         synsets: each class's wnid or synset name; None (looked up by the class name) where it is not known.
         num_experts: E.
-        strategy: one of :data:`STRATEGIES`.
+        strategy: one of :data:`mofe.partitioning.strategies.STRATEGIES`.
         classes: class names; the synsets themselves if left out.
         seed: for ``self-learning``, ``kmeans++`` and ``random``.
 

@@ -21,6 +21,10 @@ def collect(shards: list[str], verdicts: str, counts: str) -> dict[str, int]:
     """
     read = sorted(((VerdictSet.read(uri), uri) for uri in shards), key=lambda item: item[0].shards)
     numbers = [number for info, _ in read for number in info.shards]
+    for info, uri in read:
+        info.check(storage.resolve(uri))
+        if info.made_from != read[0][0].made_from:
+            raise MofeError(f"{uri} and {read[0][1]} are verdicts of different batches or detectors")
     if not read or numbers != list(range(len(read))):
         raise MofeError(f"expected each shard from 0 to {len(read) - 1} once, found {numbers}")
     with tracking.stage_run("collect", {"shards": len(read)}) as run:

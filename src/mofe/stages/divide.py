@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from mofe import storage
 from mofe.data.listing import list_files
 from mofe.errors import MofeError
+from mofe.verdicts import FileList
 
 FILES = "files.parquet"
 
@@ -15,8 +16,8 @@ FILES = "files.parquet"
 def divide(images: list[str], files: str, *, digest: str = "", shards: int = 8) -> list[int]:
     """List the files of a batch and divide them into shards of as many files each, in order.
 
-    Writes one Parquet file with a column ``file``, a row group a shard. A tar archive or Parquet file counts as one
-    file and is not divided.
+    Writes one Parquet file with a column ``file``, a row group a shard, and what it holds as JSON. A tar archive or
+    Parquet file counts as one file and is not divided.
 
     Args:
         images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
@@ -32,15 +33,13 @@ def divide(images: list[str], files: str, *, digest: str = "", shards: int = 8) 
     names = [str(file) for file in list_files(images)]
     count = min(int(shards), len(names))
     bounds = [len(names) * shard // count for shard in range(count + 1)]
-    schema = pa.schema({"file": pa.string()}, metadata={"digest": digest})
+    schema = pa.schema({"file": pa.string()})
     table = pa.table({"file": _column(names)}, schema)
-    with (
-        storage.staged(files) as folder,
-        storage.writing(folder / FILES) as stream,
-        pq.ParquetWriter(stream, schema) as parquet,
-    ):
-        for start, end in pairwise(bounds):
-            parquet.write_table(table.slice(start, end - start), row_group_size=end - start)
+    with storage.staged(files) as folder:
+        with storage.writing(folder / FILES) as stream, pq.ParquetWriter(stream, schema) as parquet:
+            for start, end in pairwise(bounds):
+                parquet.write_table(table.slice(start, end - start), row_group_size=end - start)
+        FileList(num_files=len(names), shards=count, digest=digest).write(folder)
     print(f"{len(names)} files in {count} shards")
     return list(range(count))
 

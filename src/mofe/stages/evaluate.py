@@ -49,7 +49,10 @@ def evaluate(
     """
     with tracking.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
-        classes = Partition.read(partition)
+        classes, course = Partition.read(partition), History.read(history)
+        for what, made in ((f"the scores {test.uri}", test.info), (f"the training history {history}", course)):
+            if not made.check_source("partition", classes):
+                raise MofeError(f"{what} and the partition {partition} are not of the same model")
         labels = test.table["label"].to_numpy()
         right = test.table["predicted"].to_numpy() == labels
         routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
@@ -60,6 +63,7 @@ def evaluate(
         by_name = {item["dataset"]: item for item in ood_data or []}
         sets = [by_name.get(table.info.dataset, {"dataset": table.info.dataset}) for table in ood]
         found = Metrics(
+            made_from={table.info.dataset: table.info.identity for table in (test, *ood)},
             name=name,
             id_accuracy=float(right.mean()),
             router_accuracy=float(routed_right.mean()),
@@ -81,9 +85,9 @@ def evaluate(
             points = {name: values.tolist() for name, values in curve._asdict().items()}
             curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
 
-        storage.write_json(storage.resolve(metrics), found.model_dump(mode="json"))
+        storage.write_bytes(storage.resolve(metrics), found.sealed())
         storage.write_json(storage.resolve(roc), {"curves": curves})
-        page = render(found, test, ood, classes, History.read(history))
+        page = render(found, test, ood, classes, course)
         storage.write_bytes(storage.resolve(report), page.encode())
         print(format_table(found))
         figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
@@ -148,6 +152,8 @@ def _sorted_by_role(tables: list[ScoreTable]) -> tuple[ScoreTable, list[ScoreTab
     if not ood:
         raise MofeError("expected the scores of at least one OOD set, found none")
     for table in ood:
+        if table.info.made_from.get("detector") != tests[0].info.made_from.get("detector"):
+            raise MofeError(f"{table.info.dataset} and {tests[0].info.dataset} were not scored by the same detector")
         if table.info.scores != tests[0].info.scores:
             raise MofeError(
                 f"{table.info.dataset} has the scores {table.info.scores}, the ID test set {tests[0].info.scores}"

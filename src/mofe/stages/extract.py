@@ -89,7 +89,7 @@ def extract(
                 num_images=len(shards),
                 classes=shards.info.classes,
                 synsets=shards.info.synsets,
-                dataset_digest=shards.info.digest,
+                made_from={"images": shards.info.identity},
             ).write(folder)
         run.metrics({"images": len(shards), "classes": len(sums.count_C), "dim": model.dim})
 

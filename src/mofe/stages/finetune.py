@@ -68,7 +68,7 @@ def finetune(
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
     With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again; one
-    that came to its end begins afresh.
+    that came to its end begins afresh. SIGTERM ends it after the step in progress, with a checkpoint and status 143.
     Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
 
     Args:
@@ -156,13 +156,18 @@ def finetune(
             classes = Partition.read(partition)
             if not shards.info.classes == known.info.classes == classes.classes:
                 raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
+            if not known.info.check_source("images", shards.info):
+                raise MofeError(f"the features {features} are not of the images {images}")
+            if not classes.check_source("features", known.info):
+                raise MofeError(f"the partition {partition} was not made from the features {features}")
+            sources = {"images": shards.info, "features": known.info, "partition": classes}
             config = ModelConfig(
+                made_from={what: source.identity for what, source in sources.items()},
                 library_version=__version__,
                 backbone=known.info.backbone,
                 top_k=top_k,
                 router=router,
                 partition=classes,
-                dataset_digest=shards.info.digest,
                 validation_fraction=validation_fraction,
                 seed=seed,
                 training=recipe.to_dict(),
@@ -212,7 +217,7 @@ def finetune(
             trainer = fine_tune(start, classes, recipe, embeddings, place, report)
             if distributed.is_first():
                 with storage.staged(history) as folder:
-                    History(epochs=tuple(trainer.history)).write(folder)
+                    History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
                 with storage.staged(model) as folder:
                     save_model(folder, trainer.model, config)
             distributed.wait_for_all()

@@ -63,7 +63,7 @@ def index(
             raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
         shards = ImageShards(images)
         network, config = load_model(model)
-        if config.dataset_digest != shards.info.digest or config.partition.classes != shards.info.classes:
+        if not config.check_source("images", shards.info) or config.partition.classes != shards.info.classes:
             raise MofeError(f"the model {model} was not trained on the images {images}")
         about, words = read_texts(texts) if texts else (None, None)
         if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
@@ -103,8 +103,8 @@ def index(
         comparison = None
         if compare:
             found = Features(features)
-            if found.info.dataset_digest != shards.info.digest:
-                raise MofeError(f"the features {features} are not of the images {images}")
+            if not config.check_source("features", found.info):
+                raise MofeError(f"the model {model} was not trained with the features {features}")
             held_MD = torch.cat([output.embedding_BD for output in seen])
             held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
             before = found.embeddings_ND[held]
@@ -145,6 +145,7 @@ def index(
                 with storage.writing(folder / name) as file:
                     pq.write_table(pa.table(columns), file)
             DetectorInfo(
+                made_from={"model": config.identity, **config.made_from},
                 knn_k=k,
                 bank=bank,
                 bank_sizes=tuple(sizes.tolist()),

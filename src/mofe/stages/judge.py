@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 from mofe import storage, tracking
 from mofe.detect import detect
 from mofe.detector import load_detector
+from mofe.errors import MofeError
 from mofe.progress import progress
 from mofe.stages.divide import FILES
-from mofe.verdicts import UNREADABLE_SCHEMA, Unreadable, Verdict, VerdictSet, write
+from mofe.verdicts import UNREADABLE_SCHEMA, FileList, Unreadable, Verdict, VerdictSet, write
 
 
 def judge(
@@ -40,9 +41,13 @@ def judge(
         batch_size: images at once.
     """
     shard = int(shard)  # Kubeflow hands numbers on as floats
+    batch = FileList.read(files)
+    batch.check(storage.resolve(files), FILES)
+    if not 0 <= shard < batch.shards:
+        raise MofeError(f"shard = {shard}: {files} has the shards 0 to {batch.shards - 1}")
     with storage.open_parquet(storage.resolve(files) / FILES) as listed:
         names = listed.read_row_group(shard)["file"].to_pylist()
-        digest = listed.schema_arrow.metadata[b"digest"].decode()
+    model = load_detector(detector)
     asked = {"threshold": threshold, "score": score, "neighbours": neighbours, "detector": detector}
     with tracking.stage_run("judge", asked, label=f"shard {shard}") as run:
         known: Counter[str] = Counter()
@@ -52,7 +57,7 @@ def judge(
         def readable() -> Iterator[Verdict]:
             nonlocal unknown
             found = detect(
-                load_detector(detector),
+                model,
                 map(storage.resolve, names),
                 threshold=threshold,
                 score=score,
@@ -75,9 +80,10 @@ def judge(
             with storage.writing(folder / "unreadable" / f"{shard:05d}.parquet") as stream:
                 pq.write_table(pa.Table.from_pylist(unreadable, UNREADABLE_SCHEMA), stream)
             VerdictSet(
+                made_from={"files": batch.identity, "detector": model.info.identity},
                 shards=(shard,),
                 detector=detector,
-                digest=digest,
+                digest=batch.digest,
                 threshold=threshold,
                 score=score,
                 known=dict(sorted((+known).items())),

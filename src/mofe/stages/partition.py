@@ -26,7 +26,7 @@ def partition(
             known.prototypes_CD, known.info.synsets, num_experts, strategy, classes=known.info.classes, seed=seed
         )
         with storage.staged(partition) as folder:
-            result.write(folder)
+            result.model_copy(update={"made_from": {"features": known.info.identity}}).write(folder)
         run.file(storage.resolve(partition) / "partition.json")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})
         for expert in range(num_experts):

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from mofe import storage, tracking
 from mofe.artifacts import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
-from mofe.data.sources import LabelledImage, Source, open_source
+from mofe.data.sources import LabelledImage, Source, as_text, open_source
 from mofe.errors import MofeError
 from mofe.progress import progress
 
@@ -93,7 +93,7 @@ def _checked(source: Source, label: str) -> Iterator[tuple[LabelledImage, bytes 
         try:
             return stored_form(image.read()), ""
         except (OSError, ValueError) as error:
-            return None, str(error) or type(error).__name__
+            return None, as_text(str(error)) or type(error).__name__
 
     waiting: deque[tuple[LabelledImage, Future[tuple[bytes | None, str]]]] = deque()
     pool = ThreadPoolExecutor(THREADS)

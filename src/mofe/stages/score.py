@@ -45,9 +45,9 @@ def score(
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
-    info = ImageSet.read(images)
+    shards = ImageShards(images)
+    info = shards.info
     with tracking.stage_run("score", {"dataset": info.name}, label=info.name) as run:
-        shards = ImageShards(images)
         judge = load_detector(detector)
         label_of = _labels_in_model(info, judge.classes)
         sample = np.unique(np.linspace(0, len(shards) - 1, SAMPLE).round().astype(int))
@@ -91,6 +91,11 @@ def score(
                 right.append(text.classify(output.embedding_BD) == label_of[labels_B])
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+        for name in names:
+            bad = np.flatnonzero(~np.isfinite(arrays[name]))
+            if bad.size:
+                image = shards.image(int(bad[0]))[1]
+                raise MofeError(f"{info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others")
         table = pa.table({"id": shards.paths, **arrays}, schema=schema)
         with storage.staged(scores) as folder:
             with storage.writing(folder / "scores.parquet") as file:
@@ -110,6 +115,11 @@ def score(
                 parameters["test_data"] = info.source
                 parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
             ScoreInfo(
+                made_from={
+                    "images": info.identity,
+                    "detector": judge.info.identity,
+                    "partition": judge.config.made_from["partition"],
+                },
                 dataset=info.name,
                 role=info.role,
                 scores=names,

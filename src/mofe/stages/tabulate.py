@@ -21,9 +21,7 @@ def tabulate(
         report: where to write them as one self-contained HTML page.
     """
     with tracking.stage_run("tabulate", {"tables": ", ".join(tables), "runs": len(metrics)}) as run:
-        measured = [
-            Metrics.model_validate_json(storage.read_bytes(storage.resolve(uri), "metrics file")) for uri in metrics
-        ]
+        measured = [Metrics.read_file(uri) for uri in metrics]
         compared = compare(requested(tables, configurations), measured)
         storage.write_json(storage.resolve(results), [table.to_dict() for table in compared])
         storage.write_bytes(storage.resolve(report), render_tables(compared).encode())

@@ -1,7 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, the last two kept, plain tensors and JSON."""
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from mofe import storage
 from mofe.errors import MofeError
 
 KEPT = 2
+STATE, MANIFEST = "state.safetensors", "checkpoint.json"
 
 
 def save_checkpoint(
@@ -34,8 +34,9 @@ def save_checkpoint(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     with storage.staged(str(folder / f"step-{step:08d}")) as place:
-        storage.write_bytes(place / "state.safetensors", save({k: v.cpu().contiguous() for k, v in tensors.items()}))
-        storage.write_json(place / "checkpoint.json", {**progress, "run": _pipeline_run()})
+        storage.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
+        manifest = {**progress, "run": _pipeline_run(), "files": storage.written(place)}
+        storage.write_bytes(place / MANIFEST, storage.sealed(manifest))
     for old in _steps(folder)[:-KEPT]:
         _remove(old)
 
@@ -50,21 +51,19 @@ def forget_finished(folder: UPath, epochs: int) -> None:
         folder: of this training's checkpoints.
         epochs: that it takes.
     """
-    newest = _newest(folder)
-    if newest is None:
+    _, progress = _newest(folder)
+    if progress is None:
         return
-    progress = _progress(newest)
     if progress["epoch"] > epochs and not (progress.get("run") and progress["run"] == _pipeline_run()):
         _remove(folder)
 
 
 def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint in ``folder``; its ``progress``, or None where there is none."""
-    place = _newest(folder)
-    if place is None:
+    place, progress = _newest(folder)
+    if progress is None:
         return None
-    progress = _progress(place)
-    tensors = load(storage.read_bytes(place / "state.safetensors", "checkpoint's tensors"))
+    tensors = load(storage.read_bytes(place / STATE, "checkpoint's tensors"))
     try:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:
@@ -78,15 +77,24 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
     return progress
 
 
-def _newest(folder: UPath) -> UPath | None:
-    """The newest checkpoint that is whole."""
-    whole = [step for step in _steps(folder) if storage.kind(step / "checkpoint.json")]
-    return whole[-1] if whole else None
+def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
+    """The newest checkpoint that is whole, and its progress; of two of which one is damaged, the other."""
+    for place in reversed(_steps(folder)):
+        if storage.kind(place / MANIFEST):
+            progress = _undamaged(place)
+            if progress is not None:
+                return place, progress
+            print(f"the checkpoint {place} is damaged: looking for the one before", flush=True)
+    return folder, None
 
 
-def _progress(place: UPath) -> dict[str, Any]:
-    progress: dict[str, Any] = json.loads(storage.read_bytes(place / "checkpoint.json", "checkpoint"))
-    return progress
+def _undamaged(place: UPath) -> dict[str, Any] | None:
+    try:
+        progress, seal = storage.unsealed(storage.read_bytes(place / MANIFEST, "checkpoint"))
+    except ValueError:
+        return None
+    whole = seal and storage.kind(place / STATE) and storage.sha256(place / STATE) == progress["files"][STATE]
+    return dict(progress) if whole else None
 
 
 def _pipeline_run() -> str:

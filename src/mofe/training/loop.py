@@ -4,6 +4,7 @@ Every random number comes from (seed, epoch, micro-batch), so a run that is kill
 on as if it had not been, and several processes (:mod:`mofe.training.distributed`) do what one would have done.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -29,7 +30,7 @@ from mofe.errors import MofeError
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
-from mofe.training import distributed
+from mofe.training import distributed, termination
 from mofe.training.checkpoint import load_checkpoint, save_checkpoint
 from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
@@ -78,7 +79,10 @@ class Trainer:
     history: list[Epoch] = field(default_factory=list)
 
     def train(self) -> None:
-        """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one."""
+        """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one.
+
+        SIGTERM ends it after the step in progress, with a checkpoint and :data:`mofe.training.termination.STATUS`.
+        """
         recipe = self.recipe
         torch.use_deterministic_algorithms(True, warn_only=True)  # the same seed, the same result
         self.device = device()
@@ -120,8 +124,9 @@ class Trainer:
         self.step: nn.Module = step
         if distributed.num_processes() > 1 and recipe.epochs:  # an expert may have no image in a batch
             self.step = DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
-        for epoch in range(resumed["epoch"], recipe.epochs + 1):
-            self._train_epoch(epoch, resumed if epoch == resumed["epoch"] else None)
+        with termination.deferred() as self.is_to_end:
+            for epoch in range(resumed["epoch"], recipe.epochs + 1):
+                self._train_epoch(epoch, resumed if epoch == resumed["epoch"] else None)
 
     def _probe(self) -> None:
         """Train router and heads on stored embeddings, and measure."""
@@ -170,8 +175,12 @@ class Trainer:
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
                     sums += distributed.summed(of_step)
-                    if time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
+                    to_end = self.is_to_end()
+                    if to_end or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
                         self._save({"epoch": epoch, "micro_batch": last + 1, "sums": sums.tolist()})
+                    if to_end:
+                        print(f"told to end in epoch {epoch}, after micro-batch {last}: {self._kept()}", flush=True)
+                        sys.exit(termination.STATUS)
                 bar.update(len(images) * processes)
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
         seen = (self.micro_batches - done) * self.micro_batch_size
@@ -236,6 +245,11 @@ class Trainer:
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
                     output = self.model(normalised(images.to(self.device), self.preprocessing))
+                if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
+                    raise MofeError(
+                        "after the latest steps the model gives values that are not finite: try a lower "
+                        "learning_rate, a longer warmup_epochs, a clip_norm, or precision=fp32"
+                    )
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
         nothing = np.empty(0, np.int64)  # what a process holds that has no image
@@ -278,6 +292,9 @@ class Trainer:
             self.mixup.sigma_C = np.full(len(measured.class_accuracy), self.recipe.mixup_sigma)
         else:
             self.mixup.update(measured.class_accuracy)
+
+    def _kept(self) -> str:
+        return "the same command goes on from here" if self.checkpoints else "without a folder for checkpoints"
 
     def _save(self, progress: dict[str, Any]) -> None:
         if self.checkpoints is None or not distributed.is_first():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mofe.errors import MofeError
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training.losses import pairs_with_negatives
@@ -25,6 +26,9 @@ def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: 
         embedding_ND: final class embeddings.
         labels_N: classes.
         recipe: its ``probe_epochs``, ``probe_learning_rate``, ``micro_batch_size``, ``weight_decay`` and ``seed``.
+
+    Raises:
+        MofeError: the loss is not finite.
     """
     device = model.router.weight.device
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -56,6 +60,11 @@ def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: 
                     weight=recipe.regulariser_weight,
                     negative_weight=recipe.negative_weight,
                 )
+                if not losses.total.isfinite():
+                    raise MofeError(
+                        f"the loss of the linear probe is not finite (route {losses.route:g}, expert "
+                        f"{losses.expert:g}): try a lower probe_learning_rate"
+                    )
                 optimiser.zero_grad(set_to_none=True)
                 losses.total.backward()
                 optimiser.step()

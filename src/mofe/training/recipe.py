@@ -1,5 +1,6 @@
 """How a model is trained: every number that shapes the result, checked before any work begins."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -62,6 +63,7 @@ class Recipe:
         _within("mixup_scale", self.mixup_scale, 0, 1)
         _within("mixup_sigma", self.mixup_sigma, 0.05, 100)
         _within("validation_fraction", self.validation_fraction, 1e-6, 0.5)
+        _within("seed", self.seed, 0, 2**32 - 1)
         if self.regulariser == "label-smoothing":
             _within("regulariser_weight", self.regulariser_weight, 0, 0.99)
 
@@ -87,5 +89,6 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise MofeError(f"{name} = {value} must lie between {low:g} and {high:g}")
+    if not (low <= value <= high and math.isfinite(value)):
+        allowed = f"lie between {low:g} and {high:g}" if math.isfinite(high) else f"be at least {low:g} and finite"
+        raise MofeError(f"{name} = {value} must {allowed}")
