@@ -17,9 +17,9 @@ from pathlib import Path
 from neighbours import embeddings, neighbours_accuracy
 from photographs import BACKBONES, HERE, machine, parameters
 
-from mofe.cli import check_parameters, pipeline_parameters
 from mofe.digests import shipped
 from mofe.local_runner import run_pipeline
+from mofe.parameter_file import check_parameters, pipeline_parameters
 from mofe.report.comparison import ComparedTable, format_tables
 
 PLACES = ("train_data", "test_data", "ood_data", "weights", "checkpoints")

@@ -29,10 +29,10 @@ with atheris.instrument_imports(include=["mofe", "PIL", "yaml"]):
     from PIL import Image
 
     from mofe import storage
-    from mofe.cli import check_parameters, pipeline_parameters, read_parameters
     from mofe.data.images import decode, stored_form
     from mofe.data.sources import open_source
     from mofe.errors import MofeError
+    from mofe.parameter_file import check_parameters, pipeline_parameters, read_parameters
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 Target = Callable[[bytes], None]

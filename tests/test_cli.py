@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from helpers import command_line
 
-from mofe.cli import check_parameters, pipeline_parameters
 from mofe.digests import shipped
 from mofe.errors import MofeError
+from mofe.parameter_file import check_parameters, pipeline_parameters
 from mofe.stages import STAGES
 
 KNOWN = pipeline_parameters(shipped("mofe.yaml"))

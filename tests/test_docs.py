@@ -19,8 +19,8 @@ import yaml
 from test_kubeflow_runner import kubeflow as kubeflow
 
 import mofe.cli
-from mofe.cli import check_parameters, pipeline_parameters
 from mofe.digests import shipped
+from mofe.parameter_file import check_parameters, pipeline_parameters, settings_of
 from mofe.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -73,7 +73,7 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
     assert seen, "the command said something instead of doing something"
     if seen["function"] in ("run", "register", "schedule") and seen.get("settings"):
         known = pipeline_parameters(shipped(f"{seen.get('pipeline', 'mofe')}.yaml"))
-        check_parameters(mofe.cli._settings(seen["settings"]), known, " ".join(words), complete=False)
+        check_parameters(settings_of(seen["settings"]), known, " ".join(words), complete=False)
     if seen["function"] == "run":
         assert bool(seen["params"]) != bool(seen["only"] and seen["from_run"])
         assert seen["only"] in ("", *STAGES)

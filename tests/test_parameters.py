@@ -9,9 +9,9 @@ from helpers import command_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mofe.cli import check_parameters, pipeline_parameters
 from mofe.digests import shipped
 from mofe.errors import MofeError
+from mofe.parameter_file import check_parameters, pipeline_parameters
 from mofe.parameters import RULES
 from mofe.training.recipe import Recipe
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
-from mofe.cli import check_parameters, pipeline_parameters
+from mofe.parameter_file import check_parameters, pipeline_parameters
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from kfp import compiler
 
-from mofe.cli import pipeline_parameters
 from mofe.digests import shipped, stamp
+from mofe.parameter_file import pipeline_parameters
 from mofe.stages import STAGES
 from pipelines.detect import detect
 from pipelines.mofe import mofe

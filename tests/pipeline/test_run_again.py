@@ -8,7 +8,7 @@ import pytest
 from helpers import executed
 
 from mofe import digests
-from mofe.cli import run as command_line
+from mofe.commands.run import run as command_line
 from mofe.errors import MofeError
 from mofe.local_runner import RunResult
 

@@ -127,9 +127,9 @@ class Comparison:
         )
 
     @property
-    def of_text(self) -> tuple[str, ...]:
-        """Names of the scores that :attr:`text` gives."""
-        return self.text.names if self.text else ()
+    def names(self) -> tuple[str, ...]:
+        """Names of all scores, those of :attr:`text` last."""
+        return (*self.of_pretrained, *self.of_tuned, *(self.text.names if self.text else ()))
 
     def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
         """The scores :attr:`of_pretrained`, float32 (B,), of embeddings under the untouched backbone."""

@@ -105,62 +105,59 @@ def index(
             found = Features(features)
             if not config.check_source("features", found.info):
                 raise MofeError(f"the model {model} was not trained with the features {features}")
+            labels_N, before_ND = shards.labels_N, found.embeddings_ND
             held_MD = torch.cat([output.embedding_BD for output in seen])
             held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
-            before = found.embeddings_ND[held]
             comparison, refused = Comparison.fit(
-                Space(found.embeddings_ND[known], before),
-                Space(bank_ND, held_MD.numpy()),
-                shards.labels_N[known],
-                shards.labels_N[held],
-                held_experts_M,
-                experts_C,
-                _heads(network),
-                k,
-                words,
+                pretrained=Space(before_ND[known], before_ND[held]),
+                tuned=Space(bank_ND, held_MD.numpy()),
+                labels_N=labels_N[known],
+                held_labels_M=labels_N[held],
+                held_experts_M=held_experts_M,
+                experts_C=experts_C,
+                heads=_heads(network),
+                k=k,
+                texts=words,
             )
             for name, reason in refused.items():
                 print(f"left out of the comparison: {name}: {reason}")
-            calibration |= comparison.score_pretrained(torch.from_numpy(before).float())
+            held_before_MD = torch.from_numpy(before_ND[held]).float()
+            calibration |= comparison.score_pretrained(held_before_MD)
             calibration |= comparison.score_tuned(held_MD, held_experts_M)
             if comparison.text and words:
                 backbone = untouched(config.backbone, config.partition.classes)
                 patches = LocalScores(backbone, words)
                 local_M = torch.cat([patches.latest_B for _ in embed(held, "what patches show", by=backbone)])
                 logits_MC = torch.cat([output.logits[:, :-1] for output in seen])
-                calibration |= comparison.text.score(torch.from_numpy(before), local_M, logits_MC)
+                calibration |= comparison.text.score(held_before_MD, local_M, logits_MC)
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
+        info = DetectorInfo(
+            made_from={"model": config.identity, **config.made_from},
+            knn_k=k,
+            bank=bank,
+            bank_sizes=tuple(sizes.tolist()),
+            thresholds=thresholds,
+            num_validation=len(held),
+            compared=comparison.names if comparison else (),
+            parameters={
+                **_parameters(shards.info, config),
+                **(about.parameters if about else {}),
+                **{"knn_k": knn_k, "bank": bank, "compare": compare, "precision": precision},
+            },
+        )
         with storage.staged(detector) as folder:
             save_model(folder / "model", network, config)
-            with tempfile.TemporaryDirectory() as local:
-                knn.save(local)
-                storage.copy_folder(Path(local), folder / INDEXES)
-            if comparison is not None:
-                with tempfile.TemporaryDirectory() as local:
-                    comparison.save(Path(local))
-                    storage.copy_folder(Path(local), folder / COMPARISON)
+            for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
+                if part is not None:
+                    with tempfile.TemporaryDirectory() as local:
+                        part.save(Path(local))
+                        storage.copy_folder(Path(local), folder / name)
             for name, columns in ((BANK, rows), (CALIBRATION, calibration)):
                 with storage.writing(folder / name) as file:
                     pq.write_table(pa.table(columns), file)
-            DetectorInfo(
-                made_from={"model": config.identity, **config.made_from},
-                knn_k=k,
-                bank=bank,
-                bank_sizes=tuple(sizes.tolist()),
-                thresholds=thresholds,
-                num_validation=len(held),
-                compared=(*comparison.of_pretrained, *comparison.of_tuned, *comparison.of_text) if comparison else (),
-                parameters={
-                    **_parameters(shards.info, config),
-                    **(about.parameters if about else {}),
-                    "knn_k": knn_k,
-                    "bank": bank,
-                    "compare": compare,
-                    "precision": precision,
-                },
-            ).write(folder)
+            info.write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
         run.detector(detector)
 

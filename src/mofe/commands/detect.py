@@ -1,0 +1,78 @@
+"""``mofe detect``: new images."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import tyro
+
+from mofe.errors import MofeError
+
+
+def detect(
+    images: tyro.conf.Positional[tuple[str, ...]],
+    detector: str,
+    threshold: str = "tpr=0.95",
+    unknown: tuple[str, ...] = (),
+    score: str = "knn",
+    neighbours: int = 0,
+    format: Literal["table", "csv", "jsonl", "parquet"] = "table",
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "",
+    batch_size: int = 32,
+) -> None:
+    """Ask a trained detector about images: what each shows, and whether it is like anything that was taught.
+
+    A file that is no readable image is reported and skipped. Exit status: 0 if every image is known, 3 if some are
+    unknown, 4 if some files could not be read, 1 after any other error.
+
+    Example: mofe detect --detector runs/digits/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
+
+    Args:
+        images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs.
+        detector: its folder, as index writes it; 'mofe run' leaves a link to it in the work folder.
+        threshold: tpr=0.95 (keep at least this share of known images), fpr=0.05 (let through at most this share of
+            the images given with --unknown), or the least score of a known image.
+        unknown: images known to be unknown, to measure fpr on.
+        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
+        neighbours: how many of the nearest known images to name.
+        format: table for people; csv, jsonl or parquet for programs, one row an image.
+        output: file to write (path or URI); the terminal if left out.
+        batch_size: images at once.
+    """
+    from mofe import storage, verdicts
+    from mofe.detect import detect as verdicts_on
+    from mofe.detector import load_detector
+    from mofe.parameters import check_values
+    from mofe.progress import progress
+
+    check_values(
+        {"threshold": threshold, "score": score, "neighbours": neighbours, "batch_size": batch_size}, "mofe detect"
+    )
+    if format == "parquet" and not output:
+        raise MofeError("--format parquet needs a file: --output FILE")
+    if not images:
+        raise MofeError("name the images: files, folders, globs, archives or URIs")
+    counts = {"known": 0, "unknown": 0, "unreadable": 0}
+
+    def readable() -> Iterator[verdicts.Verdict]:
+        found = verdicts_on(
+            load_detector(detector), images, threshold=threshold, unknown=unknown, score=score, neighbours=neighbours,
+            batch_size=batch_size,
+        )  # fmt: skip
+        with progress(label="detect") as bar:
+            for verdict in found:
+                bar.update()
+                if isinstance(verdict, verdicts.Verdict):
+                    counts["known" if verdict.known else "unknown"] += 1
+                    yield verdict
+                else:
+                    counts["unreadable"] += 1
+                    bar.write(verdicts.on_one_line(f"{verdict.image}: {verdict.reason}"), file=sys.stderr)
+
+    if output:
+        with storage.writing(storage.resolve(output)) as stream:
+            verdicts.write(readable(), stream, format)
+    else:
+        verdicts.write(readable(), sys.stdout.buffer, format)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.items()), file=sys.stderr)
+    sys.exit(4 if counts["unreadable"] else 3 if counts["unknown"] else 0)
