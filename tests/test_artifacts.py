@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import torch
 from helpers import make_partition, train_small, write_images
 
 from mofe import load_detector, storage
-from mofe.artifacts import Features, History, ImageShards, Metrics, ModelConfig, Partition, ScoreTable
+from mofe.artifacts import Features, History, ImageShards, Metrics, ModelConfig, Partition, ScoreTable, TextInfo
+from mofe.detection.texts import Texts, read_texts, write_texts
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model
 from mofe.stages.collect import collect
@@ -39,6 +41,10 @@ def whole_run(_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         write_images(folder, name, role, per_class=3)  # type: ignore[arg-type]
         score(str(folder / name), str(folder / "run/detector"), str(folder / f"scores-{name}"), num_workers=0)
     ask_evaluate(folder)
+    known, given = Features(folder / "features").info, {"names": (), "negatives": (), "parameters": {"text_model": "x"}}
+    info = TextInfo(digest="", backbone=known.backbone, classes=known.classes, **given)  # type: ignore[arg-type]
+    with storage.staged(folder / "texts") as place:
+        write_texts(place, info, Texts(torch.randn(24, 8), 100.0, torch.randn(4, 8)))
     (folder / "new").mkdir()
     (folder / "new" / "a.png").write_bytes(ImageShards(folder / "odd").image(0)[0])
     divide([str(folder / "new")], str(folder / "files"), shards=1)
@@ -74,10 +80,15 @@ def read_scores(folder: Path) -> None:
     assert len(table.table) and len(table.gallery) and len(table.embeddings)
 
 
+def read_texts_of(folder: Path) -> None:
+    assert read_texts(folder)[1]
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "train": ImageShards,
     "features": read_features,
     "partition": Partition.read,
+    "texts": read_texts_of,
     "run/model": load_model,
     "run/history": History.read,
     "run/detector": read_detector,
@@ -184,6 +195,8 @@ def test_inputs_that_do_not_belong_together_are_refused(run: Path) -> None:
     )  # fmt: skip
     with pytest.raises(MofeError, match="other-features are not of the images"):
         train_again(run, features="other-features")
+    with pytest.raises(MofeError, match=r"the texts .* were not made from the same features"):
+        index(*(str(run / name) for name in ("train", "features", "run/model", "out")), texts=str(run / "texts"))
     with pytest.raises(MofeError, match="was not trained with the features"):
         build_index(run, run / "run/model", features="other-features")
     partition(str(run / "other-features"), str(run / "other-partition"), num_experts=2, strategy="kmeans++")

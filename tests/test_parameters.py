@@ -48,6 +48,7 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("synsets", "checkpoints"), st.just("a\0b")),
     "ood_data": st.sampled_from([
         [], ["a"], [{}], [{"dataset": "a"}], [{"dataset": "a", "uri": "b", "url": "c"}],
+        [{"dataset": "a", "uri": "b", "kind": "odd"}],
         [{"dataset": "a b", "uri": "c"}],
         [{"dataset": "train", "uri": "c"}], [{"dataset": "a", "uri": ""}], [{"dataset": "a", "uri": 3}],
         [{"dataset": "a", "uri": "b"}, {"dataset": "a", "uri": "c"}],
@@ -78,6 +79,10 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
     "precision": words("auto", "bf16", "fp32"),
     "weights": st.sampled_from(["model.pkl", "model", "randon", "model.safetensors.zip"]),
     "backbone_args": st.sampled_from([{3: 4}, {None: 1}]),
+    **dict.fromkeys(("text_model", "text_weights"), st.just("a\0b")),
+    "text_templates": st.sampled_from([[], [""], ["a photo"], ["a {}", "of it"], [3]]),
+    "text_negatives": st.integers(max_value=-1) | st.integers(1, 99),
+    "text_embeddings": st.sampled_from(["a.pt", "a"]),
     "accelerator": st.sampled_from(["", "a b", "nvidia.com/", "-gpu"]),
     "cpu": st.sampled_from(["", "-1", "8 CPUs", "8Gi", "1e3", "half"]),
     "memory": st.sampled_from(["", "-1Gi", "32GB", "32 Gi", "1.5.Gi", "much"]),

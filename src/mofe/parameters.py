@@ -87,6 +87,13 @@ RULES: dict[str, Rule] = {
         r"(?s)|random|.*\.(safetensors|pth|pt|bin)", 'must be "", random, or a .safetensors, .pth, .pt or .bin file'
     ),
     "mofe_depth": _AT_LEAST_ONE,
+    **dict.fromkeys(("text_model", "text_weights"), _TEXT),
+    "text_templates": Rule(
+        lambda value: bool(value) and all("{}" in template for template in value),
+        "must hold sentences with {} in the place of a name",
+    ),
+    "text_negatives": Rule(lambda value: value == 0 or value >= 100, "must be 0, or at least 100"),
+    "text_embeddings": _like(r"(?s)|.*\.safetensors", 'must be "" or a .safetensors file'),
     "num_experts": _AT_LEAST_ONE,
     "strategy": _one_of(*STRATEGIES),
     "top_k": _AT_LEAST_ONE,

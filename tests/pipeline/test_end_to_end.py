@@ -82,7 +82,7 @@ def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "clip.yaml").write_text(json.dumps(given))
     printed = mofe("run", "-f", str(tmp_path / "clip.yaml"), "--work", str(tmp_path / "run"))
-    metrics = Metrics.model_validate_json((tmp_path / "run" / "metrics.json").read_text())
+    metrics = Metrics.read_file(tmp_path / "run" / "metrics.json")
     assert {"text.mcm", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < {
         r.score for r in metrics.results
     }

@@ -143,11 +143,11 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
 def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str, str]) -> None:
     names = (*SCORED, "tuned.vim", "text.mcm")
     scores = [write_scores(tmp_path, "id-test", "test", 2, names), write_scores(tmp_path, "near", "ood", 1, names)]
-    manifest = tmp_path / "id-test" / "scores.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "zero_shot_accuracy": 0.4321}))
+    told = ScoreTable(scores[0]).info.model_copy(update={"zero_shot_accuracy": 0.4321})
+    (tmp_path / "id-test" / "scores.json").write_bytes(told.sealed())
     found = evaluate(scores, **inputs)
     assert found.figures["zero_shot_accuracy"] == 0.4321
-    metrics = Metrics.model_validate_json(Path(inputs["metrics"]).read_text())
+    metrics = Metrics.read_file(inputs["metrics"])
     assert "zero-shot accuracy 43.21%" in format_table(metrics)
     page = Path(inputs["report"]).read_text()
     assert "43.21 %</b><span>by the class names alone" in page

@@ -71,6 +71,7 @@ def read_texts(uri: str | UPath) -> tuple[TextInfo, Texts | None]:
     info = TextInfo.read(folder)
     if not info.model:
         return info, None
+    info.check(folder, TENSORS)
     content = storage.read_bytes(folder / TENSORS, "text embeddings")
     try:
         return info, Texts.of_tensors(load(content))

@@ -68,6 +68,8 @@ def index(
         about, words = read_texts(texts) if texts else (None, None)
         if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
             raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
+        if about and about.made_from.get("features") != config.made_from["features"]:
+            raise MofeError(f"the texts {texts} and the model {model} were not made from the same features")
         experts_C = np.array(config.partition.expert_of_class)
         is_validation_N = validation_mask(shards.labels_N, config.validation_fraction, config.seed)
 
@@ -134,7 +136,11 @@ def index(
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
         info = DetectorInfo(
-            made_from={"model": config.identity, **config.made_from},
+            made_from={
+                "model": config.identity,
+                **config.made_from,
+                **({"texts": about.identity} if about else {}),
+            },
             knn_k=k,
             bank=bank,
             bank_sizes=tuple(sizes.tolist()),

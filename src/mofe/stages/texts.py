@@ -72,6 +72,7 @@ def texts(
     """
     found = Features(features)
     info = TextInfo(
+        made_from={"features": found.info.identity},
         digest=digest,
         backbone=found.info.backbone,
         classes=found.info.classes,
