@@ -158,7 +158,7 @@ def main() -> None:
     given = options(__doc__ or "")
     sizes, width, features, rounds = (1000, 21_000), 768, (200_000, 800_000), 2
     if given.quick:
-        sizes, width, features, rounds = (100,), 16, (5_000, 10_000), 1
+        sizes, width, features, rounds = (), 16, (5_000, 10_000), 1
     rows, targets = partitions(sizes, width)
     read, read_targets = streamed(features, width, 21_000 if not given.quick else 100, rounds)
     tables = [
