@@ -224,8 +224,8 @@ def main() -> None:
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (
-        (512, (500, 375)),
-        (3072, (64, 64)),
+        (384, (500, 375)),
+        (1536, (64, 64)),
         224,
         3,
         1280,
