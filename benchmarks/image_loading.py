@@ -179,7 +179,7 @@ def memory_over_an_epoch(count: int) -> list[float]:
                     writer.add(content, str(i), 0)
             ImageSet(
                 name="memory", role="ood", source="", digest="", classes=names, synsets=(None,), counts=(count,),
-                num_images=count, num_rejected=0, rejected=(),
+                num_images=count, num_rejected=0, rejected=(), parameters={},
             ).write(place)  # fmt: skip
         shards = ImageShards(f"{work}/set")
         order = shuffled_positions([rows for _, _, rows in shards.row_groups], SEED, 0)
@@ -224,8 +224,8 @@ def main() -> None:
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (
-        (512, (500, 375)),
-        (3072, (64, 64)),
+        (384, (500, 375)),
+        (1536, (64, 64)),
         224,
         3,
         1280,

@@ -156,9 +156,9 @@ def streamed(sizes: tuple[int, int], width: int, classes: int, rounds: int) -> t
 def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
-    sizes, width, features, rounds = (1000, 21_000), 768, (200_000, 800_000), 2
+    sizes, width, features, rounds = (1000, 21_000), 768, (100_000, 400_000), 2
     if given.quick:
-        sizes, width, features, rounds = (100,), 16, (5_000, 10_000), 1
+        sizes, width, features, rounds = (), 16, (5_000, 10_000), 1
     rows, targets = partitions(sizes, width)
     read, read_targets = streamed(features, width, 21_000 if not given.quick else 100, rounds)
     tables = [
