@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
 
+from mofe.ablations import requested
 from mofe.artifacts import Bank
 from mofe.errors import MofeError
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.stages.fingerprint import check_sets
-from mofe.stages.plan import plan
 from mofe.storage import check_uri
 from mofe.training.recipe import AUGMENTATIONS, EXPERT_INITS, MIXUPS, REGULARISERS, ROUTERS, Recipe
 
@@ -140,8 +140,8 @@ RULES: dict[str, Rule] = {
     "tables": Rule(lambda value: all(isinstance(name, str) for name in value), "must hold names of tables"),
     "configurations": Rule(lambda value: all(isinstance(item, dict) for item in value), "must hold mappings"),
     "seeds": Rule(
-        lambda value: bool(value) and all(isinstance(seed, int | float) and seed == int(seed) >= 0 for seed in value),
-        "must hold whole numbers, at least 0",
+        lambda value: 0 < len(set(value)) == len(value) and all(seed == int(seed) >= 0 for seed in value),
+        "must hold whole numbers of at least 0, each once",
     ),
     "seed": _between(0, 2**32 - 1),
     "port": _between(1, 65_535),
@@ -169,11 +169,12 @@ def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, An
         if "ood_data" in given:
             check_sets(given["ood_data"])
         if Recipe.__annotations__.keys() - {"seed"} <= together.keys():
-            runs: list[dict[str, Any]] = [{"settings": {}}]
+            changes: list[dict[str, Any]] = [{}]
             if "configurations" in together:
-                runs = plan(together["tables"], together["configurations"], together["seeds"])
-            for run in runs:
-                _check_run({"seed": 0, **together}, run["settings"], where)
+                tables = requested(together["tables"], together["configurations"])
+                changes = [row.settings for table in tables for row in table.rows]
+            for settings in changes:
+                _check_run({"seed": 0, **together}, settings, where)
     except MofeError as error:
         raise MofeError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
 
