@@ -135,7 +135,7 @@ def pairs(d: Data, few: int) -> dict[str, Pair]:
         "ViM", everything, lambda: ViM.fit(moments(), [d.train_ND], d.weight_CD, d.bias_C, min(PRINCIPAL, width // 2)),
         peers.ViM(None, min(PRINCIPAL, width // 2), d.weight_CD, d.bias_C),
     )  # fmt: skip
-    of_features("DICE", everything, lambda: DICE.fit(d.train_ND.mean(0), d.weight_CD, d.bias_C),
+    of_features("DICE", few, lambda: DICE.fit(d.train_ND.mean(0), d.weight_CD, d.bias_C),
                 peers.DICE(None, d.weight_CD, d.bias_C, 0.7))  # fmt: skip
     of_features("SHE", everything, lambda: SHE.fit([(d.train_ND, d.labels_N, train_logits.argmax(1))], classes),
                 peers.SHE(None, head), lambda t, z: t.score(z, d.logits(z).argmax(1)))  # fmt: skip
