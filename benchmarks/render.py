@@ -30,6 +30,7 @@ def main() -> None:
     """Write the page."""
     found = {name: json.loads(file.read_text()) for name in NAMES if (file := RESULTS / f"{name}.json").exists()}
     parts = [HEAD]
+    parts += [f"`benchmarks/{name}.py`: not measured yet." for name in NAMES if name not in found]
     for name, content in found.items():
         machine = content["machine"]
         settings = ", ".join(f"{key} {value}" for key, value in content["settings"].items())
