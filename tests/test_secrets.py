@@ -9,9 +9,10 @@ import pytest
 from helpers import striped
 
 VARIABLES = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "KFP_TOKEN",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN", "HF_TOKEN", "KFP_TOKEN",
 )  # fmt: skip
+"""Not MLFLOW_TRACKING_USERNAME: MLflow itself notes it as the author of what is logged."""
 CANARY = "canary0123456789"
 PLANTED = {name: f"{CANARY}-{name.lower()}" for name in VARIABLES}
 

@@ -27,7 +27,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     with storage.staged(str(tmp_path / "texts")) as folder:
         write_texts(folder, INFO, texts)
     info, again = read_texts(str(tmp_path / "texts"))
-    assert info == INFO
+    assert info.model_dump(exclude={"files"}) == INFO.model_dump(exclude={"files"})
     assert again is not None
     assert (again.logit_scale, again.negative_KP) == (texts.logit_scale, None)
     for name in ("projection_DP", "class_CP", "nice_CP", "lsn_no_JCP"):
@@ -39,8 +39,8 @@ def test_damage_is_told(tmp_path: Path) -> None:
         write_texts(folder, INFO, Texts(torch.randn(3, 5), 100.0, torch.randn(2, 5)))
     file = tmp_path / "texts" / TENSORS
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(MofeError, match=rf"{TENSORS} does not hold the texts"):
+    with pytest.raises(MofeError, match=rf"{TENSORS} is damaged"):
         read_texts(str(tmp_path / "texts"))
     file.unlink()
-    with pytest.raises(MofeError, match="there is no text embeddings at"):
+    with pytest.raises(MofeError, match=rf"{TENSORS}"):
         read_texts(str(tmp_path / "texts"))
