@@ -1,6 +1,5 @@
 """The whole pipeline for real, as ``make demo`` runs it but smaller; and on real photographs where they are at hand."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,11 +9,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from test_secrets import PLANTED, leaks
-from tiny_clip import BACKBONE, write_tiny_clip
 
 from mofe import load_detector
 from mofe.artifacts import Metrics
-from mofe.data.digits import write_digits
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"
@@ -68,31 +65,6 @@ def test_digits(tmp_path: Path) -> None:
     params.write_text(yaml.safe_dump(metrics.parameters))
     again = mofe("run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2")
     assert again.count("cached") == 11
-
-
-def test_a_backbone_with_a_text_model(tmp_path: Path) -> None:
-    write_digits(str(tmp_path / "digits"))
-    weights = write_tiny_clip(tmp_path / "clip")
-    sets = [{"dataset": "digits-8-9", "uri": f"{tmp_path}/digits/near-ood"}]
-    given = {
-        **BACKBONE, "weights": str(weights), "text_model": f"local-dir:{tmp_path}/clip", "text_negatives": 100,
-        "train_data": f"{tmp_path}/digits/train", "test_data": f"{tmp_path}/digits/test", "ood_data": sets,
-        "num_experts": 2, "strategy": "kmeans++", "epochs": 0, "num_workers": 0, "train_images_per_class": 20,
-        "evaluation_images_per_class": 10, "validation_fraction": 0.2,
-    }  # fmt: skip
-    (tmp_path / "clip.yaml").write_text(json.dumps(given))
-    printed = mofe("run", "-f", str(tmp_path / "clip.yaml"), "--work", str(tmp_path / "run"))
-    metrics = Metrics.read_file(tmp_path / "run" / "metrics.json")
-    assert {"text.mcm", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < {
-        r.score for r in metrics.results
-    }
-    assert metrics.zero_shot_accuracy is not None
-    assert metrics.parameters["text_model"] == given["text_model"]
-    assert metrics.parameters["text_templates"] == ["a photo of a {}"]
-    assert f"zero-shot accuracy {metrics.zero_shot_accuracy:.2%}" in printed
-    report = (tmp_path / "run" / "report.html").read_text()
-    assert "by the class names alone" in report
-    assert "gl_mcm" in report
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the Tiny-ImageNet files are not here")

@@ -14,7 +14,7 @@ from helpers import write_images
 from safetensors.torch import save_file
 from tiny_clip import BACKBONE, CONFIG, write_tiny_clip
 
-from mofe.artifacts import Features, ImageShards
+from mofe.artifacts import Features, ImageShards, Metrics
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits
@@ -22,7 +22,12 @@ from mofe.detection.embedding import untouched
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
 from mofe.partitioning.wordnet import words
+from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
+from mofe.stages.finetune import finetune
+from mofe.stages.index import index
+from mofe.stages.partition import partition
+from mofe.stages.score import score
 from mofe.stages.texts import texts
 
 
@@ -185,3 +190,35 @@ def test_a_name_of_open_clips_own_with_weights_of_a_file(made: SimpleNamespace, 
     torch.save({"state_dict": {"x": SimpleNamespace()}}, tmp_path / "pickle.pt")
     with pytest.raises(MofeError, match=r"cannot be loaded: .*[Ww]eights.only"):
         embed(text_model="tiny-clip", text_weights=str(tmp_path / "pickle.pt"))
+
+
+def test_the_way_to_the_report(made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = {
+        name: str(tmp_path / name)
+        for name in ("texts", "partition", "model", "history", "detector", "metrics", "roc", "report")
+    }
+    texts(made.images, made.features, place["texts"], text_model=made.model, text_negatives=100)
+    partition(made.features, place["partition"], num_experts=2, strategy="kmeans++")
+    options = {"num_workers": 0, "precision": "fp32"}
+    finetune(
+        made.images, made.features, place["partition"], place["model"], place["history"], epochs=0,
+        validation_fraction=0.2, **options,
+    )  # type: ignore[arg-type]  # fmt: skip
+    index(made.images, made.features, place["model"], place["detector"], texts=place["texts"], **options)  # type: ignore[arg-type]
+    sets = [("id-test", "test", (0, 1, 2, 3)), ("strange", "ood", (5, 6))]
+    scores = [str(tmp_path / f"scores-{name}") for name, _, _ in sets]
+    for (name, role, classes), table in zip(sets, scores, strict=True):
+        images = write_images(tmp_path, name, role, classes, per_class=4)  # type: ignore[arg-type]
+        score(images, place["detector"], table, **options)  # type: ignore[arg-type]
+    outputs = {name: place[name] for name in ("metrics", "roc", "report")}
+    evaluate(scores, place["partition"], place["history"], **outputs)
+    metrics = Metrics.read_file(place["metrics"])
+    wanted = {"text.mcm", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"}
+    assert wanted < {result.score for result in metrics.results}
+    assert metrics.zero_shot_accuracy is not None
+    assert metrics.parameters["text_model"] == made.model
+    assert metrics.parameters["text_templates"] == ["a photo of a {}"]
+    assert f"zero-shot accuracy {metrics.zero_shot_accuracy:.2%}" in capsys.readouterr().out
+    page = Path(place["report"]).read_text()
+    assert "by the class names alone" in page
+    assert "gl_mcm" in page
