@@ -57,7 +57,7 @@ def unedited(tree: Path) -> dict[str, str]:
         ("data/images.py", {"prepare", "extract", "texts", "finetune", "index", "score", "judge"}),
         ("stages/prepare.py", {"prepare"}),
         ("detect.py", {"judge"}),
-        ("verdicts.py", {"judge", "collect"}),
+        ("verdicts.py", {"divide", "judge", "collect"}),
         ("data/listing.py", {"divide", "judge"}),
         ("errors.py", set(STAGES)),
         ("storage.py", set(STAGES) - {"plan", "configure"}),

@@ -63,8 +63,10 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 
         return note
 
-    for name in ("run", "report", "compile", "register", "schedule", "detect", "serve", "data_digits", "data_wordnet"):
+    for name in ("run", "report", "compile", "register", "schedule", "detect", "serve"):
         monkeypatch.setattr(mofe.cli, name, noted(getattr(mofe.cli, name)))
+    for name in ("digits", "wordnet"):
+        monkeypatch.setattr(mofe.cli.data, name, noted(getattr(mofe.cli.data, name)))
     for stage in STAGES:
         module = importlib.import_module(f"mofe.stages.{stage}")
         monkeypatch.setattr(module, stage, noted(getattr(module, stage)))
