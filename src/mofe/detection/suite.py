@@ -19,6 +19,7 @@ from mofe.detection.kl_matching import KLMatching
 from mofe.detection.moments import ClassMoments
 from mofe.detection.nnguide import NNGuide
 from mofe.detection.scores import energy, generalised_entropy, max_logit, msp, negative_entropy
+from mofe.detection.stored import as_fields, fields_as_tensors
 from mofe.detection.subspace import Residual, ViM
 from mofe.detection.temperature import HIGHEST, LOWEST, TemperatureScaling
 from mofe.errors import MofeError
@@ -143,10 +144,7 @@ class Suite:
         """All that it knows, to be stored; :meth:`of_tensors` takes it back."""
         state = {"head.weight_CD": self.weight_CD, "head.bias_C": self.bias_C}
         for name, detector in self.fitted.items():
-            for field in fields(detector):
-                value = getattr(detector, field.name)
-                wide = torch.float64 if isinstance(value, float) else None
-                state[f"{name}.{field.name}"] = torch.as_tensor(value, dtype=wide)
+            state |= {f"{name}.{field}": value for field, value in fields_as_tensors(detector).items()}
         return state
 
     @classmethod
@@ -156,7 +154,7 @@ class Suite:
         for name, kind in FITTED.items():
             if any(key.startswith(f"{name}.") for key in state):
                 values = {field.name: state[f"{name}.{field.name}"] for field in fields(kind)}
-                fitted[name] = kind(**{key: value if value.ndim else value.item() for key, value in values.items()})
+                fitted[name] = kind(**as_fields(values))
         return cls(state["head.weight_CD"], state["head.bias_C"], fitted)
 
 

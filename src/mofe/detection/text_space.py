@@ -5,7 +5,7 @@ higher for images that are more in-distribution.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from mofe.detection.moments import ClassMoments
 from mofe.detection.negative_labels import neg_label
 from mofe.detection.negative_prompts import clipn_atd, clipn_ctw, lsn
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.detection.stored import as_fields, fields_as_tensors
 from mofe.detection.texts import Texts
 from mofe.errors import MofeError
 
@@ -128,10 +129,7 @@ class TextSpace:
         state = {f"texts.{name}": value for name, value in self.texts.tensors().items()}
         state |= {"probe.weight_CP": self.probe_weight_CP, "probe.bias_C": self.probe_bias_C}
         if self.gda is not None:
-            for field in fields(GDA):
-                value = getattr(self.gda, field.name)
-                wide = torch.float64 if isinstance(value, float) else None
-                state[f"gda.{field.name}"] = torch.as_tensor(value, dtype=wide)
+            state |= {f"gda.{field}": value for field, value in fields_as_tensors(self.gda).items()}
         return state
 
     @classmethod
@@ -141,8 +139,8 @@ class TextSpace:
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
-        fitted = {name: value if value.ndim else value.item() for name, value in part("gda.").items()}
-        gda = GDA(**fitted) if fitted else None  # type: ignore[arg-type]
+        fitted = as_fields(part("gda."))
+        gda = GDA(**fitted) if fitted else None
         return cls(Texts.of_tensors(part("texts.")), state["probe.weight_CP"], state["probe.bias_C"], gda)
 
 
