@@ -7,6 +7,7 @@ and the pinned versions. Editing a file then runs again the stages that import i
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -60,20 +61,21 @@ def stage_digest(stage: str, target: str) -> str:
     """12 hexadecimal digits over everything in this repository that the stage runs."""
     if stage not in STAGES:
         raise ValueError(f"{stage} is not a stage")
-    digest = hashlib.sha256()
-    for file in source_files(f"{PACKAGE}.stages.{stage}"):
-        digest.update(f"{file.relative_to(_root())}\0".encode() + file.read_bytes())
-    digest.update(dockerfile_target(shipped("Dockerfile").read_text(), target).encode())
-    digest.update(shipped("constraints.txt").read_bytes())
-    return digest.hexdigest()[:12]
+    return _digest(source_files(f"{PACKAGE}.stages.{stage}"), target)
 
 
 def package_digest(target: str) -> str:
     """12 hexadecimal digits over the whole package and ``target``: the tag of an image that runs no stage."""
+    files = (path for path in _root().rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return _digest(sorted(files), target)
+
+
+def _digest(files: Sequence[Path], target: str) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path for path in _root().rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+    for file in files:
         digest.update(f"{file.relative_to(_root())}\0".encode() + file.read_bytes())
     digest.update(dockerfile_target(shipped("Dockerfile").read_text(), target).encode())
+    digest.update(shipped("constraints.txt").read_bytes())
     return digest.hexdigest()[:12]
 
 

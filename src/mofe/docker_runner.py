@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mofe.artifacts import LOCAL_MODEL
 from mofe.errors import MofeError
 
 PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
@@ -86,8 +87,7 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _local_paths(value: Any) -> Iterator[Path]:
-    # local-dir: is open_clip's way to name a model in a folder
-    if isinstance(value, str) and (place := value.removeprefix("local-dir:")) and Path(place).exists():
+    if isinstance(value, str) and (place := value.removeprefix(LOCAL_MODEL)) and Path(place).exists():
         yield Path(place).resolve()
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:

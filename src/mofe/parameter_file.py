@@ -22,6 +22,11 @@ _KINDS = {
 
 
 def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a YAML file, and of ``--set name=value …``, which override them.
+
+    Raises:
+        MofeError: there is no such file, or it holds something else.
+    """
     try:
         content = _yaml(file.read_text(), str(file))
     except FileNotFoundError as error:
