@@ -41,8 +41,7 @@ def on_cpu(task: dsl.PipelineTask, credentials: Any, *, cpu: str = "1", memory: 
     """A task that needs no accelerator: ``cpu`` and ``memory`` are requested, twice as much memory is the limit."""
     task.set_cpu_request(cpu).set_memory_request(memory)
     task.set_memory_limit(f"{2 * int(memory.removesuffix('Gi'))}Gi")
-    kubernetes.set_timeout(task, DAY)
-    return _everywhere(task, credentials, tries=2)
+    return _everywhere(task, credentials, tries=2, days=1)
 
 
 def on_accelerator(
@@ -55,7 +54,7 @@ def on_accelerator(
         pool: which nodes.
         count: accelerators of the pod; 0 computes on CPUs.
         tries: after a failure, for example because its node was taken away.
-        days: after which it has failed.
+        days: after which a try has failed.
     """
     # kfp 2.17 does not hand a parameter that only a resource depends on into a loop, unless it is told of it
     task.register_pipeline_channels([pool.accelerator, count, pool.cpu, pool.memory])
@@ -65,12 +64,16 @@ def on_accelerator(
     kubernetes.add_toleration_json(task, pool.tolerations)
     # loader processes hand images over through shared memory, of which a pod has 64 MB by default
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")
+    return _everywhere(task, pool.credentials, tries, days)
+
+
+def _everywhere(task: dsl.PipelineTask, credentials: Any, tries: int, days: int) -> dsl.PipelineTask:
     kubernetes.set_timeout(task, days * DAY)
-    return _everywhere(task, pool.credentials, tries)
-
-
-def _everywhere(task: dsl.PipelineTask, credentials: Any, tries: int) -> dsl.PipelineTask:
-    task.set_retry(tries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="1800s")
+    # no cap on a pause but the time, from the start of the first try, after which Argo neither begins nor goes on with
+    # another: so it must hold all of them
+    task.set_retry(
+        tries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{(tries + 1) * (days + 1) * DAY}s"
+    )
     kubernetes.use_secret_as_env(task, credentials, {key: key for key in SECRET_KEYS}, optional=True)
     kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
     return task
