@@ -29,6 +29,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "mlflow": {
             "database": {"secretName": "database"},
             "artifacts": "s3://bucket/mlflow",
+            "hosts": ["mlflow.example"],
             "volume": {"size": "20Gi", "storageClassName": "fast"},
         },
         "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
@@ -127,6 +128,20 @@ def test_a_secret_value_is_in_the_secret_alone() -> None:
     assert secret["stringData"]["MLFLOW_TRACKING_URI"] == "http://release-mlflow.ml.svc:5000"
     assert set(secret["stringData"]) <= set(SECRET_KEYS), "keys that the stages take"
     assert "canary" not in json.dumps([d for d in documents if d is not secret])
+
+
+def test_mlflow_answers_to_the_names_it_is_asked_by_and_to_no_others() -> None:
+    """MLflow compares the Host header with a list, by this very function, and answers 403 to the rest."""
+    from mlflow.server.security_utils import is_allowed_host_header
+
+    (deployment,) = [d for d in rendered("everything") if d["kind"] == "Deployment"]
+    arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+    (allowed,) = [a.removeprefix("--allowed-hosts=").split(",") for a in arguments if a.startswith("--allowed-hosts=")]
+    service = "release-mlflow.ml.svc"
+    for host in (f"{service}:5000", f"{service}.cluster.local:5000", service, "localhost:8080", "mlflow.example"):
+        assert is_allowed_host_header(allowed, host), host
+    for host in ("evil.example", f"{service}.evil.example:5000", "release-mlflow.other.svc:5000"):
+        assert not is_allowed_host_header(allowed, host), host
 
 
 def test_no_secret_is_in_a_config_map_or_an_argument() -> None:

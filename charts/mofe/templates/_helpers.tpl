@@ -15,6 +15,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Release.Name }}-mlflow
 {{- end }}
 
+{{- /* the Host headers that MLflow answers to: those of its service, of a port that is forwarded, and what values add */ -}}
+{{- define "mofe.mlflow.hosts" -}}
+{{- $name := include "mofe.mlflow.name" . -}}
+{{- $service := printf "%s.%s.svc" $name .Release.Namespace -}}
+{{- $hosts := list "localhost" "127.0.0.1" $name (printf "%s.%s" $name .Release.Namespace) $service (printf "%s.cluster.local" $service) -}}
+{{- range $i, $host := concat $hosts .Values.mlflow.hosts -}}
+{{- if $i }},{{ end }}{{ $host }},{{ $host }}:*
+{{- end -}}
+{{- end }}
+
 {{- /* what every container may not do */ -}}
 {{- define "mofe.container.security" -}}
 allowPrivilegeEscalation: false
