@@ -2,14 +2,15 @@
 
     make images REGISTRY=registry.example/team ENGINE=docker PUSH=1
 
-A tag is a digest of what its stage runs, so one that is there already is right and is left alone. Variables:
+A tag is a digest of what its stage runs, so one that is there already is right and is left alone; the plain tag moves
+with the newest of them. Variables:
 
     REGISTRY    where the images go (ghcr.io/mofe)
     TAG         a plain tag for the newest build of every target, besides (the version)
     TARGETS     only these, separated by spaces (all)
     ENGINE      docker or podman (docker where there is one)
     BUILD_ARGS  further arguments of the engine's build command
-    PUSH        1 pushes what the registry does not have
+    PUSH        1 pushes what the registry does not have, and the plain tags
 """
 
 import os
@@ -48,16 +49,21 @@ def main() -> None:
 
     for target in targets:
         plain = f"{registry}/mofe-{target}:{tag}"
-        names = sorted({plain, *wanted[target]})
-        missing = [name for name in names if not is_there(engine, name, push)]
-        if missing:
-            build(engine, target, sorted({plain, *missing}))
-            for name in missing if push else ():
+        there = {name: identity(engine, name, push) for name in wanted[target]}
+        missing = sorted(name for name in there if not there[name])
+        stale = identity(engine, plain, push) not in there.values()
+        names = sorted({plain, *there})
+        if missing or stale:
+            build(engine, target, [plain, *missing])
+            for name in [*missing, plain] if push else ():
                 if subprocess.run([engine, "push", name]).returncode:
                     sys.exit(f"{engine} could not push {name}: see above")
         size = output(engine, "image", "inspect", "--format", "{{.Size}}", plain)
         megabytes = f"{int(size) / 1e6:,.0f} MB" if size else "in the registry"
-        print(f"{target:10} {megabytes:>16}   {'built' if missing else 'there already'}: {' '.join(names)}", flush=True)
+        print(
+            f"{target:10} {megabytes:>16}   {'built' if missing or stale else 'there already'}: {' '.join(names)}",
+            flush=True,
+        )
 
 
 def build(engine: str, target: str, names: list[str]) -> None:
@@ -74,10 +80,10 @@ def build(engine: str, target: str, names: list[str]) -> None:
         sys.exit(f"{engine} could not build the target {target}: see above")
 
 
-def is_there(engine: str, name: str, in_registry: bool) -> bool:
-    """Whether the registry, or else this machine, has an image of this name."""
-    where = ("manifest", "inspect") if in_registry else ("image", "inspect")
-    return bool(output(engine, *where, name))
+def identity(engine: str, name: str, in_registry: bool) -> str:
+    """What stands for the content of an image, in the registry or else on this machine; nothing where it is missing."""
+    where = ("manifest", "inspect") if in_registry else ("image", "inspect", "--format", "{{.Id}}")
+    return output(engine, *where, name)
 
 
 def output(*command: str) -> str:

@@ -84,6 +84,7 @@ spec:
       containers:
         - name: {{ .name }}
           image: "{{ .root.Values.registry }}/{{ .root.Values.pipelines.image }}:{{ .root.Chart.AppVersion }}"
+          imagePullPolicy: Always # this tag moves with every `make images PUSH=1`
           command: [mofe]
           args:
             {{- range .arguments }}
