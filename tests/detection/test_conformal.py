@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mofe.detection.conformal import conformal_p_values
+from mofe.detection.suite import Suite
 
 RNG = np.random.default_rng(0)
 
@@ -25,3 +27,26 @@ def test_of_fresh_known_images_at_most_a_share_alpha_falls_below_alpha(n: int, t
         assert (p_values <= alpha).mean() <= alpha + 3 * error
         if not ties:  # and it wastes no more than the grain of 1 / (n + 1)
             assert (p_values <= alpha).mean() >= alpha - 1 / (n + 1) - 3 * error
+
+
+def test_every_fitted_detector_keeps_the_promise_on_the_images_it_is_calibrated_with() -> None:
+    """Few held-out images a class: a detector that had learnt them would find new ones less typical."""
+    generator = torch.Generator().manual_seed(0)
+    means_CD = 0.8 * torch.randn(30, 12, generator=generator)
+
+    def draw(each: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels_N = torch.arange(30).repeat(each)
+        return means_CD[labels_N] + torch.randn(len(labels_N), 12, generator=generator), labels_N
+
+    known, head = draw(20), (means_CD, -means_CD.square().sum(1) / 2)
+    small: dict[str, list[float]] = {}
+    for _ in range(40):
+        held, (new_BD, _) = draw(4), draw(10)
+        suite, refused = Suite.fit(*known, *held, *head)
+        assert not refused
+        calibration, scores = suite.score(held[0]), suite.score(new_BD)
+        for name in suite.names:
+            p_values = conformal_p_values(scores[name], calibration[name])
+            small.setdefault(name, []).append(float((p_values <= 0.05).mean()))
+    for name, shares in small.items():
+        assert np.mean(shares) <= 0.05 + 3 * np.std(shares) / np.sqrt(len(shares)), name

@@ -18,8 +18,8 @@ def test_against_pytorch_ood(sample: Sample) -> None:
 
 
 def test_by_definition(sample: Sample) -> None:
-    held_out, new = (x.double().softmax(1).numpy() for x in (sample.train_logits, sample.test_logits))
-    typical = [held_out[held_out.argmax(1) == k].mean(0) for k in np.unique(held_out.argmax(1))]
+    known, new = (x.double().softmax(1).numpy() for x in (sample.train_logits, sample.test_logits))
+    typical = [known[known.argmax(1) == k].mean(0) for k in np.unique(known.argmax(1))]
     expected = -np.min([entropy(new, d[None], axis=1) for d in typical], axis=0)
     ours = KLMatching.fit(sample.train_logits).score(sample.test_logits)
     np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
@@ -32,10 +32,10 @@ def test_the_order_of_images_and_an_added_constant_change_nothing(sample: Sample
 
 
 def test_a_class_that_nothing_is_taken_for_has_no_posterior() -> None:
-    held_out, of_third = torch.tensor([[3.0, 0, 0], [0, 2, 0]]), torch.tensor([[0.0, 0, 3]])
-    fitted = KLMatching.fit(held_out)
+    known, of_third = torch.tensor([[3.0, 0, 0], [0, 2, 0]]), torch.tensor([[0.0, 0, 3]])
+    fitted = KLMatching.fit(known)
     assert fitted.log_typical_KC.shape == (2, 3)
-    expected = -entropy(of_third.softmax(1).numpy(), held_out.softmax(1).numpy(), axis=1).min()
+    expected = -entropy(of_third.softmax(1).numpy(), known.softmax(1).numpy(), axis=1).min()
     assert fitted.score(of_third).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -49,5 +49,5 @@ def test_masked_classes_are_far_but_finite() -> None:
 
 @pytest.mark.parametrize("logits", [torch.zeros(0, 3), torch.tensor([[0, torch.nan]]), torch.full((1, 2), -torch.inf)])
 def test_what_has_no_typical_posterior(logits: torch.Tensor) -> None:
-    with pytest.raises(MofeError, match="held-out images"):
+    with pytest.raises(MofeError, match="known images"):
         KLMatching.fit(logits)

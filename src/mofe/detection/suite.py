@@ -46,7 +46,7 @@ CHUNK = 65_536
 BANK = 12_812
 """Images that NNGuide looks among: 1 % of ImageNet-1K, as in its official code."""
 SAMPLE = 100_000
-"""Images for ReAct's quantile and ViM's α."""
+"""Images for ReAct's quantile, ViM's α and the typical posteriors of KL matching."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,8 @@ class Suite:
         Args:
             z_ND: training features, of any precision.
             labels_N: their classes, 0 … C − 1.
-            held_MD: features of known images that are not among the training ones.
+            held_MD: features of known images that are not among the training ones. Only the temperature is fitted on
+                them, one number: what had learnt more of them could not be calibrated on them.
             held_labels_M: their classes.
             weight_CD: of the linear head.
             bias_C: of the linear head.
@@ -88,7 +89,7 @@ class Suite:
         bank = _spread(z_ND, BANK)
         fits: dict[str, Callable[[], Any]] = {
             "temperature": lambda: _temperature(logits(held_MD), held_labels_M),
-            "kl_matching": lambda: KLMatching.fit(logits(held_MD)),
+            "kl_matching": lambda: KLMatching.fit(logits(sample)),
             "mahalanobis": lambda: Mahalanobis.fit(plain),
             "mahalanobis++": lambda: Mahalanobis.fit(on_sphere),
             "relative_mahalanobis": lambda: RelativeMahalanobis.fit(plain),
