@@ -74,7 +74,9 @@ def test_every_task_has_credentials_a_run_id_a_timeout_and_another_try(name: str
             deadline = int(kubernetes[component["executorLabel"]]["activeDeadlineSeconds"])
             pauses = 60 * (2 ** retries["maxRetryCount"] - 1)
             together = (retries["maxRetryCount"] + 1) * deadline + pauses
-            assert int(retries["backoffMaxDuration"].removesuffix("s")) >= together, "counted from the first try's start"
+            assert int(retries["backoffMaxDuration"].removesuffix("s")) >= together, (
+                "counted from the first try's start"
+            )
 
 
 @every

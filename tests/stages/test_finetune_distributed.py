@@ -69,7 +69,7 @@ def test_checkpoints_are_written_once_and_gone_on_from(
 
 def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
     paths = trained("alone", micro_batch_size=16, **{**RECIPE, "epochs": 0})
-    done = torchrun(paths, tmp_path / "both", 2, micro_batch_size=64, batch_size=64)
+    done = torchrun(paths, tmp_path / "both", 2, micro_batch_size=64, batch_size=128)
     assert done.returncode != 0
     assert "do not give each of 2 processes a micro-batch of 64" in done.stderr
 

@@ -243,7 +243,7 @@ def test_a_failure_on_a_node_is_this_failure(
 ) -> None:
     places = in_the_store(trained("alone", **{**RECIPE, "epochs": 0}), store, tmp_path / "s3")
     kubernetes.start = lambda job: run_nodes(job, kubernetes, tmp_path)
-    wrong = {**RECIPE, "micro_batch_size": 48, "batch_size": 48}
+    wrong = {**RECIPE, "micro_batch_size": 48, "batch_size": 96}
     with pytest.raises(MofeError, match=r"training on 2 nodes failed: \d+ training images do not give each of 2"):
         finetune(**places, **wrong, num_nodes=2)  # type: ignore[arg-type]
     assert kubernetes.deleted == [kubernetes.job["metadata"]["name"]]

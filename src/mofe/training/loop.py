@@ -92,16 +92,16 @@ class Trainer:
         is_validation_N = validation_mask(self.labels_N, recipe.validation_fraction, recipe.seed)
         self.validation = np.flatnonzero(is_validation_N)
         self.is_training_N = ~is_validation_N
-        # a set smaller than the batch is trained as one batch
-        self.micro_batch_size = min(recipe.micro_batch_size, recipe.batch_size, int(self.is_training_N.sum()))
         processes = distributed.num_processes()
+        micro_batch_size, of_each = recipe.shares(processes)
+        # a set smaller than the batch is trained as one batch
+        self.micro_batch_size = min(micro_batch_size, int(self.is_training_N.sum()))
         self.micro_batches = int(self.is_training_N.sum()) // self.micro_batch_size // processes * processes
         if not self.micro_batches:
             raise MofeError(
                 f"{self.is_training_N.sum()} training images do not give each of {processes} processes a micro-batch "
                 f"of {self.micro_batch_size}: lower micro_batch_size or use fewer processes"
             )
-        of_each = max(1, round(recipe.batch_size / self.micro_batch_size / processes))
         self.accumulate = min(of_each * processes, self.micro_batches)
         self.steps_per_epoch = -(-self.micro_batches // self.accumulate)
         self.optimiser = torch.optim.AdamW(

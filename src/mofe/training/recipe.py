@@ -78,6 +78,25 @@ class Recipe:
             expert_init="backbone",
         )
 
+    def shares(self, processes: int) -> tuple[int, int]:
+        """How a step's ``batch_size`` images are shared: images of a micro-batch, micro-batches of each process.
+
+        Their product over all processes is ``batch_size``; a micro-batch is as large as ``micro_batch_size`` allows.
+
+        Raises:
+            MofeError: it can only be shared unevenly, or in far smaller pieces than were asked for.
+        """
+        of_each, left = divmod(self.batch_size, processes)
+        most = min(self.micro_batch_size, of_each)
+        micro = next((size for size in range(most, most // 2, -1) if of_each % size == 0), 0)
+        if left or not micro:
+            whole = processes * self.micro_batch_size
+            raise MofeError(
+                f"batch_size = {self.batch_size} cannot be shared evenly among {processes} processes in micro-batches "
+                f"of about {self.micro_batch_size}: take a multiple of {whole}, or another micro_batch_size"
+            )
+        return micro, of_each // micro
+
     def to_dict(self) -> dict[str, Any]:
         """The parameters as plain JSON values."""
         return asdict(self)
