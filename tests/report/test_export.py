@@ -6,7 +6,8 @@ import io
 import pytest
 
 from mofe.artifacts import Metrics, Result
-from mofe.report.export import as_csv, as_latex
+from mofe.report.comparison import ComparedRow, ComparedTable, Spread
+from mofe.report.export import as_csv, as_latex, tables_as_csv, tables_as_latex
 
 FIGURES = {"aupr_in": 0.5, "aupr_out": 0.5, "fpr95_ood_positive": 0.25}
 METRICS = Metrics(
@@ -39,3 +40,33 @@ def test_csv() -> None:
 )
 def test_latex(line: str) -> None:
     assert line in as_latex(METRICS).splitlines()
+
+
+TABLES = [
+    ComparedTable(
+        "Table 4",
+        [
+            ComparedRow(
+                "+ MoFE & more", {}, "knn", 2, Spread(0.9, 0.01), Spread(0.8, None),
+                {"near": Spread(0.5, 0.02), "average": Spread(0.5, 0.02)},
+                {"near": Spread(0.8, None), "average": Spread(0.8, None)}, 0.2259, None,
+            )
+        ],
+    )
+]  # fmt: skip
+
+
+def test_csv_of_a_comparison() -> None:
+    rows = list(csv.DictReader(io.StringIO(tables_as_csv(TABLES))))
+    assert [(row["table"], row["row"], row["ood"]) for row in rows] == [
+        ("Table 4", "+ MoFE & more", "near"), ("Table 4", "+ MoFE & more", "average"),
+    ]  # fmt: skip
+    assert (rows[0]["fpr95_mean"], rows[0]["fpr95_std"], rows[0]["auroc_std"]) == ("0.5", "0.02", "")
+    assert (rows[0]["paper_fpr95"], rows[0]["paper_auroc"]) == ("0.2259", "")
+
+
+def test_latex_of_a_comparison() -> None:
+    lines = tables_as_latex(TABLES).splitlines()
+    assert r"\begin{tabular}{lrrrrrrr}" in lines
+    spread = r"50.00 $\pm$ 2.00 & 80.00"
+    assert rf"+ MoFE \& more & 90.00 $\pm$ 1.00 & {spread} & {spread} & 22.59 & -- \\" in lines

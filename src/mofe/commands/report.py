@@ -39,9 +39,11 @@ def report(
         print(f"sent {events} events of {journals} stages to MLflow")
     elif storage.kind(place / "tables.json"):
         from mofe.report.comparison import ComparedTable, format_tables
+        from mofe.report.export import tables_as_csv, tables_as_latex
 
         tables = json.loads(storage.read_bytes(place / "tables.json", "comparison"))
-        print(format_tables([ComparedTable.from_dict(table) for table in tables]))
+        shapes = {"table": lambda tables: format_tables(tables) + "\n", "csv": tables_as_csv, "latex": tables_as_latex}
+        sys.stdout.write(shapes[format]([ComparedTable.from_dict(table) for table in tables]))
     else:
         from mofe.artifacts import Metrics
         from mofe.report.export import as_csv, as_latex

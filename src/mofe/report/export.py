@@ -1,10 +1,12 @@
-"""The results of a run as tables for other programs: CSV with every figure, LaTeX for a paper."""
+"""The results of a run, or of a comparison of runs, for other programs: CSV with every figure, LaTeX for a paper."""
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mofe.artifacts import Metrics, Result
+from mofe.report.comparison import ComparedTable, Spread
 
 FIGURES = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
 
@@ -50,6 +52,54 @@ def as_latex(metrics: Metrics) -> str:
         ]
         lines.append(rf"{_escaped(score)} & {' & '.join(shown)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def tables_as_csv(tables: Sequence[ComparedTable]) -> str:
+    """A row a configuration, score and OOD set: means and standard deviations over the seeds, figures in [0, 1]."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    measured = [f"{name}_{part}" for name in ("id_accuracy", "fpr95", "auroc") for part in ("mean", "std")]
+    lines.writerow(["table", "row", "score", "seeds", "ood", *measured, "paper_fpr95", "paper_auroc"])
+    for table in tables:
+        for row in table.rows:
+            for ood in row.fpr95:
+                spreads = (row.id_accuracy, row.fpr95[ood], row.auroc[ood])
+                values = [value for spread in spreads for value in (spread.mean, spread.std)]
+                lines.writerow([table.title, row.label, row.score, row.seeds, ood, *values,
+                                row.paper_fpr95, row.paper_auroc])  # fmt: skip
+    return text.getvalue()
+
+
+def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
+    """A tabular a table, in percent, mean ± standard deviation, the paper's FPR95 and AUROC last; needs booktabs."""
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    def cell(spread: Spread) -> str:
+        return spread.percent().replace("±", r"$\pm$")
+
+    def printed(value: float | None) -> str:
+        return "--" if value is None else f"{100 * value:.2f}"
+
+    blocks = []
+    for table in tables:
+        sets = list(table.rows[0].fpr95)
+        heads = [*map(_escaped, sets), "paper"]
+        lines = [
+            rf"% {table.title}",
+            rf"\begin{{tabular}}{{lr{'rr' * len(heads)}}}",
+            r"\toprule",
+            line(["", "ID accuracy", *(rf"\multicolumn{{2}}{{c}}{{{head}}}" for head in heads)]),
+            line(["", "", *[r"FPR95 $\downarrow$", r"AUROC $\uparrow$"] * len(heads)]),
+            r"\midrule",
+        ]
+        for row in table.rows:
+            figures = [cell(spread) for ood in sets for spread in (row.fpr95[ood], row.auroc[ood])]
+            papers = map(printed, (row.paper_fpr95, row.paper_auroc))
+            lines.append(line([_escaped(row.label), cell(row.id_accuracy), *figures, *papers]))
+        blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
+    return "\n".join(blocks)
 
 
 def _escaped(name: str) -> str:
