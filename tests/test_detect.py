@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from helpers import command_line, striped
 from PIL import Image
 
@@ -18,6 +20,7 @@ from mofe.artifacts import ImageShards, ScoreTable
 from mofe.detect import detect
 from mofe.detector import Detector
 from mofe.errors import MofeError
+from mofe.models.device import autocast
 from mofe.stages.score import score
 from mofe.verdicts import SCHEMA, Unreadable, Verdict
 
@@ -52,9 +55,24 @@ def test_every_form_of_an_image_scores_the_same(judge: Detector, folder: Path) -
         found = judge.score(images, batch_size=3)
         np.testing.assert_array_equal(found.predicted_B, expected.predicted_B)
         for name, values_B in expected.values.items():
-            np.testing.assert_allclose(found.values[name], values_B, rtol=2e-2, atol=2e-2)  # bf16, other batches
+            np.testing.assert_allclose(found.values[name], values_B, rtol=1e-4, atol=1e-4)
     for one in (pictures[0], files[0], str(files[0]), np.asarray(pictures[0])):
         assert judge.score(one).predicted_B.tolist() == expected.predicted_B[:1].tolist()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
+    judge: Detector, folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def watched(precision: str) -> torch.autocast:
+        asked.append(precision)
+        return autocast(precision)
+
+    monkeypatch.setattr("mofe.detector.autocast", watched)
+    replace(judge, info=judge.info.model_copy(update={"parameters": {"precision": precision}})).score(folder / "0.png")
+    assert asked == [precision]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +133,8 @@ def test_thresholds(judge: Detector, folder: Path) -> None:
     assert not any(known(threshold="fpr=0", unknown=[str(folder)]))
     assert sum(known(threshold="fpr=0.5", unknown=[str(folder)])) == 4
     assert all(known(threshold="0", score="msp"))
+    with pytest.raises(MofeError, match=r"fpr=SHARE; 'tpr=0.9' has no use for them"):
+        known(threshold="tpr=0.9", unknown=[str(folder)])
     with pytest.raises(MofeError, match="has no score 'odin'; it has knn, msp"):
         next(detect(judge, [str(folder)], score="odin"))
 
@@ -124,7 +144,7 @@ def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Pa
     known = load_detector(detector.detector)
     names = ["pretrained.vim", "tuned.knn", "expert.mahalanobis"]
     assert set(names) < set(known.info.compared) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
-    score(detector.images, detector.detector, str(tmp_path / "scores"), num_workers=0, batch_size=4)
+    score(detector.images, detector.detector, str(tmp_path / "scores"), num_workers=0, batch_size=4, precision="fp32")
     stored = ScoreTable(str(tmp_path / "scores")).table
     contents = [ImageShards(detector.images).image(i)[0] for i in range(6)]
     given = known.score(contents, scores=names, batch_size=4)

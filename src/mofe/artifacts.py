@@ -622,9 +622,12 @@ class ScoreInfo(Manifest):
 
 
 def score_schema(scores: Sequence[str]) -> pa.Schema:
-    """``label`` is the index among the *model's* classes, -1 where the image is of none; higher scores = more ID."""
+    """``label`` is the index among the *model's* classes, -1 where the image is of none; higher scores = more ID.
+
+    Scores are float64: in float32 probabilities of sure images are all 1, and tie.
+    """
     fixed = [("id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()), ("expert", pa.int32())]
-    return pa.schema([*fixed, *((name, pa.float32()) for name in scores)])
+    return pa.schema([*fixed, *((name, pa.float64()) for name in scores)])
 
 
 GALLERY_SCHEMA = pa.schema(

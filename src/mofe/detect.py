@@ -60,6 +60,8 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[s
     validation_n = detector.calibration[score].to_numpy()
     unknown_m = None
     if unknown := tuple(unknown):
+        if not threshold.strip().startswith("fpr"):
+            raise MofeError(f"images known to be unknown set a threshold fpr=SHARE; {threshold!r} has no use for them")
         strangers = (image for _, image, _ in _read_ahead(list_images(unknown)) if image)
         unknown_m = detector.score(strangers, scores=[score]).values[score]
     return chosen_threshold(threshold, validation_n, unknown_m)

@@ -24,7 +24,7 @@ from mofe.data.images import decode, to_rgb
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
-from mofe.detection.embedding import untouched
+from mofe.detection.embedding import on_cpu, untouched
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.local_score import LocalScores
 from mofe.detection.scores import energy, max_logit, msp
@@ -48,7 +48,7 @@ class Scores:
     """Index into ``Detector.classes``."""
     expert_B: np.ndarray
     values: dict[str, np.ndarray]
-    """By name, float32 (B,): :data:`SCORES`, whose ``msp`` is the class's probability, and what else was asked for."""
+    """By name, (B,): :data:`SCORES`, whose ``msp`` is the class's probability, and what else was asked for."""
     distance_Bn: np.ndarray
     """Euclidean distances to the nearest known images of the expert, nearest first; inf past the end of its bank."""
     nearest_Bn: np.ndarray
@@ -173,12 +173,12 @@ class Detector:
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
             stacked = normalised(torch.stack(batch).to(device()), preprocessing)
-            output = _seen_by(self.model, stacked)
+            output = self._seen_by(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
             found: dict[str, np.ndarray] = {}
             if any(name.startswith(("pretrained.", "text.")) for name in others):
                 local = self.local
-                before_BD = _seen_by(self.pretrained, stacked).embedding_BD
+                before_BD = self._seen_by(self.pretrained, stacked).embedding_BD
                 found |= self.comparison.score_pretrained(before_BD)
                 if self.comparison.text and local:
                     found |= self.comparison.text.score(before_BD, local.latest_B, output.logits[:, :-1])
@@ -190,11 +190,10 @@ class Detector:
             raise MofeError("there are no images to score")
         return _joined(parts)
 
-
-def _seen_by(model: MoFE, images: torch.Tensor) -> MoFEOutput:
-    with autocast("auto"):
-        output = model(images)
-    return MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+    def _seen_by(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
+        """In the precision in which the known images were seen that scores are compared with."""
+        with autocast(self.info.parameters["precision"]):
+            return on_cpu(model(images))
 
 
 def _as_rgb(image: Any, position: int) -> Image.Image:

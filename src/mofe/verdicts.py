@@ -91,8 +91,8 @@ SCHEMA = pa.schema(
         "known": pa.bool_(),
         "class": pa.string(),
         "expert": pa.int32(),
-        "probability": pa.float32(),
-        "score": pa.float32(),
+        "probability": pa.float64(),
+        "score": pa.float64(),
         "p_value": pa.float32(),
         "neighbours": pa.list_(pa.struct({"image": pa.string(), "class": pa.string(), "distance": pa.float32()})),
     }

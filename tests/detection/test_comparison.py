@@ -43,7 +43,7 @@ def test_every_detector_tells_digits_from_digits(comparison: Comparison) -> None
     aurocs = {name: ood_metrics(ours[name], theirs[name]).auroc for name in ours}
     assert min(aurocs.values()) > 0.55, aurocs
     assert all(
-        values.dtype == np.float32 and np.isfinite(values).all() for values in (*ours.values(), *theirs.values())
+        values.dtype == np.float64 and np.isfinite(values).all() for values in (*ours.values(), *theirs.values())
     )
 
 

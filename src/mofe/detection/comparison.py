@@ -132,17 +132,17 @@ class Comparison:
         return (*self.of_pretrained, *self.of_tuned, *(self.text.names if self.text else ()))
 
     def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_pretrained`, float32 (B,), of embeddings under the untouched backbone."""
-        found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int))}
+        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the untouched backbone."""
+        found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
         return found | {f"pretrained.{name}": score.numpy() for name, score in self.pretrained.score(z_BD).items()}
 
     def score_tuned(self, z_BD: Tensor, experts_B: np.ndarray) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_tuned`, float32 (B,), of embeddings under the fine-tuned model."""
-        found = {"tuned.knn": self.tuned_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int))}
+        """The scores :attr:`of_tuned`, float64 (B,), of embeddings under the fine-tuned model."""
+        found = {"tuned.knn": self.tuned_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
         found |= {f"tuned.{name}": score.numpy() for name, score in self.tuned.score(z_BD).items()}
         if self.heads:
-            found["tuned.mos"] = mos([z_BD @ head.weight_QD.T + head.bias_Q for head in self.heads]).float().numpy()
-        inside = {name: np.empty(len(z_BD), np.float32) for name in self.of_tuned if name.startswith("expert.")}
+            found["tuned.mos"] = mos([z_BD @ head.weight_QD.T + head.bias_Q for head in self.heads]).numpy()
+        inside = {name: np.empty(len(z_BD)) for name in self.of_tuned if name.startswith("expert.")}
         for expert, suite in enumerate(self.experts):
             mine = np.flatnonzero(experts_B == expert)
             if mine.size:

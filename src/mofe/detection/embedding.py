@@ -28,6 +28,11 @@ def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
     return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
 
+def on_cpu(output: MoFEOutput) -> MoFEOutput:
+    """The same on the CPU, in float32 what was in half of it."""
+    return MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+
+
 @torch.inference_mode()
 def embed_shards(
     model: MoFE,
@@ -66,8 +71,7 @@ def embed_shards(
             routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
             images = normalised(images.to(place, non_blocking=True), preprocessing)
             with autocast(precision):
-                output = model(images, routes)
-            output = MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+                output = on_cpu(model(images, routes))
             for what, values_BX in (
                 ("trunk embedding", output.trunk_BD),
                 ("embedding", output.embedding_BD),

@@ -31,7 +31,7 @@ class LocalScores:
 
     def __init__(self, model: MoFE, texts: Texts):
         self.latest_B = torch.empty(0)
-        """Float32 (B,), on the CPU."""
+        """Float64 (B,), on the CPU."""
         self._norm: nn.Module = model.norm
         self._special = model.trunk.num_prefix_tokens
         self._texts = texts

@@ -18,12 +18,12 @@ def mos(group_logits: Sequence[Tensor]) -> Tensor:
         group_logits: for each group g its (B, Q_g + 1) logits, "others" last; groups may differ in size.
 
     Returns:
-        (B,) in [−1, 0].
+        (B,) float64 in [−1, 0].
 
     Raises:
         MofeError: there is no group, or one has no class beside "others".
     """
     if not group_logits or any(logits.shape[1] < 2 for logits in group_logits):
         raise MofeError('MOS needs at least one group, each with logits of its classes and of "others"')
-    others_BG = torch.stack([logits.float().softmax(dim=1)[:, -1] for logits in group_logits], dim=1)
+    others_BG = torch.stack([logits.double().softmax(dim=1)[:, -1] for logits in group_logits], dim=1)
     return -others_BG.amin(dim=1)

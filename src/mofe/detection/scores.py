@@ -1,4 +1,5 @@
-"""Scores from logits; higher means more in-distribution. All in float32 or better, so that saturation makes no ties.
+"""Scores from logits; higher means more in-distribution. All in float32 or better, and probabilities in float64: in
+float32 those of sure images are all 1, and tie.
 
 ``logits`` is B × K: the outputs of the expert that an image was routed to, −inf at classes of other experts. A last
 column "others" takes part in the softmax (its mass is doubt), but is never itself evidence for a known class.
@@ -11,16 +12,16 @@ from mofe.detection.inputs import wide
 
 
 def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
-    """Maximum softmax probability (Hendrycks and Gimpel, 2017): max_c softmax(l)_c, as its logarithm's exponential.
+    """Maximum softmax probability (Hendrycks and Gimpel, 2017): max_c softmax(l)_c.
 
     Args:
         logits: (B, C) at the known classes.
         others: (B,) logit of "others", which shares the softmax; None where there is none.
 
     Returns:
-        (B,) in (0, 1].
+        (B,) float64 in (0, 1]; 1 only where all other classes together have less than 1e-16.
     """
-    logits = wide(logits)
+    logits = logits.double()
     everything = logits if others is None else torch.cat([logits, others[:, None].to(logits)], dim=1)
     return (logits.amax(dim=1) - everything.logsumexp(dim=1)).exp()
 

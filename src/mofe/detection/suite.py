@@ -116,7 +116,7 @@ class Suite:
         return (*UNFITTED, *self.fitted)
 
     def score(self, z_BD: Tensor) -> dict[str, Tensor]:
-        """Every score of B images, float32 (B,)."""
+        """Every score of B images, float64 (B,)."""
         z_BD = z_BD.float()
         head = self.weight_CD, self.bias_C
         logits_BC = z_BD @ self.weight_CD.T + self.bias_C
@@ -139,7 +139,7 @@ class Suite:
         }
         for name, detector in self.fitted.items():
             found[name] = asks[name](detector) if name in asks else detector.score(z_BD)
-        return {name: values_B.float() for name, values_B in found.items()}
+        return {name: values_B.double() for name, values_B in found.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it knows, to be stored; :meth:`of_tensors` takes it back."""

@@ -87,7 +87,7 @@ class TextSpace:
         return tuple(f"text.{name}" for name in found)
 
     def score(self, z_BD: Tensor, local_B: Tensor, logits_BC: Tensor) -> dict[str, np.ndarray]:
-        """Every score of B images, float32 (B,).
+        """Every score of B images, float64 (B,).
 
         Args:
             z_BD: under the untouched backbone.
@@ -117,7 +117,7 @@ class TextSpace:
             found |= {"clipn_ctw": clipn_ctw(image_BP, *prompts), "clipn_atd": clipn_atd(image_BP, *prompts)}
         if texts.lsn_yes_CP is not None and texts.lsn_no_JCP is not None:
             found["lsn"] = lsn(image_BP, texts.lsn_yes_CP, tuple(texts.lsn_no_JCP))
-        return {f"text.{name}": values_B.float().numpy() for name, values_B in found.items()}
+        return {f"text.{name}": values_B.double().numpy() for name, values_B in found.items()}
 
     def classify(self, z_BD: Tensor) -> np.ndarray:
         """The class whose text is nearest: (B,) int64."""
