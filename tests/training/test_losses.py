@@ -12,7 +12,7 @@ from mofe.models import MoFE
 from mofe.training import expert_loss, route_loss
 from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
 from mofe.training.mixup import Mixed
-from mofe.training.step import losses_of
+from mofe.training.step import TrainingStep, losses_of
 
 CLUSTERS = [0, 1, 2, 0, 1, 0]
 
@@ -146,3 +146,17 @@ def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
                 (1.0 if own else 0.1) * reference_cross_entropy(model.heads[e](embedding_PD[p]).numpy(), target)
             )
     assert found.expert.item() == pytest.approx(sum(terms) / 5, rel=1e-5)
+
+
+def test_an_expert_without_an_image_gets_no_gradient(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition(CLUSTERS))
+    step = TrainingStep(model, "none", 0.0)
+    labels_B = torch.tensor([0, 3, 5, 0])  # all of cluster 0
+    batch = Mixed(torch.randn(4, 3, 16, 16), labels_B, labels_B, torch.ones(4))
+    losses = step(batch, torch.Generator().manual_seed(0))
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert all(p.grad is not None and p.grad.any() for p in model.experts[0].parameters() if p.ndim > 1)
+    for expert in (1, 2):
+        assert all(p.grad is None or not p.grad.any() for p in model.experts[expert].parameters())
+        assert all(p.grad is None or not p.grad.any() for p in model.heads[expert].parameters())
