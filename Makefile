@@ -43,6 +43,7 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 
 compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.mofe
+	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/

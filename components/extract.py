@@ -19,6 +19,8 @@ def extract(
     num_workers: int,
     precision: str,
     features: dsl.Output[dsl.Dataset],
+    shard: int = 0,
+    shards: int = 1,
 ):
     from mofe.stages import extract as stage
 
@@ -33,4 +35,6 @@ def extract(
         batch_size=batch_size,
         num_workers=num_workers,
         precision=precision,
+        shard=shard,
+        shards=shards,
     )

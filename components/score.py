@@ -13,6 +13,8 @@ def score(
     num_workers: int,
     precision: str,
     scores: dsl.Output[dsl.Dataset],
+    shard: int = 0,
+    shards: int = 1,
 ):
     from mofe.stages import score as stage
 
@@ -23,4 +25,6 @@ def score(
         batch_size=batch_size,
         num_workers=num_workers,
         precision=precision,
+        shard=shard,
+        shards=shards,
     )

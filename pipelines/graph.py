@@ -10,15 +10,14 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 from kfp import dsl
 
 from components.evaluate import evaluate
-from components.extract import extract
 from components.finetune import finetune
 from components.fingerprint import fingerprint
 from components.index import index
 from components.partition import partition
 from components.prepare import prepare
-from components.score import score
 from components.texts import texts
 from pipelines.placement import Pool, on_accelerator, on_cpu
+from pipelines.shards import extracted, scored
 
 
 @dsl.pipeline(name="prepare-ood")
@@ -74,8 +73,12 @@ def features_of(
     inference: dict[str, Any],
     pool: Pool,
     accelerators: Any,
+    shards: Any = None,
 ) -> Prepared:
-    """Read and check all data, then extract features and embed texts; no experts yet."""
+    """Read and check all data, then extract features and embed texts; no experts yet.
+
+    ``shards`` is None where one task extracts, and one scores a set.
+    """
     # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
     digests = fingerprint(
         train_data=train_data,
@@ -113,7 +116,10 @@ def features_of(
         max_rejected=max_rejected,
         credentials=pool.credentials,
     ).set_display_name("prepare OOD sets")
-    features = extract(
+    features = extracted(
+        pool,
+        accelerators,
+        shards,
         images=train.outputs["images"],
         backbone=backbone,
         backbone_args=backbone_args,
@@ -122,10 +128,9 @@ def features_of(
         mofe_depth=mofe_depth,
         **inference,
     ).after(test, ood)  # bad data should fail before the first long stage
-    on_accelerator(features, pool, accelerators)
     words = texts(
         images=train.outputs["images"],
-        features=features.outputs["features"],
+        features=features.output,
         digest=digests.outputs["texts"],
         **text,
     )
@@ -134,7 +139,7 @@ def features_of(
         train.outputs["images"],
         test.outputs["images"],
         ood.output,
-        features.outputs["features"],
+        features.output,
         digests.outputs["ood_data"],
         words.outputs["texts"],
     )
@@ -165,8 +170,9 @@ def detector_of(
     pool: Pool,
     accelerators: Any,
     train_accelerators: Any,
+    shards: Any = None,
 ) -> Judged:
-    """Divide the classes, fine-tune, index, score every set, evaluate."""
+    """Divide the classes, fine-tune, index, score every set, evaluate; ``shards`` as for :func:`features_of`."""
     experts = partition(features=data.features, num_experts=num_experts, strategy=strategy, seed=seed)
     on_cpu(experts, pool.credentials)
     tuned = finetune(
@@ -190,14 +196,13 @@ def detector_of(
         **inference,
     )
     on_accelerator(detector, pool, accelerators)
-    id_scores = score(images=data.test, detector=detector.outputs["detector"], **inference)
-    on_accelerator(id_scores.set_display_name("score test"), pool, accelerators)
+    scoring = {"detector": detector.outputs["detector"], **inference}
+    id_scores = scored(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
     with dsl.ParallelFor(data.ood, name="score OOD sets") as images:
-        ood_scores = score(images=images, detector=detector.outputs["detector"], **inference)
-        on_accelerator(ood_scores.set_display_name("score OOD set"), pool, accelerators)
+        ood_scores = scored(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
     report = evaluate(
-        id_scores=id_scores.outputs["scores"],
-        ood_scores=dsl.Collected(ood_scores.outputs["scores"]),
+        id_scores=id_scores.output,
+        ood_scores=dsl.Collected(ood_scores.output),
         partition=experts.outputs["partition"],
         history=tuned.outputs["history"],
         name=name,
@@ -205,3 +210,39 @@ def detector_of(
     )
     on_cpu(report, pool.credentials, memory="4Gi")
     return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])
+
+
+TRAINING = (
+    "top_k", "epochs", "probe_epochs", "probe_learning_rate", "batch_size", "micro_batch_size", "learning_rate",
+    "min_learning_rate", "warmup_epochs", "weight_decay", "layer_decay", "drop_path", "clip_norm", "augmentation",
+    "mixup", "mixup_scale", "mixup_sigma", "fold_lambda", "regulariser", "regulariser_weight", "negative_weight",
+    "router", "expert_init", "validation_fraction", "num_nodes", "node_resources", "checkpoints",
+)  # fmt: skip
+
+
+def whole_run(given: dict[str, Any], shards: Any = None) -> Judged:
+    """Both halves, from the parameters of the pipeline mofe by name; ``shards`` as for :func:`features_of`."""
+
+    def named(*names: str) -> dict[str, Any]:
+        return {name: given[name] for name in names}
+
+    common = {
+        "inference": {"batch_size": given["inference_batch_size"], **named("num_workers", "precision")},
+        "pool": Pool(**named(*Pool._fields)),
+        "accelerators": given["accelerators"],
+        "shards": shards,
+    }
+    data = features_of(
+        **named("train_data", "test_data", "ood_data", "synsets", "train_images_per_class"),
+        **named("evaluation_images_per_class", "max_rejected", "backbone", "backbone_args", "weights", "mofe_depth"),
+        text=named(*NO_TEXTS),
+        **common,
+    )
+    return detector_of(
+        data,
+        name="",
+        training=named(*TRAINING),
+        **named("num_experts", "strategy", "seed", "knn_k", "bank", "compare", "num_workers", "precision"),
+        **named("train_accelerators"),
+        **common,
+    )

@@ -8,8 +8,7 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 
 from kfp import compiler, dsl
 
-from pipelines.graph import detector_of, features_of
-from pipelines.placement import Pool
+from pipelines.graph import whole_run
 
 COMPILED = Path(__file__).with_suffix(".yaml")
 
@@ -162,77 +161,7 @@ def mofe(
             be missing.
         seed: of everything random.
     """
-    inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
-    pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
-    data = features_of(
-        train_data=train_data,
-        test_data=test_data,
-        ood_data=ood_data,
-        synsets=synsets,
-        train_images_per_class=train_images_per_class,
-        evaluation_images_per_class=evaluation_images_per_class,
-        max_rejected=max_rejected,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        weights=weights,
-        mofe_depth=mofe_depth,
-        text={
-            "text_model": text_model,
-            "text_weights": text_weights,
-            "text_templates": text_templates,
-            "text_negatives": text_negatives,
-            "text_embeddings": text_embeddings,
-        },
-        inference=inference,
-        pool=pool,
-        accelerators=accelerators,
-    )
-    judged = detector_of(
-        data,
-        name="",
-        num_experts=num_experts,
-        strategy=strategy,
-        seed=seed,
-        training={
-            "top_k": top_k,
-            "epochs": epochs,
-            "probe_epochs": probe_epochs,
-            "probe_learning_rate": probe_learning_rate,
-            "batch_size": batch_size,
-            "micro_batch_size": micro_batch_size,
-            "learning_rate": learning_rate,
-            "min_learning_rate": min_learning_rate,
-            "warmup_epochs": warmup_epochs,
-            "weight_decay": weight_decay,
-            "layer_decay": layer_decay,
-            "drop_path": drop_path,
-            "clip_norm": clip_norm,
-            "augmentation": augmentation,
-            "mixup": mixup,
-            "mixup_scale": mixup_scale,
-            "mixup_sigma": mixup_sigma,
-            "fold_lambda": fold_lambda,
-            "regulariser": regulariser,
-            "regulariser_weight": regulariser_weight,
-            "negative_weight": negative_weight,
-            "router": router,
-            "expert_init": expert_init,
-            "validation_fraction": validation_fraction,
-            "num_nodes": num_nodes,
-            "node_resources": node_resources,
-            "checkpoints": checkpoints,
-        },
-        knn_k=knn_k,
-        bank=bank,
-        compare=compare,
-        num_workers=num_workers,
-        precision=precision,
-        inference=inference,
-        pool=pool,
-        accelerators=accelerators,
-        train_accelerators=train_accelerators,
-    )
-    return Outputs(*judged)
+    return Outputs(*whole_run(locals()))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
     wanted: dict[str, set[str]] = {
         target: {f"{registry}/mofe-{target}:{__version__}-{package_digest(target)}"} for target in ("pipeline", "serve")
     }
-    for pipeline in ("mofe.yaml", "tables.yaml", "detect.yaml"):
+    for pipeline in ("mofe.yaml", "sharded.yaml", "tables.yaml", "detect.yaml"):
         for target, images in images_of(stamp(shipped(pipeline).read_text(), registry)).items():
             wanted.setdefault(target, set()).update(images)
     targets = (os.environ.get("TARGETS") or " ".join(sorted(wanted))).split()

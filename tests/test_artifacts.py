@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from helpers import make_partition, train_small, write_images
+from helpers import TINY, make_partition, train_small, write_images
 
 from mofe import load_detector, storage
 from mofe.artifacts import Features, History, ImageShards, Metrics, ModelConfig, Partition, ScoreTable, TextInfo
@@ -24,8 +24,10 @@ from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.index import index
 from mofe.stages.judge import judge
+from mofe.stages.merge import merge
 from mofe.stages.partition import partition
 from mofe.stages.score import score
+from mofe.stages.stack import stack
 from mofe.stages.tabulate import tabulate
 
 FLIPS = 4
@@ -41,6 +43,10 @@ def whole_run(_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         write_images(folder, name, role, per_class=3)  # type: ignore[arg-type]
         score(str(folder / name), str(folder / "run/detector"), str(folder / f"scores-{name}"), num_workers=0)
     ask_evaluate(folder)
+    only = {"num_workers": 0, "shards": 2}  # which are one shard, since they are one batch
+    tiny = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random"}
+    extract(str(folder / "train"), str(folder / "part-of-features"), **tiny, **only)  # type: ignore[arg-type]
+    score(str(folder / "odd"), str(folder / "run/detector"), str(folder / "part-of-scores"), **only)  # type: ignore[arg-type]
     known, given = Features(folder / "features").info, {"names": (), "negatives": (), "parameters": {"text_model": "x"}}
     info = TextInfo(digest="", backbone=known.backbone, classes=known.classes, **given)  # type: ignore[arg-type]
     with storage.staged(folder / "texts") as place:
@@ -93,6 +99,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "run/history": History.read,
     "run/detector": read_detector,
     "scores-odd": read_scores,
+    "part-of-features": lambda folder: stack([str(folder)], str(folder / "../stacked")),
+    "part-of-scores": lambda folder: merge([str(folder)], str(folder / "../merged")),
     "report/metrics": Metrics.read_file,
     "files": lambda folder: judge(str(folder), str(folder / "../run/detector"), str(folder / "../v"), shard=0),
     "verdicts": lambda folder: collect([str(folder)], str(folder / "../all"), str(folder / "../counts")),

@@ -15,10 +15,11 @@ from mofe.parameter_file import check_parameters, pipeline_parameters
 from mofe.parameters import RULES
 from mofe.training.recipe import Recipe
 
-PIPELINES = ("mofe", "tables", "detect")
+PIPELINES = ("mofe", "sharded", "tables", "detect")
 KNOWN = {name: pipeline_parameters(shipped(f"{name}.yaml")) for name in PIPELINES}
 LEAST: dict[str, dict[str, Any]] = {
     "mofe": {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]},
+    "sharded": {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]},
     "tables": {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]},
     "detect": {"images": ["a"], "detector": "b"},
 }

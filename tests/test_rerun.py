@@ -12,9 +12,11 @@ from mofe.stages import STAGES
 
 OF_A_COMPARISON = {"plan", "configure", "tabulate"}
 OF_A_BATCH = {"survey", "divide", "judge", "collect"}
+OF_SHARDS = {"split", "stack", "merge"}
 CASES = [
-    *(("mofe", stage) for stage in STAGES if stage not in OF_A_COMPARISON | OF_A_BATCH),
-    *(("tables", stage) for stage in STAGES if stage not in OF_A_BATCH),
+    *(("mofe", stage) for stage in STAGES if stage not in OF_A_COMPARISON | OF_A_BATCH | OF_SHARDS),
+    *(("sharded", stage) for stage in STAGES if stage not in OF_A_COMPARISON | OF_A_BATCH),
+    *(("tables", stage) for stage in STAGES if stage not in OF_A_BATCH | OF_SHARDS),
     *(("detect", stage) for stage in STAGES if stage in OF_A_BATCH),
 ]
 
@@ -68,13 +70,14 @@ def test_the_stage_alone_takes_nothing_from_the_cache(pipeline: str, stage: str)
         for task in owner["dag"]["tasks"].values()
         if task.get("cachingOptions") == {} and "executorLabel" in graph["components"][task["componentRef"]["name"]]
     }
-    first = {"mofe": "fingerprint", "tables": "fingerprint", "detect": "survey"}[pipeline]
+    first = "survey" if pipeline == "detect" else "fingerprint"
     assert ran == {stage, first} - ({first} if stage == "plan" else set())
 
 
 def test_what_no_cache_holds_hands_on_parameters_alone() -> None:
     """The record of a run keeps them as JSON, to be taken from there when a stage below runs again."""
-    for pipeline, first in (("mofe", "fingerprint"), ("tables", "fingerprint"), ("detect", "survey")):
+    firsts = {"mofe": "fingerprint", "sharded": "fingerprint", "tables": "fingerprint", "detect": "survey"}
+    for pipeline, first in firsts.items():
         graph, _ = documents(pipeline)
         assert set(graph["components"][f"comp-{first}"]["outputDefinitions"]) == {"parameters"}
 

@@ -370,6 +370,26 @@ class FeatureInfo(Manifest):
     synsets: tuple[str | None, ...]
 
 
+class FeaturePart(FeatureInfo):
+    """``part.json``: features of some of the images, from one task of several; stack joins them.
+
+    Beside them lie sums in the place of prototypes (:class:`mofe.partitioning.prototypes.ClassSums`). All fields but
+    those here are the whole's.
+    """
+
+    file_name: ClassVar[str] = "part.json"
+    what: ClassVar[str] = "part of a feature set"
+    start: int
+    """The first of the images."""
+    stop: int
+    """The one after the last."""
+
+    @property
+    def whole(self) -> FeatureInfo:
+        """The manifest of what it is a part of."""
+        return FeatureInfo.model_validate(self.model_dump(exclude={"files", "start", "stop"}))
+
+
 FEATURE_ROWS = 4096
 """Images in a row group of features."""
 
@@ -382,25 +402,39 @@ def feature_schema(dim: int) -> pa.Schema:
 
 @contextmanager
 def write_features(file: IO[bytes], dim: int) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends tables of :func:`feature_schema`; row groups of :data:`FEATURE_ROWS` or a little more.
+    """A function that appends tables of :func:`feature_schema`; row groups of :data:`FEATURE_ROWS`.
 
     Vectors are written as they are: a dictionary of numbers that never repeat, compressed, is as large, and takes five
     times as long to read and to write.
     """
-    waiting: list[pa.Table] = []
-    with pq.ParquetWriter(
-        file, feature_schema(dim), compression="none", use_dictionary=["id", "label"], write_statistics=["id", "label"]
-    ) as parquet:
-
-        def write(table: pa.Table) -> None:
-            waiting.append(table)
-            if sum(map(len, waiting)) >= FEATURE_ROWS:
-                parquet.write_table(pa.concat_tables(waiting))
-                waiting.clear()
-
+    with (
+        pq.ParquetWriter(
+            file,
+            feature_schema(dim),
+            compression="none",
+            use_dictionary=["id", "label"],
+            write_statistics=["id", "label"],
+        ) as parquet,
+        _row_groups(parquet, FEATURE_ROWS) as write,
+    ):
         yield write
-        if waiting:
-            parquet.write_table(pa.concat_tables(waiting))
+
+
+@contextmanager
+def _row_groups(parquet: pq.ParquetWriter, rows: int) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends tables of any size; row groups of ``rows``, so the sizes leave no trace."""
+    waiting: list[pa.Table] = []
+
+    def write(table: pa.Table) -> None:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= rows:
+            together = pa.concat_tables(waiting)
+            parquet.write_table(together.slice(0, rows).combine_chunks())
+            waiting[:] = [together.slice(rows)]
+
+    yield write
+    if sum(map(len, waiting)):
+        parquet.write_table(pa.concat_tables(waiting).combine_chunks())
 
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray:
@@ -429,6 +463,8 @@ class Features:
     """Extracted features of the training images, and the prototypes of their classes."""
 
     TABLE, PROTOTYPES = "features.parquet", "prototypes.parquet"
+    SUMS = "sums.parquet"
+    """Of a part, in the place of prototypes."""
 
     def __init__(self, uri: str | UPath):
         self.uri = storage.resolve(uri)
@@ -621,6 +657,34 @@ class ScoreInfo(Manifest):
     """Of the ID test set, where a detector has texts: the class whose text is nearest, under the untouched backbone."""
 
 
+class ScorePart(ScoreInfo):
+    """``part.json``: scores of some of the images of a set, from one task of several; merge joins them.
+
+    All fields but those here are the whole's; ``zero_shot_accuracy`` is left to it.
+    """
+
+    file_name: ClassVar[str] = "part.json"
+    what: ClassVar[str] = "part of a score table"
+    start: int
+    """The first of the images."""
+    stop: int
+    """The one after the last."""
+    threshold: float
+    """Of the KNN score: next to it an image is borderline."""
+    zero_shot_right: int | None
+    """Images of which ``zero_shot_accuracy`` is the share."""
+
+    @property
+    def whole(self) -> ScoreInfo:
+        """The manifest of what it is a part of."""
+        own = {"files", "start", "stop", "threshold", "zero_shot_right"}
+        return ScoreInfo.model_validate(self.model_dump(exclude=own))
+
+
+SCORE_ROWS = 1 << 16
+"""Images in a row group of scores."""
+
+
 def score_schema(scores: Sequence[str]) -> pa.Schema:
     """``label`` is the index among the *model's* classes, -1 where the image is of none; higher scores = more ID.
 
@@ -628,6 +692,13 @@ def score_schema(scores: Sequence[str]) -> pa.Schema:
     """
     fixed = [("id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()), ("expert", pa.int32())]
     return pa.schema([*fixed, *((name, pa.float64()) for name in scores)])
+
+
+@contextmanager
+def write_scores(file: IO[bytes], scores: Sequence[str]) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends tables of :func:`score_schema`; row groups of :data:`SCORE_ROWS`."""
+    with pq.ParquetWriter(file, score_schema(scores)) as parquet, _row_groups(parquet, SCORE_ROWS) as write:
+        yield write
 
 
 GALLERY_SCHEMA = pa.schema(
@@ -657,6 +728,8 @@ def embedding_schema(dim: int) -> pa.Schema:
 class ScoreTable:
     """The scores of one evaluation set."""
 
+    TABLE, GALLERY, EMBEDDINGS = "scores.parquet", "gallery.parquet", "embeddings.parquet"
+
     def __init__(self, uri: str | UPath):
         self.uri = storage.resolve(uri)
         self.info = ScoreInfo.read(self.uri)
@@ -664,7 +737,7 @@ class ScoreTable:
     @cached_property
     def table(self) -> pa.Table:
         """One row an image, of :func:`score_schema`."""
-        table = self._read("scores.parquet")
+        table = self._read(self.TABLE)
         if table.num_rows != self.info.num_images:
             raise MofeError(f"{self.uri}: scores.json promises {self.info.num_images} rows, found {table.num_rows}")
         return table
@@ -672,12 +745,12 @@ class ScoreTable:
     @cached_property
     def gallery(self) -> pa.Table:
         """Thumbnails of :data:`GALLERY_SCHEMA`."""
-        return self._read("gallery.parquet")
+        return self._read(self.GALLERY)
 
     @cached_property
     def embeddings(self) -> pa.Table:
         """A sample of :func:`embedding_schema`."""
-        return self._read("embeddings.parquet")
+        return self._read(self.EMBEDDINGS)
 
     def _read(self, name: str) -> pa.Table:
         self.info.check(self.uri, name)

@@ -351,13 +351,21 @@ def _label(arguments: dict[str, Any]) -> str:
         return "" if label == "train" else label
     if isinstance(run := arguments.get("run"), dict):  # of a comparison
         return f"{run['name']} seed {run['seed']:g}"
-    if "shard" in arguments:  # of a batch
-        return f"shard {arguments['shard']:g}"
-    images = arguments.get("images")
-    uri = images.get("uri") if isinstance(images, dict) else getattr(images, "uri", None)
-    manifest = Path(str(uri)) / "dataset.json"
-    label = str(json.loads(manifest.read_text())["name"]) if uri and manifest.is_file() else ""
-    return "" if label == "train" else label
+    shard = f"shard {arguments['shard']:g}" if "shard" in arguments and arguments.get("shards") != 1 else ""
+    return " ".join(filter(None, [_data_set(arguments), shard]))
+
+
+def _data_set(arguments: dict[str, Any]) -> str:
+    """The name of the evaluation set whose images, or parts of whose scores, a stage is given."""
+    for argument, file, key in (("images", "dataset.json", "name"), ("parts", "part.json", "dataset")):
+        given = arguments.get(argument)
+        given = given[0] if isinstance(given, list) and given else given
+        uri = given.get("uri") if isinstance(given, dict) else getattr(given, "uri", None)
+        manifest = Path(str(uri)) / file
+        if uri and manifest.is_file():
+            label = str(json.loads(manifest.read_text()).get(key, ""))
+            return "" if label == "train" else label
+    return ""
 
 
 def _as_doubles(value: Any) -> Any:

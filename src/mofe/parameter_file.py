@@ -9,7 +9,7 @@ import yaml
 
 from mofe.errors import MofeError
 
-PipelineName = Literal["mofe", "tables", "detect"]
+PipelineName = Literal["mofe", "sharded", "tables", "detect"]
 
 _KINDS = {
     "STRING": (str, "text"),

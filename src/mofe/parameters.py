@@ -14,6 +14,7 @@ from mofe.artifacts import Bank
 from mofe.errors import MofeError
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.stages.fingerprint import check_sets
+from mofe.stages.split import check_shards
 from mofe.storage import check_uri
 from mofe.training.recipe import AUGMENTATIONS, EXPERT_INITS, MIXUPS, REGULARISERS, ROUTERS, Recipe
 
@@ -168,6 +169,8 @@ def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, An
     try:
         if "ood_data" in given:
             check_sets(given["ood_data"])
+        if {"shards", "train_data"} <= together.keys():
+            check_shards(together["shards"])
         if Recipe.__annotations__.keys() - {"seed"} <= together.keys():
             changes: list[dict[str, Any]] = [{}]
             if "configurations" in together:

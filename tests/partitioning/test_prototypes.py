@@ -1,7 +1,12 @@
 """Sums by class against NumPy's means."""
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from mofe import storage
+from mofe.errors import MofeError
 from mofe.partitioning.prototypes import ClassSums
 
 
@@ -15,3 +20,28 @@ def test_means_of_what_came_in_batches() -> None:
     np.testing.assert_allclose(sums.mean_CD[:5], expected, rtol=1e-6)
     np.testing.assert_array_equal(sums.count_C, np.bincount(labels_N, minlength=6))
     assert np.isnan(sums.mean_CD[5]).all()
+
+
+def test_parts_add_up_to_the_same_bits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    z_ND = (rng.normal(size=(3000, 5)) * 10.0 ** rng.uniform(-7, 3, (3000, 5))).astype(np.float32)
+    labels_N = rng.integers(0, 2, 3000)
+    whole, parts = ClassSums(2, 5), [ClassSums(2, 5) for _ in range(3)]
+    for batch in range(100):
+        rows = slice(30 * batch, 30 * batch + 30)
+        for sums in (whole, parts[batch * 3 // 100]):
+            sums.add(z_ND[rows], labels_N[rows])
+    joined = ClassSums(2, 5)
+    for part in reversed(parts):
+        with storage.staged(tmp_path / "part") as folder:
+            part.write(folder)
+        joined.join(ClassSums.read(storage.resolve(tmp_path / "part")))
+    np.testing.assert_array_equal(joined.sum_CD, whole.sum_CD)
+    np.testing.assert_array_equal(joined.count_C, whole.count_C)
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    sums = ClassSums(2, 3)
+    sums.add(np.ones((4, 3), np.float32), np.zeros(4, int))
+    with pytest.raises(MofeError, match="the-images: class 'fox' has no image to make a prototype of"):
+        sums.write_prototypes(storage.resolve(tmp_path), ["dog", "fox"], "the-images")

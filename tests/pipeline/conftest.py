@@ -97,10 +97,48 @@ STAND_INS = {
             numbers = SimpleNamespace(tolist=lambda: [0.0, 1.0])
             return {"figure": 1.0}, SimpleNamespace(fpr=numbers, tpr=numbers, thresholds=numbers)
     """,
-    "score": """
+    "split": """
+        def split(images, *, shards, batch_size):
+            return list(range(int(shards)))
+    """,
+    "extract": """
         from pathlib import Path
-        def score(images, detector, scores, **more):
-            Path(scores).write_text((Path(images) / "dataset.json").read_text())
+        def extract(images, features, *, shard, shards, **more):
+            seen = str(more | {"weights": more["weights_digest"]})
+            if shards == 1:
+                Path(features).write_text(seen)
+            else:
+                Path(features).mkdir()
+                (Path(features) / "part.json").write_text("{}")
+                (Path(features) / f"{shard:g} of {shards:g}").write_text(seen)
+    """,
+    "stack": """
+        from pathlib import Path
+        def stack(parts, features):
+            found = {file.name: file.read_text() for part in parts for file in Path(part).glob("* of *")}
+            assert set(found) == {f"{i} of {len(parts)}" for i in range(len(parts))} and len(set(found.values())) == 1
+            Path(features).write_text(next(iter(found.values())))
+    """,
+    "score": """
+        import json
+        from pathlib import Path
+        def score(images, detector, scores, *, shard, shards, **more):
+            about = json.loads((Path(images) / "dataset.json").read_text())
+            if shards == 1:
+                Path(scores).write_text(json.dumps(about))
+            else:
+                Path(scores).mkdir()
+                about |= {"dataset": about["name"], "shard": int(shard), "shards": int(shards)}
+                (Path(scores) / "part.json").write_text(json.dumps(about))
+    """,
+    "merge": """
+        import json
+        from pathlib import Path
+        def merge(parts, scores):
+            found = [json.loads((Path(part) / "part.json").read_text()) for part in parts]
+            assert [part["shard"] for part in found] == list(range(found[0]["shards"]))
+            (whole,) = {json.dumps({key: part[key] for key in ("name", "digest")}) for part in found}
+            Path(scores).write_text(whole)
     """,
 }
 PLAIN = """
@@ -118,7 +156,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
-    plain = {"extract": 1, "texts": 1, "partition": 1, "finetune": 2, "index": 1}
+    plain = {"texts": 1, "partition": 1, "finetune": 2, "index": 1}
     for name, code in STAND_INS.items():
         (package / f"{name}.py").write_text(textwrap.dedent(code))
     for name, outputs in plain.items():

@@ -16,13 +16,15 @@ from mofe.parameter_file import pipeline_parameters
 from mofe.stages import STAGES
 from pipelines.detect import detect
 from pipelines.mofe import mofe
+from pipelines.sharded import sharded
 from pipelines.tables import tables
 
 ROOT = Path(__file__).parents[2]
-PIPELINES = {"mofe": mofe, "tables": tables, "detect": detect}
+PIPELINES = {"mofe": mofe, "sharded": sharded, "tables": tables, "detect": detect}
 COMPILED = {name: ROOT / "pipelines" / f"{name}.yaml" for name in PIPELINES}
 OF_A_COMPARISON = {"plan", "configure", "tabulate"}
 OF_A_BATCH = {"survey", "divide", "judge", "collect"}
+OF_SHARDS = {"split", "stack", "merge"}
 
 every = pytest.mark.parametrize("name", PIPELINES)
 
@@ -72,6 +74,13 @@ def test_a_comparison_takes_the_same_parameters_and_what_to_compare() -> None:
     assert {n: p for n, p in several.items() if n in one} == {n: p for n, p in one.items() if n in several}
 
 
+def test_in_shards_it_takes_one_parameter_more() -> None:
+    one, split = (pipeline_parameters(COMPILED[name]) for name in ("mofe", "sharded"))
+    assert set(split) - set(one) == {"shards"}
+    assert {name: split[name] for name in one} == one
+    assert spec("sharded")["root"]["outputDefinitions"] == spec("mofe")["root"]["outputDefinitions"]
+
+
 @every
 def test_every_parameter_is_described_and_used(name: str) -> None:
     text = COMPILED[name].read_text()
@@ -83,8 +92,9 @@ def test_every_parameter_is_described_and_used(name: str) -> None:
 
 
 def test_one_name_a_stage_everywhere() -> None:
-    of_a_run = set(STAGES) - OF_A_BATCH
-    expected = {"mofe": of_a_run - OF_A_COMPARISON, "tables": of_a_run, "detect": OF_A_BATCH}
+    of_tables = set(STAGES) - OF_A_BATCH - OF_SHARDS
+    of_a_run = of_tables - OF_A_COMPARISON
+    expected = {"mofe": of_a_run, "sharded": of_a_run | OF_SHARDS, "tables": of_tables, "detect": OF_A_BATCH}
     for pipeline, stages in expected.items():
         executors = {re.sub(r"^exec-|-\d+$", "", name) for name in spec(pipeline)["deploymentSpec"]["executors"]}
         assert executors == stages

@@ -66,6 +66,11 @@ def test_digits(tmp_path: Path) -> None:
     again = mofe("run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2")
     assert again.count("cached") == 11
 
+    whole = (tmp_path / "run" / "metrics.json").read_bytes()
+    split = mofe("run", "-f", str(params), "--pipeline", "sharded", "--work", str(tmp_path / "run"), "--set", "shards=2")
+    assert split.count("shard 1") == 3, "of extract, and of score for each set"
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == whole, "with the seals of all that it was made from"
+
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the Tiny-ImageNet files are not here")
 def test_photographs(tmp_path: Path) -> None:

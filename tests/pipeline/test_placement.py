@@ -12,7 +12,7 @@ from pipelines.placement import SECRET_KEYS
 ROOT = Path(__file__).parents[2]
 ACCELERATED = {"extract", "finetune", "index", "score", "judge"}
 
-every = pytest.mark.parametrize("name", ["mofe", "tables", "detect"])
+every = pytest.mark.parametrize("name", ["mofe", "sharded", "tables", "detect"])
 
 
 def documents(name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,9 +17,11 @@ from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.index import index
 from mofe.stages.judge import judge
+from mofe.stages.merge import merge
 from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 from mofe.stages.score import score
+from mofe.stages.stack import stack
 
 __all__ = ["run", "whole_run"]
 OF_STAGE: dict[str, Callable[[Path, str], object]] = {
@@ -37,6 +39,8 @@ OF_STAGE: dict[str, Callable[[Path, str], object]] = {
     ),
     "index": lambda r, out: index(str(r / "train"), str(r / "features"), str(r / "run/model"), out, num_workers=0),
     "score": lambda r, out: score(str(r / "odd"), str(r / "run/detector"), out, num_workers=0),
+    "stack": lambda r, out: stack([str(r / "part-of-features")], out),
+    "merge": lambda r, out: merge([str(r / "part-of-scores")], out),
     "evaluate": lambda r, out: evaluate(
         [str(r / "scores-odd"), str(r / "scores-id-test")], str(r / "partition"), str(r / "run/history"),
         metrics=f"{out}/m", roc=f"{out}/r", report=f"{out}/p",

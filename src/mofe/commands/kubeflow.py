@@ -20,7 +20,8 @@ def compile(
         output: file to write; the terminal if left out.
         registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
             that Kubeflow's cache sees a change of code.
-        pipeline: mofe makes one detector, tables compares configurations, detect asks about very many images.
+        pipeline: mofe makes one detector, sharded the same with extract and score in many tasks at once, tables
+            compares configurations, detect asks about very many images.
     """
     from mofe import storage
     from mofe.digests import shipped, stamp

@@ -43,7 +43,8 @@ def run(
         params: YAML file with the pipeline's parameters.
         settings: parameters that override the file's, as name=value; the value is read as YAML.
         work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
-        pipeline: mofe makes one detector; tables runs the configurations of the paper's tables, or your own, with
+        pipeline: mofe makes one detector; sharded the same one, with extract and score in as many tasks at once as its
+            further parameter shards says; tables runs the configurations of the paper's tables, or your own, with
             several seeds, and compares them. It takes the same parameters, and tables, configurations and seeds.
             detect asks a detector about very many images, in shards; its parameters are images, detector, ….
         runner: subprocess (each stage in a process of its own), docker (in its container), or kubeflow: submit the
@@ -79,7 +80,7 @@ def run(
     from mofe.local_runner import run_pipeline
 
     result = run_pipeline(file, parameters, work, runner, name=params.stem, registry=registry or None)
-    show = {"mofe": _show_result, "tables": _show_tables, "detect": _show_verdicts}[pipeline]
+    show = {"mofe": _show_result, "sharded": _show_result, "tables": _show_tables, "detect": _show_verdicts}[pipeline]
     show(result.outputs, work, time.monotonic() - started)
 
 

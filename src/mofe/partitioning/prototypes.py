@@ -1,14 +1,31 @@
 """The prototype of a class, its mean feature, summed up batch by batch.
 
-B images of a batch, C classes, D features.
+B images of a batch, C classes, K of them in the batch, D features.
 """
 
+from collections.abc import Sequence
+from typing import Self
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.sparse import csr_array
+from upath import UPath
+
+from mofe import storage
+from mofe.artifacts import Features, fixed_size_lists, vectors
+from mofe.errors import MofeError
+
+STEP = 2.0**-24
+"""Sums are multiples of it: the least that the float16 of stored features can differ by."""
 
 
 class ClassSums:
-    """Sums and counts by class; what was read is not kept."""
+    """Sums and counts by class; what was read is not kept.
+
+    Multiples of :data:`STEP` are added without an error while they stay below 2²⁹, so the order in which batches come,
+    and whether one task has added them or several, changes no bit.
+    """
 
     def __init__(self, num_classes: int, dim: int):
         self.sum_CD = np.zeros((num_classes, dim))
@@ -17,12 +34,53 @@ class ClassSums:
     def add(self, z_BD: np.ndarray, labels_B: np.ndarray) -> None:
         """Add a batch: within it in float32, across batches in float64."""
         ones_B, images_B = np.ones(len(labels_B), np.float32), np.arange(len(labels_B))
-        chosen_CB = csr_array((ones_B, (labels_B, images_B)), shape=(len(self.count_C), len(labels_B)))
-        self.sum_CD += chosen_CB @ np.asarray(z_BD, np.float32)
+        classes_K, rows_B = np.unique(labels_B, return_inverse=True)
+        chosen_KB = csr_array((ones_B, (rows_B, images_B)), shape=(len(classes_K), len(labels_B)))
+        sum_KD = (chosen_KB @ np.asarray(z_BD, np.float32)).astype(np.float64)
+        self.sum_CD[classes_K] += np.rint(sum_KD / STEP) * STEP
         self.count_C += np.bincount(labels_B, minlength=len(self.count_C))
+
+    def join(self, other: Self) -> None:
+        """Add what another has summed up."""
+        self.sum_CD += other.sum_CD
+        self.count_C += other.count_C
 
     @property
     def mean_CD(self) -> np.ndarray:
         """Of every class that has an image; float64, NaN for others."""
         with np.errstate(invalid="ignore"):
             return self.sum_CD / self.count_C[:, None]
+
+    def write(self, folder: UPath) -> None:
+        """Write the sums, into a part of a feature set."""
+        self._write(folder / Features.SUMS, {"sum": fixed_size_lists(self.sum_CD, pa.float64())})
+
+    @classmethod
+    def read(cls, folder: UPath) -> Self:
+        """The sums of a part of a feature set."""
+        table = storage.read_parquet(folder / Features.SUMS)
+        sum_CD = vectors(table["sum"])
+        sums = cls(*sum_CD.shape)
+        sums.sum_CD, sums.count_C = sum_CD, table["count"].to_numpy()
+        return sums
+
+    def write_prototypes(self, folder: UPath, classes: Sequence[str], where: str) -> None:
+        """Write the means, into a feature set.
+
+        Args:
+            folder: the feature set.
+            classes: their names.
+            where: the images are, named in errors.
+
+        Raises:
+            MofeError: a class has no image; the message names it.
+        """
+        empty = np.flatnonzero(self.count_C == 0)
+        if empty.size:
+            raise MofeError(f"{where}: class {classes[empty[0]]!r} has no image to make a prototype of")
+        self._write(folder / Features.PROTOTYPES, {"prototype": fixed_size_lists(self.mean_CD, pa.float32())})
+
+    def _write(self, place: UPath, column: dict[str, pa.Array]) -> None:
+        columns = {"label": pa.array(np.arange(len(self.count_C)), pa.int32()), "count": pa.array(self.count_C)}
+        with storage.writing(place) as file:
+            pq.write_table(pa.table(columns | column), file)

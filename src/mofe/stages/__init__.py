@@ -7,7 +7,9 @@ The same word names the module here, the component, the pipeline task, the word 
 STAGES = (
     "fingerprint",
     "prepare",
+    "split",
     "extract",
+    "stack",
     "texts",
     "plan",
     "configure",
@@ -15,6 +17,7 @@ STAGES = (
     "finetune",
     "index",
     "score",
+    "merge",
     "evaluate",
     "tabulate",
     "survey",
@@ -22,5 +25,5 @@ STAGES = (
     "judge",
     "collect",
 )
-"""Every stage, in the order in which data passes them; plan, configure and tabulate compare several runs, the last four
-ask a detector about many images."""
+"""Every stage, in the order in which data passes them; split, stack and merge let extract and score be several tasks,
+plan, configure and tabulate compare several runs, the last four ask a detector about many images."""

@@ -4,12 +4,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import FeatureInfo, Features, ImageShards, feature_schema, fixed_size_lists, write_features
+from mofe.artifacts import (
+    FeatureInfo,
+    FeaturePart,
+    Features,
+    ImageShards,
+    feature_schema,
+    fixed_size_lists,
+    write_features,
+)
+from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards, untouched
-from mofe.errors import MofeError
 from mofe.models.backbone import describe_backbone
 from mofe.partitioning.prototypes import ClassSums
 
@@ -26,6 +33,8 @@ def extract(
     batch_size: int = 128,
     num_workers: int = 4,
     precision: str = "auto",
+    shard: int = 0,
+    shards: int = 1,
 ) -> None:
     """Extract features of training images, and class prototypes, with the pre-trained backbone.
 
@@ -44,54 +53,53 @@ def extract(
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        shard: which of several shards of the images to extract from; stack joins what was made of each.
+        shards: how many there are, see split; 1 leaves the images undivided.
     """
-    with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}) as run:
-        shards = ImageShards(images)
+    label = "" if shards == 1 else f"shard {shard:g}"
+    with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}, label=label) as run:
+        source = ImageShards(images)
+        mine = images_of(shard, shards, len(source), batch_size)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
-        model = untouched(spec, shards.info.classes)
+        model = untouched(spec, source.info.classes)
         schema = feature_schema(model.dim)
-        sums = ClassSums(len(shards.info.classes), model.dim)
+        sums = ClassSums(len(source.info.classes), model.dim)
         with storage.staged(features) as folder:
             with storage.writing(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
                 for positions_B, labels_B, output in embed_shards(
                     model,
-                    shards,
+                    source,
                     spec.preprocessing,
                     label="extract",
                     batch_size=batch_size,
                     num_workers=num_workers,
                     precision=precision,
+                    positions=np.array(mine),
                 ):
                     trunk_BD = output.trunk_BD.numpy()
                     sums.add(trunk_BD, labels_B)
                     columns = {
-                        "id": shards.paths.take(positions_B),
+                        "id": source.paths.take(positions_B),
                         "label": pa.array(labels_B, pa.int32()),
                         "trunk": fixed_size_lists(trunk_BD, pa.float16()),
                         "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
                     }
                     write(pa.table(columns, schema=schema))
-            empty = np.flatnonzero(sums.count_C == 0)
-            if empty.size:
-                raise MofeError(
-                    f"{images}: class {shards.info.classes[empty[0]]!r} has no image to make a prototype of"
-                )
-            prototypes = {
-                "label": pa.array(np.arange(len(sums.count_C)), pa.int32()),
-                "count": pa.array(sums.count_C),
-                "prototype": fixed_size_lists(sums.mean_CD, pa.float32()),
-            }
-            with storage.writing(folder / Features.PROTOTYPES) as file:
-                pq.write_table(pa.table(prototypes), file)
-            FeatureInfo(
+            about = FeatureInfo(
                 backbone=spec,
                 dim=model.dim,
-                num_images=len(shards),
-                classes=shards.info.classes,
-                synsets=shards.info.synsets,
-                made_from={"images": shards.info.identity},
-            ).write(folder)
-        run.metrics({"images": len(shards), "classes": len(sums.count_C), "dim": model.dim})
+                num_images=len(source),
+                classes=source.info.classes,
+                synsets=source.info.synsets,
+                made_from={"images": source.info.identity},
+            )
+            if shards == 1:
+                sums.write_prototypes(folder, about.classes, images)
+                about.write(folder)
+            else:
+                sums.write(folder)
+                FeaturePart(**dict(about), start=mine.start, stop=mine.stop).write(folder)
+        run.metrics({"images": len(mine), "classes": len(sums.count_C), "dim": model.dim})
 
 
 def _whole_numbers(value: Any) -> Any:

@@ -13,16 +13,20 @@ from mofe.artifacts import (
     ImageSet,
     ImageShards,
     ScoreInfo,
+    ScorePart,
+    ScoreTable,
     embedding_schema,
     fixed_size_lists,
     score_schema,
+    write_scores,
 )
 from mofe.data.images import decode
+from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards
 from mofe.detector import SCORES, Detector, load_detector, scores_of
 from mofe.errors import MofeError
+from mofe.report.gallery import chosen
 
-GALLERY_SIZE = 12
 SAMPLE = 400
 """Images whose embeddings are kept, for the map of the feature space."""
 THUMBNAIL = 112
@@ -30,7 +34,15 @@ THUMBNAIL = 112
 
 
 def score(
-    images: str, detector: str, scores: str, *, batch_size: int = 128, num_workers: int = 4, precision: str = "auto"
+    images: str,
+    detector: str,
+    scores: str,
+    *,
+    batch_size: int = 128,
+    num_workers: int = 4,
+    precision: str = "auto",
+    shard: int = 0,
+    shards: int = 1,
 ) -> None:
     """Score the images of an evaluation set with the detector.
 
@@ -44,16 +56,21 @@ def score(
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        shard: which of several shards of the images to score; merge joins what was made of each.
+        shards: how many there are, see split; 1 leaves the images undivided.
     """
-    shards = ImageShards(images)
-    info = shards.info
-    with tracking.stage_run("score", {"dataset": info.name}, label=info.name) as run:
+    source = ImageShards(images)
+    info = source.info
+    label = info.name if shards == 1 else f"{info.name} shard {shard:g}"
+    with tracking.stage_run("score", {"dataset": info.name}, label=label) as run:
         judge = load_detector(detector)
         label_of = _labels_in_model(info, judge.classes)
-        sample = np.unique(np.linspace(0, len(shards) - 1, SAMPLE).round().astype(int))
+        mine = images_of(shard, shards, len(source), batch_size)
+        sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int))
+        sample = sample[(mine.start <= sample) & (sample < mine.stop)]
         embed = partial(
             embed_shards,
-            shards=shards,
+            shards=source,
             preprocessing=judge.config.backbone.preprocessing,
             batch_size=batch_size,
             num_workers=num_workers,
@@ -62,7 +79,7 @@ def score(
         names = (*SCORES, *judge.info.compared)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
         after, nearest, logits = [], [], []
-        for positions_B, labels_B, output in embed(judge.model, label=f"score {info.name}"):
+        for positions_B, labels_B, output in embed(judge.model, label=f"score {label}", positions=np.array(mine)):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
@@ -78,8 +95,9 @@ def score(
             after.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
         before, right = [], []
         text, local = (judge.comparison.text, judge.local) if judge.info.compared else (None, None)
-        everything = None if judge.info.compared else sample
-        seen = embed(judge.pretrained, label=f"embed {info.name} as before", positions=everything)
+        # a sample goes one by one, for its batches would depend on how the set is divided
+        again = {"positions": np.array(mine)} if judge.info.compared else {"positions": sample, "batch_size": 1}
+        seen = embed(judge.pretrained, label=f"embed {label} as before", **again)
         for number, (positions_B, labels_B, output) in enumerate(seen):
             before.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
             if judge.info.compared:
@@ -94,18 +112,18 @@ def score(
         for name in names:
             bad = np.flatnonzero(~np.isfinite(arrays[name]))
             if bad.size:
-                image = shards.image(int(bad[0]))[1]
+                image = source.image(mine[bad[0]])[1]
                 raise MofeError(f"{info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others")
-        table = pa.table({"id": shards.paths, **arrays}, schema=schema)
+        table = pa.table({"id": source.paths.slice(mine.start, len(mine)), **arrays}, schema=schema)
         with storage.staged(scores) as folder:
-            with storage.writing(folder / "scores.parquet") as file:
-                pq.write_table(table, file)
-            with storage.writing(folder / "gallery.parquet") as file:
-                pq.write_table(_gallery(shards, info.role, arrays, np.concatenate(nearest), judge), file)
-            with storage.writing(folder / "embeddings.parquet") as file:
+            with storage.writing(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
+                write(table)
+            with storage.writing(folder / ScoreTable.GALLERY) as file:
+                pq.write_table(_gallery(source, mine, arrays, np.concatenate(nearest), judge), file)
+            with storage.writing(folder / ScoreTable.EMBEDDINGS) as file:
                 embeddings = {
-                    "label": arrays["label"][sample],
-                    "expert": arrays["expert"][sample],
+                    "label": arrays["label"][sample - mine.start],
+                    "expert": arrays["expert"][sample - mine.start],
                     "before": fixed_size_lists(np.concatenate(before), pa.float16()),
                     "after": fixed_size_lists(np.concatenate(after), pa.float16()),
                 }
@@ -114,7 +132,7 @@ def score(
             if info.role == "test":
                 parameters["test_data"] = info.source
                 parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
-            ScoreInfo(
+            about = ScoreInfo(
                 made_from={
                     "images": info.identity,
                     "detector": judge.info.identity,
@@ -123,11 +141,22 @@ def score(
                 dataset=info.name,
                 role=info.role,
                 scores=names,
-                num_images=len(shards),
+                num_images=len(source),
                 parameters=parameters,
-                zero_shot_accuracy=float(np.concatenate(right).mean()) if text and info.role == "test" else None,
-            ).write(folder)
-        run.metrics({"images": len(shards), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
+            )
+            right_N = np.concatenate(right) if text and info.role == "test" else None
+            if shards == 1:
+                accuracy = None if right_N is None else float(right_N.mean())
+                about.model_copy(update={"zero_shot_accuracy": accuracy}).write(folder)
+            else:
+                ScorePart(
+                    **dict(about),
+                    start=mine.start,
+                    stop=mine.stop,
+                    threshold=judge.thresholds["knn"],
+                    zero_shot_right=None if right_N is None else int(right_N.sum()),
+                ).write(folder)
+        run.metrics({"images": len(mine), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
 
 
 def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
@@ -144,24 +173,16 @@ def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def _gallery(
-    shards: ImageShards, role: str, columns: dict[str, np.ndarray], nearest: np.ndarray, judge: Detector
+    source: ImageShards, mine: range, columns: dict[str, np.ndarray], nearest: np.ndarray, judge: Detector
 ) -> pa.Table:
     """Thumbnails of the most confident mistakes and of borderline images: see :data:`mofe.artifacts.GALLERY_SCHEMA`."""
-    by_score = np.argsort(columns["knn"], kind="stable")
-    wrong = columns["predicted"] != columns["label"]
-    borderline = np.argsort(np.abs(columns["knn"] - judge.thresholds["knn"]), kind="stable")
-    if role == "ood":
-        chosen = {"accepted": by_score[::-1][:GALLERY_SIZE]}
-    else:
-        misclassified = by_score[::-1][wrong[by_score[::-1]]]
-        chosen = {"rejected": by_score[:GALLERY_SIZE], "misclassified": misclassified[:GALLERY_SIZE]}
     rows = []
-    for kind, positions in {**chosen, "borderline": borderline[:GALLERY_SIZE]}.items():
-        for position in positions.tolist():
-            content, path, _ = shards.image(position)
-            row = {name: columns[name][position].item() for name in ("label", "predicted", "expert", "knn")}
-            row |= {"nearest": judge.bank["id"][nearest[position]].as_py()}
-            row |= {"nearest_label": judge.bank["label"][nearest[position]].as_py()}
+    for kind, places in chosen(source.info.role, columns, judge.thresholds["knn"]).items():
+        for place in places:
+            content, path, _ = source.image(mine[place])
+            row = {name: columns[name][place].item() for name in ("label", "predicted", "expert", "knn")}
+            row |= {"nearest": judge.bank["id"][nearest[place]].as_py()}
+            row |= {"nearest_label": judge.bank["label"][nearest[place]].as_py()}
             rows.append({"id": path, "kind": kind, "thumbnail": _thumbnail(content), **row})
     return pa.Table.from_pylist(rows, schema=GALLERY_SCHEMA)
 

@@ -1,0 +1,108 @@
+"""extract and score as one task each, or as one a shard of their images, joined.
+
+Shards are pipelines of their own: kfp.local 2.17 hands a loop its item in place of any task's parameter, so what else
+the loop needs must be the parameter of a pipeline; and around the loop over shards there is one over OOD sets.
+"""
+
+from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
+
+from kfp import dsl
+
+from components.extract import extract
+from components.merge import merge
+from components.score import score
+from components.split import split
+from components.stack import stack
+from pipelines.placement import Pool, on_accelerator, on_cpu
+
+
+@dsl.pipeline(name="extract-shards")
+def extract_shards(
+    images: dsl.Input[dsl.Dataset],
+    shards: int,
+    backbone: str,
+    backbone_args: Dict[str, Any],  # noqa: UP006
+    weights: str,
+    weights_digest: str,
+    mofe_depth: int,
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    accelerators: int,
+    accelerator: str,
+    node_selector: Dict[str, str],  # noqa: UP006
+    tolerations: List[Dict[str, Any]],  # noqa: UP006
+    cpu: str,
+    memory: str,
+    credentials: str,
+) -> dsl.Dataset:
+    pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
+    numbers = split(images=images, shards=shards, batch_size=batch_size)
+    on_cpu(numbers, credentials)
+    with dsl.ParallelFor(numbers.output, name="extract shards") as shard:
+        part = extract(
+            images=images,
+            backbone=backbone,
+            backbone_args=backbone_args,
+            weights=weights,
+            weights_digest=weights_digest,
+            mofe_depth=mofe_depth,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision,
+            shard=shard,
+            shards=shards,
+        )
+        on_accelerator(part, pool, accelerators)
+    whole = stack(parts=dsl.Collected(part.output))
+    on_cpu(whole, credentials, memory="4Gi")
+    return whole.output
+
+
+@dsl.pipeline(name="score-shards")
+def score_shards(
+    images: dsl.Input[dsl.Dataset],
+    detector: dsl.Input[dsl.Model],
+    shards: int,
+    batch_size: int,
+    num_workers: int,
+    precision: str,
+    accelerators: int,
+    accelerator: str,
+    node_selector: Dict[str, str],  # noqa: UP006
+    tolerations: List[Dict[str, Any]],  # noqa: UP006
+    cpu: str,
+    memory: str,
+    credentials: str,
+) -> dsl.Dataset:
+    pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
+    numbers = split(images=images, shards=shards, batch_size=batch_size)
+    on_cpu(numbers, credentials)
+    with dsl.ParallelFor(numbers.output, name="score shards") as shard:
+        part = score(
+            images=images,
+            detector=detector,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision,
+            shard=shard,
+            shards=shards,
+        )
+        on_accelerator(part, pool, accelerators)
+    whole = merge(parts=dsl.Collected(part.output))
+    on_cpu(whole, credentials, memory="4Gi")
+    return whole.output
+
+
+def extracted(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
+    """The task, or graph, whose one output is the features; ``shards`` is None where one task makes them."""
+    if shards is None:
+        return on_accelerator(extract(**inputs), pool, accelerators)
+    return extract_shards(shards=shards, accelerators=accelerators, **pool._asdict(), **inputs)
+
+
+def scored(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
+    """The task, or graph, whose one output is the scores of an evaluation set; as for :func:`extracted`."""
+    if shards is None:
+        return on_accelerator(score(**inputs), pool, accelerators)
+    return score_shards(shards=shards, accelerators=accelerators, **pool._asdict(), **inputs)

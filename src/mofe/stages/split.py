@@ -1,0 +1,33 @@
+"""Into which shards an image set is split."""
+
+from mofe.artifacts import ImageSet
+from mofe.data.shards import bounds
+from mofe.errors import MofeError
+
+
+def split(images: str, *, shards: int = 8, batch_size: int = 128) -> list[int]:
+    """Number the shards of an image set: one is as many whole batches as another, so fewer images make fewer shards.
+
+    Args:
+        images: image set written by prepare (path or URI).
+        shards: how many, at most; at least 2.
+        batch_size: images at once, as extract and score will have them.
+
+    Returns:
+        The numbers of the shards.
+    """
+    check_shards(shards)
+    info = ImageSet.read(images)
+    count = len(bounds(info.num_images, int(batch_size), int(shards))) - 1
+    print(f"{info.num_images} images in {count} shards")
+    return list(range(count))
+
+
+def check_shards(shards: int) -> None:
+    """Refuse to split into one.
+
+    Raises:
+        MofeError: it was asked for.
+    """
+    if shards < 2:
+        raise MofeError(f"shards = {shards:g} must be at least 2: what is not to be split is for the pipeline mofe")

@@ -1,0 +1,42 @@
+"""extract and score in shards: the same result as from one task each, and what runs again after a change."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import executed
+
+from mofe.errors import MofeError
+from mofe.local_runner import RunResult
+from mofe.parameter_file import check_parameters, pipeline_parameters
+
+Run = Callable[..., RunResult]
+
+
+def scoring(name: str) -> list[str]:
+    return [f"split:{name}", f"score:{name} shard 0", f"score:{name} shard 1", f"merge:{name}"]
+
+
+EXTRACTING = ["split", "extract:shard 0", "extract:shard 1", "stack"]
+SCORING = [*scoring("id-test"), *scoring("near"), *scoring("far")]
+BETWEEN = ["texts", "partition", "finetune", "index"]
+
+
+def test_what_is_joined_is_what_one_task_makes(run: Run) -> None:
+    whole, result = run(), run("sharded.yaml", shards=2)
+    assert executed(result) == sorted(["fingerprint", *EXTRACTING, *BETWEEN, *SCORING, "evaluate"])
+    assert result.outputs["metrics"].read_text() == whole.outputs["metrics"].read_text()
+    assert executed(run("sharded.yaml", shards=2)) == ["fingerprint"]
+
+    Path("far").write_text("far with another image")
+    assert executed(run("sharded.yaml", shards=2)) == sorted(
+        ["fingerprint", "prepare:far", *scoring("far"), "evaluate"]
+    )
+
+
+def test_one_shard_is_for_the_other_pipeline() -> None:
+    known = pipeline_parameters(Path(__file__).parents[2] / "pipelines" / "sharded.yaml")
+    given = {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]}
+    check_parameters({**given, "shards": 2}, known, "here")
+    with pytest.raises(MofeError, match=r"here: shards = 1 must be at least 2: .* for the pipeline mofe"):
+        check_parameters({**given, "shards": 1}, known, "here")
