@@ -7,6 +7,7 @@ number, so W processes compute what one process computes that accumulates W time
 import contextlib
 import io
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -30,6 +32,8 @@ def started() -> bool:
 def launch(function: Callable[..., None], arguments: Mapping[str, Any], processes: int) -> None:
     """Call ``function(**arguments)`` in several processes of this machine, as ``torchrun`` would.
 
+    A signal to end is sent on to them, and once they have ended so does this process, with the signal's exit status.
+
     Raises:
         MofeError: one of them failed; with its reason.
     """
@@ -44,6 +48,8 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
     )
     try:
         elastic_launch(config, _call)(function, dict(arguments))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         raise MofeError(f"process {first.local_rank} of {processes}: {_reason(first.message)}") from error
