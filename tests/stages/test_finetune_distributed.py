@@ -126,3 +126,18 @@ def test_the_stage_starts_its_processes_itself(trained: Callable[..., SimpleName
     with pytest.raises(MofeError, match=r"process \d of 2: the loss is not finite in epoch"):
         trained("broken", processes=2, micro_batch_size=16, **{**RECIPE, "learning_rate": 9.0, "epochs": 30,
                 "warmup_epochs": 0.0, "clip_norm": 0.0, "regulariser": "l2", "regulariser_weight": 1e30})  # fmt: skip
+
+
+def test_images_are_hashed_once_a_machine(
+    trained: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = next((tmp_path / "train").glob("images-*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(MofeError, match=rf"process 0 of 2: .*{shard.name} is damaged"):
+        trained("both", processes=2, micro_batch_size=16, **RECIPE)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    for here, hashes in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", here)
+        assert distributed.is_first_here() == hashes

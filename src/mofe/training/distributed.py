@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mofe.errors import MofeError
 from mofe.models.device import device
+
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that hashes the images, or writes a checkpoint."""
 
 
 def started() -> bool:
@@ -75,7 +79,7 @@ def process_group() -> Iterator[None]:
     place = device()
     if place.type != "cpu":
         torch.accelerator.set_device_index(place.index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         with contextlib.nullcontext() if is_first() else _silence():
             yield
@@ -103,6 +107,11 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this is the process that writes files, reports, and talks."""
     return rank() == 0
+
+
+def is_first_here() -> bool:
+    """Whether this is the one process of its machine that does what need not be done twice there."""
+    return not started() or os.environ["LOCAL_RANK"] == "0"
 
 
 def wait_for_all() -> None:
