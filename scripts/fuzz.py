@@ -90,7 +90,7 @@ def detector(folder: Path) -> Target:
             piece = data.ConsumeBytes(data.ConsumeIntInRange(1, 8))
             spoiled[at : at + len(piece)] = piece
         file.write_bytes(spoiled)
-        with suppress(ValueError, TypeError, KeyError, AttributeError):  # no manifest any more: read as it is
+        with suppress(ValueError, TypeError, KeyError, AttributeError, OSError):  # no manifest any more: read as it is
             for manifest in (made / "model/config.json", made / "detector.json"):
                 reseal(manifest)
         try:

@@ -1,13 +1,21 @@
 #!/usr/bin/env python3
-"""Kill a pipeline at random moments, run it again, and look whether anything was lost or anything wrong let through.
+"""Kill a pipeline again and again on its way, and look whether anything was lost or anything wrong let through.
 
     scripts/kill_anywhere.py --times 50 --seed 0 --signal KILL
     scripts/kill_anywhere.py --disk-full
 
-The demo's graph with small parameters runs once undisturbed. Then, as often as asked: ``mofe run`` in a fresh folder, a
-signal to all its processes after a random time, and the same command again. It must complete; what had been completed
-must come from the cache; every artifact must be what its manifest says; and the metrics must equal the undisturbed
-run's to the last digit. It may be cut off at any time (Ctrl-C): the table so far is printed.
+The demo's graph with small parameters runs once undisturbed. Then, in a fresh folder: ``mofe run`` and a signal to all
+its processes, the same command again and another signal, and so on, until it is left to complete. So many kills cost
+little more than one run, and each meets what those before it have left behind. The run and its stages are forked from
+this process, which has imported the libraries: a signal hits work and not imports, which would take most of the time.
+
+Which stage is to be hit is drawn from a pack that holds each equally often, and so is the moment: some time in the
+stage; while something half-written is to be seen; or shortly after, when the stage ends and its result goes into the
+cache. The table says what was hit, whatever had been meant.
+
+After each signal, what had been completed must be what its manifests say. In the end nothing that had been completed
+may have been computed again, and the metrics must equal the undisturbed run's to the last digit. It may be cut off at
+any time (Ctrl-C): there is a line for each kill, and the table so far after each completion.
 
 With --disk-full (which needs the right to mount) the work folder is a small disk instead, made larger by a little after
 each failure until the run completes.
@@ -15,6 +23,7 @@ each failure until the run completes.
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -25,82 +34,195 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
+from concurrent.futures import thread
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
-from mofe import storage
+from kfp.dsl import executor_main
 
+from mofe import cli, local_runner, storage
+from mofe.commands.data import digits
+from mofe.stages import STAGES
+
+FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "probe_epochs=5", "train_images_per_class=30", "evaluation_images_per_class=20", "compare=false")
 MOST_SECONDS = 900
 """Of one run."""
+KILLS_A_COMPLETION = 13
+BEFORE = "before all stages"
+MOMENTS = {"works": 1.0, "writes": 0.01, "ends": 0.3}
+"""When to kill: up to so many times the stage's seconds after it began; or up to so many seconds after something
+half-written was first seen, or was seen no more."""
+LOOK_EVERY = 0.005
+"""Seconds: what is half-written is so for no longer."""
+WRITTEN = ("artifacts", "checkpoints")
+"""Folders of a work folder that stages write to."""
+
+Hits = Counter[tuple[str, str]]
+"""How often a stage was hit, and what it was doing."""
 
 
-def command(data: Path, work: Path) -> list[str]:
+# ---------------------------------------------------------------------------------------------------------- a run
+
+
+def arguments(data: Path, work: Path) -> list[str]:
     near = f"{{dataset: digits-8-9, uri: {data}/near-ood}}"
     settings = [*SMALL, f"train_data={data}/train", f"test_data={data}/test", f"ood_data=[{near}]"]
-    run = [sys.executable, "-m", "mofe", "run", "-f", "examples/digits.yaml", "--work", str(work)]
-    return [*run, "--set", *settings]
+    return ["run", "-f", str(ROOT / "examples/digits.yaml"), "--work", str(work), "--set", *settings]
 
 
-def start(data: Path, work: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(data, work), cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def run_mofe(arguments: list[str], printed: Path) -> None:
+    """In a forked process: what the command ``mofe`` does."""
+    os.setpgid(0, 0)
+    os.chdir(ROOT)
+    speak_into(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    sys.argv = ["mofe", *arguments]
+    with patch.object(local_runner, "_run_process", start_stage):
+        cli.main()
 
 
-def finish(data: Path, work: Path) -> str:
-    """Run to the end; what it printed. Raises AssertionError if it fails."""
-    process = start(data, work)
-    try:
-        printed, _ = process.communicate(timeout=MOST_SECONDS)
-    finally:
-        end(process, signal.SIGKILL, 0)
-    assert process.returncode == 0, f"the run ended with {process.returncode}: {printed[-2000:]}"
-    return printed
+def start_stage(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
+    """Instead of local_runner's: the same command in a forked process."""
+    reader, writer = os.pipe()
+    process = FORK.Process(target=run_stage, args=(command, environment, writer))
+    process.start()
+    os.close(writer)
+    while piece := os.read(reader, 1 << 16):
+        on_output(piece)
+    process.join()
+    os.close(reader)
+    return int(process.exitcode or 0)
 
 
-def end(process: subprocess.Popen[str], how: signal.Signals, grace: float) -> None:
-    """Signal every process of the run; after a time of grace kill what is left."""
-    for number, seconds in ((how, grace), (signal.SIGKILL, 10.0)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            process.poll()
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.05)
+def run_stage(command: list[str], environment: dict[str, str], writer: int) -> None:
+    """In a forked process: what the shell of ``sh -ec SCRIPT SOURCE ARGUMENTS`` would do, for a component of kfp."""
+    _, _, _, source, *rest = command
+    speak_into(writer)
+    cast(
+        dict[Any, Any], thread._threads_queues
+    ).clear()  # threads of the runner, which are not here: the end would wait for them
+    os.environ.update(environment)
+    file = Path(tempfile.mkdtemp()) / "ephemeral_component.py"
+    file.write_text(source)
+    sys.argv = ["executor_main", "--component_module_path", str(file), *rest]
+    executor_main.executor_main()
 
 
-def executions(work: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What the latest run in the folder has completed, by stage and label."""
-    records = sorted(work.glob("logs/*/run.json"), key=lambda file: file.stat().st_mtime)
-    found = json.loads(records[-1].read_text())["executions"] if records else []
-    return {(e["stage"], e["label"]): e for e in found if e["key"]}
+def speak_into(descriptor: int) -> None:
+    for number in (1, 2):
+        os.dup2(descriptor, number)
 
 
-def stage_in_progress(work: Path) -> str:
-    logs = sorted(work.glob("logs/*/[0-9]*.log"))
-    if not logs:
-        return "start"
-    stage = re.sub(r"^\d+-|\.log$", "", logs[-1].name)
-    return "evaluate" if (work / "metrics.json").exists() else stage.split("-")[0]
+class Run:
+    """``mofe run`` in a folder where others may have been before it."""
+
+    def __init__(self, data: Path, work: Path):
+        self.work, self.earlier, self.left = work, run_folders(work), half_written(work)
+        self.printed = data.with_name(f"{work.name}.printed")
+        self.process = FORK.Process(target=run_mofe, args=(arguments(data, work), self.printed))
+        self.process.start()
+        with suppress(PermissionError):  # it may have done so itself; whoever is first
+            os.setpgid(self.process.pid or 0, self.process.pid or 0)
+
+    def finish(self) -> int:
+        """The exit status."""
+        self.process.join(MOST_SECONDS)
+        ended = self.process.exitcode
+        self.end(signal.SIGKILL, 0)
+        assert ended is not None, f"the run had not ended after {MOST_SECONDS} s: {self.printed.read_text()[-2000:]}"
+        return ended
+
+    def end(self, how: signal.Signals, grace: float) -> bool:
+        """Signal every process of the run and, after a time of grace, kill what is left; whether nothing was."""
+        group = self.process.pid or 0
+        for number, seconds in ((how, grace), (signal.SIGKILL, 10.0)):
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
+            late = time.monotonic() + seconds
+            while time.monotonic() < late:
+                self.process.join(0)
+                try:
+                    os.killpg(group, 0)
+                except ProcessLookupError:
+                    return number == how
+                time.sleep(0.05)
+        return False
+
+    def folder(self) -> Path | None:
+        """Of its logs, once it has one."""
+        return next((folder for folder in run_folders(self.work) if folder not in self.earlier), None)
+
+    def stages(self) -> list[str]:
+        """Those that it has started, in order; not those that it found in the cache."""
+        folder = self.folder()
+        return [name_of(log) for log in logs(folder)] if folder else []
+
+    def half_written(self, parts: Collection[str] = WRITTEN) -> set[str]:
+        return half_written(self.work, parts) - self.left
+
+    def where(self) -> tuple[str, str]:
+        """The stage that it has come to, and what that is doing."""
+        folder = self.folder()
+        if folder is None or not logs(folder):
+            return BEFORE, "at work"
+        latest = logs(folder)[-1]
+        if len(completed(folder)) >= int(latest.split("-")[0]):
+            return name_of(latest), "just completed"
+        return name_of(latest), "half-written" if self.half_written() else "at work"
 
 
-def damaged(work: Path) -> list[str]:
-    """Artifacts of the latest run that are not what their manifests say."""
-    bad = []
-    for output in {o for e in executions(work).values() for o in e["outputs"].values() if isinstance(o, str)}:
-        for manifest in Path(output).glob("*.json") if Path(output).is_dir() else []:
+# ------------------------------------------------------------------------------------------ what runs leave behind
+
+
+def run_folders(work: Path) -> list[Path]:
+    return sorted(work.glob("logs/*/"))
+
+
+def logs(folder: Path) -> list[str]:
+    """Of the stages that a run has started: ``03-prepare-id-test``."""
+    return sorted(log.stem for log in folder.glob("[0-9]*.log"))
+
+
+def name_of(log: str) -> str:
+    return re.sub(r"^\d+-", "", log)
+
+
+def completed(folder: Path) -> list[dict[str, Any]]:
+    """The stages that a run has completed or found in the cache, in order."""
+    record = folder / "run.json"
+    return [e for e in json.loads(record.read_text())["executions"] if e["key"]] if record.exists() else []
+
+
+def half_written(work: Path, parts: Collection[str] = WRITTEN) -> set[str]:
+    walks = (os.walk(work / part) for part in parts)
+    names = (f"{folder}/{name}" for walk in walks for folder, *below in walk for name in (*below[0], *below[1]))
+    return {name for name in names if ".partial-" in name}
+
+
+def check_completed(work: Path) -> None:
+    """What completed stages gave is what the manifests say."""
+    outputs = [o for run in run_folders(work) for e in completed(run) for o in e["outputs"].values()]
+    for output in {Path(o) for o in outputs if isinstance(o, str) and o.startswith("/")}:
+        assert output.exists(), f"gone: {output}"
+        for manifest in output.glob("*.json"):
             values, seal = storage.unsealed(manifest.read_bytes())
-            whole = seal and all(storage.sha256(manifest.parent / n) == d for n, d in values["files"].items())
-            bad += [] if whole else [str(manifest)]
-    return bad
+            whole = seal and all(storage.sha256(output / name) == digest for name, digest in values["files"].items())
+            assert whole, f"not what it says: {manifest}"
+
+
+def check_nothing_repeated(work: Path) -> None:
+    """No run has computed what one before it had completed; only fingerprint looks at the data each time."""
+    known: set[str] = set()
+    for run in run_folders(work):
+        own = [e for e in completed(run) if e["stage"] != "fingerprint"]
+        again = [f"{e['stage']} {e['label']}" for e in own if e["key"] in known and not e["cached"]]
+        assert not again, f"repeated although completed: {again}"
+        known |= {e["key"] for e in own}
 
 
 def figures(work: Path) -> dict[str, Any]:
@@ -109,67 +231,148 @@ def figures(work: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "made_from"}
 
 
-def once(data: Path, work: Path, expected: dict[str, Any], after: float, how: signal.Signals, grace: float) -> str:
-    """One kill and one run after it; in which stage it was. Raises AssertionError where something is wrong."""
-    process = start(data, work)
-    try:
-        with suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=after)
-    finally:
-        end(process, how, grace)
-    stage, before = stage_in_progress(work), executions(work)
-    finish(data, work)
-    repeated = [k for k, e in executions(work).items() if k in before and k[0] != "fingerprint" and not e["cached"]]
-    assert not repeated, f"repeated although completed: {repeated}"
-    assert not (bad := damaged(work)), f"not what they say: {bad}"
-    assert figures(work) == expected, "the metrics differ from the undisturbed run's"
-    return stage
+# ---------------------------------------------------------------------------------------------------------- kills
+
+
+class Undisturbed(NamedTuple):
+    """What the run without kills did."""
+
+    stages: dict[str, float]
+    """Names in order, with the seconds that each took."""
+    figures: dict[str, Any]
+
+
+class Target(NamedTuple):
+    """Where a kill is meant to hit."""
+
+    place: int
+    """Of the stage in the graph."""
+    moment: str
+    seconds: float
+    """To wait for after the moment has come."""
+
+
+def undisturbed(data: Path, work: Path) -> Undisturbed:
+    begun = time.monotonic()
+    assert (run := Run(data, work)).finish() == 0, run.printed.read_text()[-2000:]
+    (folder,) = run_folders(work)
+    seconds = [e["seconds"] for e in completed(folder)]
+    stages = dict(zip(map(name_of, logs(folder)), seconds, strict=True))
+    return Undisturbed({BEFORE: time.monotonic() - begun - sum(seconds), **stages}, figures(work))
+
+
+def pack(stages: dict[str, float], rng: random.Random) -> list[Target]:
+    """Every stage at every moment, shuffled."""
+    whole = [
+        Target(place, moment, rng.uniform(0, longest * (seconds if moment == "works" else 1)))
+        for place, seconds in enumerate(stages.values())
+        for moment, longest in MOMENTS.items()
+        if place or moment == "works"
+    ]
+    return rng.sample(whole, len(whole))
+
+
+def wait_for(target: Target, run: Run, stages: list[str]) -> None:
+    """Return when the run is where the kill is meant, or has gone past that, or has ended."""
+
+    def until(come: Callable[[], object], most: float = MOST_SECONDS) -> None:
+        late = time.monotonic() + most
+        while run.process.exitcode is None and time.monotonic() < late and not come():
+            time.sleep(LOOK_EVERY)
+
+    if target.place:
+        until(lambda: any(stages.index(name) >= target.place for name in run.stages()))
+        at = run.stages()
+        if target.moment == "writes":
+            until(lambda: run.half_written() or run.stages() != at)
+        if target.moment == "ends":
+            until(lambda: run.half_written(["artifacts"]) or run.stages() != at)
+            until(lambda: not run.half_written(["artifacts"]) or run.stages() != at)
+    at = run.stages()
+    until(lambda: run.stages() != at, target.seconds)
+
+
+def kill_on_the_way(
+    data: Path, work: Path, plan: list[Target], expected: Undisturbed, how: signal.Signals, grace: float, hits: Hits
+) -> None:
+    """Kills in the order of the graph, then a run to the end. Raises AssertionError where something is wrong."""
+    stages = list(expected.stages)
+    for target in sorted(plan, key=lambda target: (target.place, list(MOMENTS).index(target.moment))):
+        run = Run(data, work)
+        try:
+            wait_for(target, run, stages)
+            ended = run.process.exitcode
+        finally:
+            gone = run.end(how, grace)
+        assert not ended, f"the run failed by itself: {run.printed.read_text()[-2000:]}"
+        if ended is None:
+            hits[run.where()] += 1
+            meant = f"{stages[target.place]} as it {target.moment}, {target.seconds:.2f} s"
+            print(f"{hits.total():4}  {', '.join(run.where())}   ({meant})", flush=True)
+            assert gone, f"a process was there after {grace:.0f} s of grace"
+        check_completed(work)
+    last = Run(data, work)
+    assert last.finish() == 0, f"the last run failed: {last.printed.read_text()[-2000:]}"
+    check_completed(work)
+    check_nothing_repeated(work)
+    assert figures(work) == expected.figures, "the metrics differ from the undisturbed run's"
 
 
 def kill_many(options: argparse.Namespace, place: Path) -> bool:
-    data = place / "digits"
-    subprocess.run([sys.executable, "-m", "mofe", "data", "digits", "--to", str(data)], cwd=ROOT, check=True)
-    started = time.monotonic()
-    finish(data, place / "undisturbed")
-    seconds, expected = time.monotonic() - started, figures(place / "undisturbed")
-    print(f"undisturbed: {seconds:.1f} s; seed {options.seed}, {options.signal}\n", flush=True)
+    data = prepared_data(place)
+    expected = undisturbed(data, place / "undisturbed")
+    print(f"undisturbed: {sum(expected.stages.values()):.1f} s; seed {options.seed}, SIG{options.signal}", flush=True)
     rng, how = random.Random(options.seed), signal.Signals[f"SIG{options.signal}"]
-    killed, wrong = Counter[str](), 0
+    targets: list[Target] = []
+    hits, right, wrong = Hits(), 0, 0
     try:
-        for number in range(1, options.times + 1):
-            after, work = rng.uniform(0.2, seconds), place / f"run-{number}"
+        while hits.total() < options.times:
+            count = min(KILLS_A_COMPLETION, options.times - hits.total())
+            if len(targets) < count:
+                targets += pack(expected.stages, rng)
+            plan, targets = targets[:count], targets[count:]
+            work = place / f"run-{right + wrong + 1}"
             try:
-                stage = once(data, work, expected, after, how, options.grace)
-                killed[stage] += 1
-                print(f"{number:4}  {after:6.1f} s  {stage:12}  completed, same metrics", flush=True)
+                kill_on_the_way(data, work, plan, expected, how, options.grace, hits)
+                right += 1
                 shutil.rmtree(work)
             except AssertionError as error:
                 wrong += 1
-                print(f"{number:4}  {after:6.1f} s  WRONG: {error}\n      kept: {work}", flush=True)
+                print(f"WRONG: {error}\n      kept: {work}", flush=True)
+            show(hits, list(expected.stages), right, wrong, options.signal)
     except KeyboardInterrupt:
         print("\ncut off")
-    print(f"\n| killed in | times ({options.signal}) |\n|---|---|")
-    for stage, times in killed.most_common():
-        print(f"| {stage} | {times} |")
-    print(f"| in all | {killed.total()} completed with the same metrics, {wrong} wrong |", flush=True)
+        show(hits, list(expected.stages), right, wrong, options.signal)
     return not wrong
+
+
+def show(hits: Hits, stages: list[str], right: int, wrong: int, how: str) -> None:
+    doing = ("at work", "half-written", "just completed")
+    print(f"\n| SIG{how} in | {' | '.join(doing)} |\n|---|---|---|---|")
+    for stage in stages:
+        print(f"| {stage} | {' | '.join(str(hits[stage, what]) for what in doing)} |")
+    print(f"\n{hits.total()} kills; {right} runs completed with the same metrics, {wrong} went wrong\n", flush=True)
+
+
+def prepared_data(place: Path) -> Path:
+    data = place / "digits"
+    digits(str(data))
+    return data
 
 
 def fill_disk(place: Path) -> bool:
     """The run on a disk that is too small by ever less."""
-    data, disk = place / "digits", place / "disk"
-    subprocess.run([sys.executable, "-m", "mofe", "data", "digits", "--to", str(data)], cwd=ROOT, check=True)
-    finish(data, place / "undisturbed")
-    expected, size, wrong = figures(place / "undisturbed"), 256, 0
+    data, disk = prepared_data(place), place / "disk"
+    expected, size, wrong = undisturbed(data, place / "undisturbed").figures, 256, 0
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True)
     try:
         print("| disk | stage | what it said |\n|---|---|---|")
         while True:
-            process = start(data, disk / "work")
-            printed, _ = process.communicate(timeout=MOST_SECONDS)
-            if not process.returncode:
+            run = Run(data, disk / "work")
+            if run.finish() == 0:
                 break
+            printed = run.printed.read_text()
             last = next((line for line in printed.splitlines()[::-1] if "No space left" in line), "")
             wrong += not last
             found = re.search(r"stage (\w+)", last)
@@ -191,8 +394,12 @@ def main() -> None:
     arguments.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL")
     arguments.add_argument("--disk-full", action="store_true")
     options = arguments.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mofe-kill-", ignore_cleanup_errors=True) as place:
-        fine = fill_disk(Path(place)) if options.disk_full else kill_many(options, Path(place))
+    for stage in STAGES:
+        import_module(f"mofe.stages.{stage}")
+    place = Path(tempfile.mkdtemp(prefix="mofe-kill-"))
+    fine = fill_disk(place) if options.disk_full else kill_many(options, place)
+    if fine:
+        shutil.rmtree(place)
     sys.exit(0 if fine else 1)
 
 

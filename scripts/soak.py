@@ -112,7 +112,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
 
     from mofe import load_detector
     from mofe.data.images import decode
-    from mofe.data.loader import evaluation_transform
+    from mofe.data.loader import evaluation_transform, normalised
     from mofe.models.device import autocast, device
 
     where = options.detector or small_detector(folder)
@@ -147,8 +147,10 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
                 thread.join()
         server.terminate()
         server.wait()
-    transform = evaluation_transform(detector.config.backbone.preprocessing)
-    batch = torch.stack([transform(decode(image)) for image in images[:IMAGES_A_REQUEST]]).to(device())
+    preprocessing = detector.config.backbone.preprocessing
+    transform = evaluation_transform(preprocessing)
+    pixels = torch.stack([transform(decode(image)) for image in images[:IMAGES_A_REQUEST]])
+    batch = normalised(pixels.to(device()), preprocessing)
     bare = []
     with torch.inference_mode(), autocast("auto"):
         for _ in range(50):

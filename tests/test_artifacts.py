@@ -226,16 +226,18 @@ def test_scores_of_two_detectors_are_not_compared(run: Path) -> None:
         ask_evaluate(run)
 
 
-def test_of_shards_in_a_store_each_page_is_checked_as_it_is_read(whole_run: Path) -> None:
-    store = fsspec.filesystem("memory")
-    store.put(str(whole_run / "train"), "/checked", recursive=True)
-    name = "/checked/images-00000.parquet"
-    content = bytearray(store.cat(name))
+@pytest.mark.parametrize("where", ["store", "here, not hashed"])
+def test_of_shards_that_are_not_hashed_each_page_is_checked_as_it_is_read(run: Path, where: str) -> None:
+    file = run / "train/images-00000.parquet"
+    content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1  # in the pixels
-    store.pipe(name, bytes(content))
-    with pytest.raises(MofeError, match=r"images-00000\.parquet: .*CRC"):
-        for position in range(16):
-            ImageShards("memory://checked").image(position)
+    file.write_bytes(content)
+    store = fsspec.filesystem("memory")
+    store.put(str(run / "train"), "/checked", recursive=True)
+    shards = ImageShards("memory://checked") if where == "store" else ImageShards(run / "train", hashed=False)
+    with pytest.raises(MofeError, match=r"images-00000\.parquet.*CRC"):
+        for position in range(len(shards)):
+            shards.image(position)
     store.rm("/checked", recursive=True)
 
 

@@ -239,15 +239,20 @@ class ImageShards:
 
     On this machine every shard is hashed when the set is opened. In an object store, where that would be to fetch all
     of it once more, Parquet's own checksum of each page is compared as the page is read.
+
+    Args:
+        uri: of the set.
+        hashed: False leaves it at the checksums of pages on this machine too: for who reads a few images, or where
+            another process hashes them.
     """
 
     HELD = 64
     """How many row groups are kept in memory for :meth:`image`."""
 
-    def __init__(self, uri: str | UPath):
+    def __init__(self, uri: str | UPath, hashed: bool = True):
         self.uri = storage.resolve(uri)
         self.info = ImageSet.read(self.uri)
-        if storage.is_local(self.uri):
+        if hashed and storage.is_local(self.uri):
             self.info.check(self.uri)
         self._held: OrderedDict[int, tuple[pa.Array, pa.Array]] = OrderedDict()
 

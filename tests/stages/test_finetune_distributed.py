@@ -1,6 +1,8 @@
 """Two processes that torchrun started train as one does: the same losses, the same weights, one voice."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing import SignalException
 
 from mofe.artifacts import History
 from mofe.errors import MofeError
+from mofe.training import distributed
+from mofe.training.termination import STATUS
 
 RECIPE = {
     "epochs": 3, "probe_epochs": 5, "probe_learning_rate": 0.01, "batch_size": 32, "learning_rate": 1e-3,
@@ -22,14 +27,23 @@ RECIPE = {
 }  # fmt: skip
 
 
-def torchrun(paths: SimpleNamespace, output: Path, processes: int, **options: Any) -> subprocess.CompletedProcess[str]:
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def stage(paths: SimpleNamespace, output: Path, **options: Any) -> list[str]:
     named = {"images": paths.images, "features": paths.features, "partition": paths.partition,
              "model": str(output / "model"), "history": str(output / "history"), **RECIPE, **options}  # fmt: skip
     flags = [text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([*command, "-m", "mofe", "stage", "finetune", *flags],
-                          capture_output=True, text=True, env=environment, check=False)  # fmt: skip
+    return ["-m", "mofe", "stage", "finetune", *flags]
+
+
+def under_torchrun(processes: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+
+
+def torchrun(paths: SimpleNamespace, output: Path, processes: int, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [*under_torchrun(processes), *stage(paths, output, **options)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
 def losses(folder: Path) -> list[list[float]]:
@@ -53,18 +67,48 @@ def test_two_processes_compute_what_one_does(
         torch.testing.assert_close(both[name], alone[name], atol=1e-4, rtol=1e-3)
 
 
-def test_checkpoints_are_written_once_and_gone_on_from(
-    trained: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_told_to_end_all_stop_after_the_same_step(
+    trained: Callable[..., SimpleNamespace],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("KFP_RUN_ID", "run-1")  # another try of the same pipeline run
-    paths = trained("alone", micro_batch_size=16, **RECIPE)
-    options = {"micro_batch_size": 16, "checkpoints": str(tmp_path / "kept")}
-    first = torchrun(paths, tmp_path / "first", 2, **options)
-    assert first.returncode == 0, first.stderr[-2000:]
-    assert len(list((tmp_path / "kept").glob("*/step-*"))) == 2
-    again = torchrun(paths, tmp_path / "again", 2, **options)
-    assert "resuming in epoch 4" in again.stdout
-    assert losses(tmp_path / "again") == losses(tmp_path / "first")
+    """SIGTERM to torchrun alone, as from Kubernetes: one checkpoint, a failure, and no trace of it in the end."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun's processes have it
+    options: dict[str, Any] = {**RECIPE, "epochs": 6, "micro_batch_size": 8, "batch_size": 16}
+    paths = trained("undisturbed", processes=2, checkpoints=str(tmp_path / "other"), **options)
+    assert len(list((tmp_path / "other").glob("*/step-*"))) == 2, "only the first process writes them"
+
+    options["checkpoints"] = str(tmp_path / "kept")
+    command = [*under_torchrun(2), *stage(paths, tmp_path / "killed", **options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT) as run:
+        assert run.stdout
+        printed = ""
+        for line in run.stdout:
+            printed += line
+            if line.startswith("epoch 2:"):
+                run.terminate()
+    assert run.returncode > 0, printed[-2000:]
+    assert printed.count("told to end") == 1, printed[-2000:]
+    newest = max((tmp_path / "kept").glob("*/step-*"))
+    assert json.loads((newest / "checkpoint.json").read_text())["micro_batch"], "in the middle of an epoch"
+
+    capfd.readouterr()
+    trained("killed", processes=2, **options)
+    assert "resuming in epoch" in capfd.readouterr().out
+    assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "killed"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_parent_of_the_processes_ends_as_one_that_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*_: object) -> None:
+        raise SignalException("told to end", signal.SIGTERM)
+
+    monkeypatch.setattr(distributed, "elastic_launch", lambda *_: told)
+    with pytest.raises(SystemExit) as end:
+        distributed.launch(told, {}, 2)
+    assert end.value.code == STATUS
 
 
 def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
@@ -82,3 +126,18 @@ def test_the_stage_starts_its_processes_itself(trained: Callable[..., SimpleName
     with pytest.raises(MofeError, match=r"process \d of 2: the loss is not finite in epoch"):
         trained("broken", processes=2, micro_batch_size=16, **{**RECIPE, "learning_rate": 9.0, "epochs": 30,
                 "warmup_epochs": 0.0, "clip_norm": 0.0, "regulariser": "l2", "regulariser_weight": 1e30})  # fmt: skip
+
+
+def test_images_are_hashed_once_a_machine(
+    trained: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = next((tmp_path / "train").glob("images-*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(MofeError, match=rf"process 0 of 2: .*{shard.name} is damaged"):
+        trained("both", processes=2, micro_batch_size=16, **RECIPE)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    for here, hashes in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", here)
+        assert distributed.is_first_here() == hashes

@@ -151,7 +151,7 @@ def finetune(
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with tracking.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
-            shards = ImageShards(images)
+            shards = ImageShards(images, hashed=distributed.is_first_here())  # the others wait for it below
             known = Features(features)
             classes = Partition.read(partition)
             if not shards.info.classes == known.info.classes == classes.classes:

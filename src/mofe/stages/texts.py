@@ -95,7 +95,7 @@ def texts(
             if "{}" not in template:
                 raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")
         model = load_text_model(text_model, text_weights, found.info.backbone.preprocessing.image_size)
-        _refuse_another_tower(model, text_model, ImageShards(images), found)
+        _refuse_another_tower(model, text_model, ImageShards(images, hashed=False), found)
         names = [name_in_words(*pair) for pair in zip(found.info.classes, found.info.synsets, strict=True)]
         nice_CP = negative_KP = None
         negatives: list[str] = []

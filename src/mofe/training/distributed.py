@@ -7,19 +7,25 @@ number, so W processes compute what one process computes that accumulates W time
 import contextlib
 import io
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mofe.errors import MofeError
 from mofe.models.device import device
+
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that hashes the images, or writes a checkpoint."""
 
 
 def started() -> bool:
@@ -29,6 +35,8 @@ def started() -> bool:
 
 def launch(function: Callable[..., None], arguments: Mapping[str, Any], processes: int) -> None:
     """Call ``function(**arguments)`` in several processes of this machine, as ``torchrun`` would.
+
+    A signal to end is sent on to them, and once they have ended so does this process, with the signal's exit status.
 
     Raises:
         MofeError: one of them failed; with its reason.
@@ -44,6 +52,8 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
     )
     try:
         elastic_launch(config, _call)(function, dict(arguments))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         raise MofeError(f"process {first.local_rank} of {processes}: {_reason(first.message)}") from error
@@ -69,7 +79,7 @@ def process_group() -> Iterator[None]:
     place = device()
     if place.type != "cpu":
         torch.accelerator.set_device_index(place.index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         with contextlib.nullcontext() if is_first() else _silence():
             yield
@@ -97,6 +107,11 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this is the process that writes files, reports, and talks."""
     return rank() == 0
+
+
+def is_first_here() -> bool:
+    """Whether this is the one process of its machine that does what need not be done twice there."""
+    return not started() or os.environ["LOCAL_RANK"] == "0"
 
 
 def wait_for_all() -> None:

@@ -81,7 +81,8 @@ class Trainer:
     def train(self) -> None:
         """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one.
 
-        SIGTERM ends it after the step in progress, with a checkpoint and :data:`mofe.training.termination.STATUS`.
+        SIGTERM ends it after the step in progress, with a checkpoint and :data:`mofe.training.termination.STATUS`;
+        where several processes train together, all of them, whichever was told.
         """
         recipe = self.recipe
         torch.use_deterministic_algorithms(True, warn_only=True)  # the same seed, the same result
@@ -174,12 +175,14 @@ class Trainer:
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or float("inf"))
                     set_learning_rate(self.optimiser, rate)
                     self.optimiser.step()
-                    sums += distributed.summed(of_step)
-                    to_end = self.is_to_end()
+                    of_all = distributed.summed(np.append(of_step, self.is_to_end()))
+                    sums += of_all[:-1]
+                    to_end = of_all[-1] > 0  # one is told, and all end after the same step
                     if to_end or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
                         self._save({"epoch": epoch, "micro_batch": last + 1, "sums": sums.tolist()})
                     if to_end:
                         print(f"told to end in epoch {epoch}, after micro-batch {last}: {self._kept()}", flush=True)
+                        distributed.wait_for_all()  # torchrun ends all when one has ended
                         sys.exit(termination.STATUS)
                 bar.update(len(images) * processes)
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
