@@ -444,7 +444,7 @@ def _row_groups(parquet: pq.ParquetWriter, rows: int) -> Iterator[Callable[[pa.T
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray:
     """The N × D numpy array of a fixed-size-list column."""
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies a single one, too
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(len(array), column.type.list_size)
 
 

@@ -8,6 +8,7 @@ import torch
 from pytorch_ood.detector import KNN
 
 from mofe.detection import ExpertKNN
+from mofe.detection.knn import _largest
 from mofe.errors import MofeError
 
 RNG = np.random.default_rng(0)
@@ -22,12 +23,12 @@ def brute_force(query: np.ndarray, bank: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 7, 100])
-@pytest.mark.parametrize("many", [1, 1000])
+@pytest.mark.parametrize(("block", "queries"), [(64, 7), (16_384, 256)])
 def test_scores_are_minus_the_kth_distance_in_the_experts_own_bank(
-    k: int, many: int, monkeypatch: pytest.MonkeyPatch
+    k: int, block: int, queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mofe.detection.knn.MANY", many)
-    monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", block)
+    monkeypatch.setattr("mofe.detection.knn.QUERIES", queries)
     scores = ExpertKNN.build(BANK, EXPERTS, k).score(QUERIES, ROUTES)
     expected = [-brute_force(q, BANK[e == EXPERTS])[k - 1] for q, e in zip(QUERIES, ROUTES, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -43,15 +44,32 @@ def test_with_one_expert_it_is_pytorch_oods() -> None:
     np.testing.assert_allclose(ours, -theirs.predict_features(unit(QUERIES)).numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("many", [1, 1000])
-def test_neighbours_are_rows_of_the_bank(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mofe.detection.knn.MANY", many)
+def test_neighbours_are_rows_of_the_bank() -> None:
     knn = ExpertKNN.build(BANK, EXPERTS, 3)
     distances, rows = knn.neighbours(QUERIES, ROUTES, 5)
     assert (EXPERTS[rows] == ROUTES[:, None]).all()
     for q, d, r in zip(QUERIES, distances, rows, strict=True):
         for one, row in zip(d, r, strict=True):
             assert one == pytest.approx(brute_force(q, BANK[row : row + 1])[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_same_image_again_is_at_no_distance(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    if dtype == np.float16:
+        monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
+    rng = np.random.default_rng(5)
+    bank = rng.normal(size=(300, 768)).astype(np.float32)
+    distances, rows = ExpertKNN.build(bank, None, 1).neighbours(bank, np.zeros(300, int), 1)
+    assert (rows[:, 0] == np.arange(300)).all()
+    assert distances.max() < (1e-6 if dtype == np.float32 else 5e-4)
+
+
+@pytest.mark.parametrize(("columns", "n"), [(1, 1), (5, 5), (37, 1), (1000, 3), (1001, 10), (1002, 250)])
+def test_the_largest_are_those_of_a_sort(columns: int, n: int) -> None:
+    values = torch.randn(6, columns, generator=torch.Generator().manual_seed(columns))
+    largest, column = _largest(values, n)
+    torch.testing.assert_close(largest.sort(descending=True).values, values.sort(descending=True).values[:, :n])
+    torch.testing.assert_close(values.gather(1, column), largest)
 
 
 def test_scaling_and_shuffling_change_nothing() -> None:
@@ -67,8 +85,8 @@ def test_a_large_bank_is_held_in_half_the_memory_and_answers_alike(
 ) -> None:
     exact = ExpertKNN.build(BANK, EXPERTS, 5)
     monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
-    monkeypatch.setattr("mofe.detection.knn.MANY", 5)
     monkeypatch.setattr("mofe.detection.knn.BLOCK", 64)
+    monkeypatch.setattr("mofe.detection.knn.TILE", 48)
     knn = ExpertKNN.build(BANK, EXPERTS, 5)
     ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked, by few or by many
     np.testing.assert_allclose(knn.score(ask, routes), exact.score(ask, routes), atol=3e-4)

@@ -10,7 +10,8 @@ from mofe.errors import MofeError
 from mofe.partitioning.prototypes import ClassSums
 
 
-def test_means_of_what_came_in_batches() -> None:
+def test_means_of_what_came_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mofe.partitioning.prototypes.PART", 24)
     rng = np.random.default_rng(0)
     z_ND, labels_N = (rng.normal(3, 1, (500, 7))).astype(np.float16), rng.integers(0, 5, 500)
     sums = ClassSums(6, 7)

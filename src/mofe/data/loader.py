@@ -54,7 +54,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         std=preprocessing.std,
         scale=(0.08, 1.0) if augmentation == "randaugment" else (0.5, 1.0),
         hflip=0.0 if augmentation == "crop" else 0.5,
-        color_jitter=0.0,
+        color_jitter=None,  # with 0.0, timm's would do nothing at the price of a decoded thumbnail's half
         auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
         use_prefetcher=True,
     )

@@ -1,6 +1,6 @@
 """The prototype of a class, its mean feature, summed up batch by batch.
 
-B images of a batch, C classes, K of them in the batch, D features.
+B images of a batch, P of a part of it, C classes, Q of which are in the part, D features.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,9 @@ from mofe.errors import MofeError
 STEP = 2.0**-24
 """Sums are multiples of it: the least that the float16 of stored features can differ by."""
 
+PART = 1024
+"""Images that are summed up at once; in float32 they stay in the processor's cache."""
+
 
 class ClassSums:
     """Sums and counts by class; what was read is not kept.
@@ -32,12 +35,15 @@ class ClassSums:
         self.count_C = np.zeros(num_classes, np.int64)
 
     def add(self, z_BD: np.ndarray, labels_B: np.ndarray) -> None:
-        """Add a batch: within it in float32, across batches in float64."""
-        ones_B, images_B = np.ones(len(labels_B), np.float32), np.arange(len(labels_B))
-        classes_K, rows_B = np.unique(labels_B, return_inverse=True)
-        chosen_KB = csr_array((ones_B, (rows_B, images_B)), shape=(len(classes_K), len(labels_B)))
-        sum_KD = (chosen_KB @ np.asarray(z_BD, np.float32)).astype(np.float64)
-        self.sum_CD[classes_K] += np.rint(sum_KD / STEP) * STEP
+        """Add a batch: within a part of it in float32, across parts in float64."""
+        for start in range(0, len(labels_B), PART):
+            part_PD = z_BD[start : start + PART].astype(np.float32)
+            # the product is over the classes of the part: of 21 000 classes most are not in it
+            present_Q, row_P = np.unique(labels_B[start : start + PART], return_inverse=True)
+            ones_P, images_P = np.ones(len(row_P), np.float32), np.arange(len(row_P))
+            chosen_QP = csr_array((ones_P, (row_P, images_P)), shape=(len(present_Q), len(row_P)))
+            sum_QD = (chosen_QP @ part_PD).astype(np.float64)
+            self.sum_CD[present_Q] += np.rint(sum_QD / STEP) * STEP
         self.count_C += np.bincount(labels_B, minlength=len(self.count_C))
 
     def join(self, other: Self) -> None:
