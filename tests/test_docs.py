@@ -118,7 +118,7 @@ def rows(page: str, first: str) -> list[list[str]]:
 
 
 def test_what_stages_cost_is_what_was_compiled() -> None:
-    pipeline, platform = yaml.safe_load_all(shipped("mofe.yaml").read_text())
+    pipeline, platform = yaml.safe_load_all(shipped("sharded.yaml").read_text())  # all stages of mofe, and its own
     own = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
     def value(amount: str) -> str:
@@ -141,9 +141,11 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
 
 def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
     images: dict[str, set[str]] = {}
-    for name, executor in next(iter(yaml.safe_load_all(shipped("tables.yaml").read_text())))["deploymentSpec"][
-        "executors"
-    ].items():
+    executors: dict[str, Any] = {}
+    for pipeline in ("tables.yaml", "sharded.yaml"):
+        spec = next(iter(yaml.safe_load_all(shipped(pipeline).read_text())))["deploymentSpec"]
+        executors |= spec["executors"]
+    for name, executor in executors.items():
         target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
         assert target
         images.setdefault(target.group(1), set()).add(re.sub(r"^exec-|-\d+$", "", name))
