@@ -90,9 +90,10 @@ def _trim(name: str, components: dict[str, Any], stage: str) -> None:
         if task not in kept:
             kept.add(task)
             pending += tasks[task].get("dependentTasks", [])
+    needed = {before for task in kept for before in tasks[task].get("dependentTasks", [])}
     for task in wanted:
         component = tasks[task]["componentRef"]["name"]
-        if "dag" in components[component]:
+        if "dag" in components[component] and task not in needed:
             _trim(component, components, stage)
     dag["tasks"] = {task: spec for task, spec in tasks.items() if task in kept}
     outputs, defined = dag.get("outputs", {}), components[name].get("outputDefinitions", {})

@@ -34,6 +34,14 @@ def test_what_is_joined_is_what_one_task_makes(run: Run) -> None:
     )
 
 
+def test_a_stage_that_stands_in_several_graphs_runs_again(run: Run, again: Run) -> None:
+    first = run("sharded.yaml", shards=2)
+    result = again("split", first.run_id)
+    assert executed(result) == ["split", "split:far", "split:id-test", "split:near"]
+    assert "index" in {e.stage for e in result.executions if e.cached}, "which the scores' own are split for"
+    assert executed(again("stack", first.run_id)) == ["stack"]
+
+
 def test_one_shard_is_for_the_other_pipeline() -> None:
     known = pipeline_parameters(Path(__file__).parents[2] / "pipelines" / "sharded.yaml")
     given = {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]}

@@ -70,8 +70,11 @@ def test_deeper_experts_take_their_features_from_an_earlier_block(
     np.testing.assert_allclose(vectors(one.table["embedding"]), vectors(two.table["embedding"]), atol=2e-3)
 
 
-def test_numbers_that_came_as_floats_through_json(make_images: Callable[..., str], tmp_path: Path) -> None:
-    assert run(make_images(), tmp_path / "f", backbone_args={k: float(v) for k, v in TINY.items()}).info.dim == 24
+def test_arguments_are_the_same_after_json_in_any_order(make_images: Callable[..., str], tmp_path: Path) -> None:
+    images = make_images()
+    found = run(images, tmp_path / "f", backbone_args={k: float(v) for k, v in reversed(TINY.items())})
+    assert found.info.dim == 24
+    assert found.info.identity == run(images, tmp_path / "g").info.identity
 
 
 def test_a_backbone_that_does_not_exist_leaves_nothing_behind(make_images: Callable[..., str], tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ def extract(
 
 
 def _whole_numbers(value: Any) -> Any:
-    """JSON that has passed through Kubeflow holds every number as a float: 16.0 is 16 again."""
+    """JSON that has passed through Kubeflow holds every number as a float, and keys in any order: 16.0 is 16 again."""
     if isinstance(value, dict):
-        return {key: _whole_numbers(item) for key, item in value.items()}
+        return {key: _whole_numbers(item) for key, item in sorted(value.items())}
     if isinstance(value, list):
         return [_whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
