@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, wide
+from mofe.detection.inputs import checked, checked_head, in_parts, wide
 from mofe.detection.scores import energy
 from mofe.errors import MofeError
 
@@ -46,7 +46,8 @@ class ReAct:
 
     def score(self, z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
         """(B,), of either sign."""
-        return head_energy(wide(z_BD).clamp(max=self.threshold), weight_CD, bias_C)
+        checked(z_BD)
+        return in_parts(lambda z_PD: head_energy(wide(z_PD).clamp(max=self.threshold), weight_CD, bias_C), z_BD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def ash_p(z_BD: Tensor, pruned: float = 0.6) -> Tensor:
     The paper prunes 0.6 on ImageNet. Raises MofeError if nothing would be kept.
     """
     kept_BK, at_BK = _largest(z_BD, pruned)
-    return torch.zeros_like(z_BD, dtype=kept_BK.dtype).scatter(1, at_BK, kept_BK)
+    return _in_place(z_BD, at_BK, kept_BK)
 
 
 def ash_b(z_BD: Tensor, pruned: float = 0.65) -> Tensor:
@@ -90,7 +91,7 @@ def ash_b(z_BD: Tensor, pruned: float = 0.65) -> Tensor:
     """
     kept_BK, at_BK = _largest(z_BD, pruned)
     level_BK = (wide(z_BD).sum(dim=1, keepdim=True) / kept_BK.shape[1]).expand_as(kept_BK)
-    return torch.zeros_like(z_BD, dtype=kept_BK.dtype).scatter(1, at_BK, level_BK)
+    return _in_place(z_BD, at_BK, level_BK)
 
 
 def ash_s(z_BD: Tensor, pruned: float = 0.9) -> Tensor:
@@ -99,7 +100,8 @@ def ash_s(z_BD: Tensor, pruned: float = 0.9) -> Tensor:
     The paper prunes 0.9 on ImageNet, the official code 0.95 for a vision transformer. Where the kept ones do not sum
     to more than 0 the factor is 1. Raises MofeError if nothing would be kept.
     """
-    return ash_p(z_BD, pruned) * _sharpening(z_BD, pruned)
+    kept_BK, at_BK = _largest(z_BD, pruned)
+    return _in_place(z_BD, at_BK, kept_BK * _sharpening(z_BD, kept_BK))
 
 
 def scale(z_BD: Tensor, pruned: float = 0.85) -> Tensor:
@@ -108,20 +110,25 @@ def scale(z_BD: Tensor, pruned: float = 0.85) -> Tensor:
     The official code takes the largest 15 %. Where they do not sum to more than 0 the factor is 1. Raises MofeError
     if there would be none.
     """
-    return z_BD * _sharpening(z_BD, pruned)
+    return z_BD * _sharpening(z_BD, _largest(z_BD, pruned)[0])
 
 
 def _largest(z_BD: Tensor, pruned: float) -> tuple[Tensor, Tensor]:
-    """Values and places (B, K) of the K = D − round(D · pruned) largest activations of each image."""
+    """Values and places (B, K) of the K = D − round(D · pruned) largest activations of each image, in no order."""
     width = checked(z_BD).shape[1]
     kept = width - round(width * pruned)
     if not 0 < kept <= width:
         raise MofeError(f"pruning {pruned} of {width} activations keeps {kept} of them: choose a share in [0, 1)")
-    return torch.topk(wide(z_BD), kept, dim=1)
+    return torch.topk(wide(z_BD), kept, dim=1, sorted=False)
 
 
-def _sharpening(z_BD: Tensor, pruned: float) -> Tensor:
-    kept_B1 = _largest(z_BD, pruned)[0].sum(dim=1, keepdim=True)
+def _in_place(z_BD: Tensor, at_BK: Tensor, values_BK: Tensor) -> Tensor:
+    """(B, D), 0 elsewhere."""
+    return torch.zeros_like(z_BD, dtype=values_BK.dtype).scatter_(1, at_BK, values_BK)
+
+
+def _sharpening(z_BD: Tensor, kept_BK: Tensor) -> Tensor:
+    kept_B1 = kept_BK.sum(dim=1, keepdim=True)
     return torch.where(kept_B1 > 0, (wide(z_BD).sum(dim=1, keepdim=True) / kept_B1).exp(), 1)
 
 

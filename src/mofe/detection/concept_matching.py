@@ -7,7 +7,7 @@ MCM's softmax is over bare cosines.
 
 from torch import Tensor
 
-from mofe.detection.inputs import checked, unit
+from mofe.detection.inputs import checked, lengths, unit, wide
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
@@ -18,13 +18,13 @@ def cosines(image_BD: Tensor, text_CD: Tensor) -> Tensor:
     Raises:
         MofeError: widths differ, or an embedding is zero or not finite.
     """
-    image_BD, text_CD = unit(checked(image_BD)), unit(checked(text_CD))
+    image_BD, text_CD = wide(checked(image_BD)), unit(checked(text_CD))
     if image_BD.shape[1] != text_CD.shape[1]:
         raise MofeError(
             f"images are embedded in {image_BD.shape[1]} dimensions and texts in {text_CD.shape[1]}: take both from "
             "one model"
         )
-    return image_BD @ text_CD.to(image_BD).T
+    return image_BD @ text_CD.to(image_BD).T / lengths(image_BD)
 
 
 def zero_shot_logits(image_BD: Tensor, text_CD: Tensor, logit_scale: float = 100.0) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_labels
+from mofe.detection.inputs import checked, checked_labels, in_parts
 from mofe.errors import MofeError
 
 
@@ -52,6 +52,10 @@ class SHE:
 
     def score(self, z_BD: Tensor, predicted_B: Tensor) -> Tensor:
         """(B,) float64, of either sign; ``predicted_B`` is the class that the model predicts."""
-        z_BD = checked(z_BD, self.pattern_CD.shape[1]).to(self.pattern_CD)
-        predicted_B = checked_labels(predicted_B, len(z_BD), len(self.pattern_CD)).to(z_BD.device)
-        return (z_BD * self.pattern_CD[predicted_B]).sum(dim=1)
+        checked(z_BD, self.pattern_CD.shape[1])
+        predicted_B = checked_labels(predicted_B, len(z_BD), len(self.pattern_CD)).to(self.pattern_CD.device)
+
+        def along_pattern(z_PD: Tensor, predicted_P: Tensor) -> Tensor:
+            return (z_PD.to(self.pattern_CD) * self.pattern_CD[predicted_P]).sum(dim=1)
+
+        return in_parts(along_pattern, z_BD, predicted_B)

@@ -3,6 +3,8 @@
 B images, N training images, C classes, D features.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,9 +21,10 @@ def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
         raise MofeError(f"features of shape {tuple(features_BD.shape)} are not one row of numbers for each image")
     if width is not None and features_BD.shape[1] != width:
         raise MofeError(f"the features have {features_BD.shape[1]} dimensions, the detector was fitted on {width}")
-    bad = (~features_BD.isfinite().all(dim=1)).nonzero()
-    if len(bad):
-        raise MofeError(f"feature {int(bad[0])} of {len(features_BD)} is not finite")
+    if not bool(features_BD.sum().isfinite()):  # quick; a finite sum has finite terms, but large ones may overflow it
+        bad = (~features_BD.isfinite().all(dim=1)).nonzero()
+        if len(bad):
+            raise MofeError(f"feature {int(bad[0])} of {len(features_BD)} is not finite")
     return features_BD
 
 
@@ -44,6 +47,11 @@ def wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """``function`` of 1024 rows at a time, joined: what it makes on its way stays in the processor's cache."""
+    return torch.cat([function(*part) for part in zip(*(tensor.split(1024) for tensor in rows), strict=True)])
+
+
 def unit(features_BD: Tensor) -> Tensor:
     """Each row divided by its Euclidean length, in float32 or better.
 
@@ -51,11 +59,16 @@ def unit(features_BD: Tensor) -> Tensor:
         MofeError: a row is zero and so has no direction.
     """
     features_BD = wide(features_BD)
-    length_B = torch.linalg.vector_norm(features_BD, dim=-1, keepdim=True)
-    if not bool(length_B.all()):
-        row = int((length_B.flatten() == 0).nonzero()[0])
-        raise MofeError(f"feature {row} of {length_B.numel()} is zero: it has no direction")
-    return features_BD / length_B
+    return features_BD / lengths(features_BD)
+
+
+def lengths(features_BD: Tensor) -> Tensor:
+    """Euclidean, (B, 1); none is zero, or the error of :func:`unit` is raised."""
+    length_B1 = torch.linalg.vector_norm(features_BD, dim=-1, keepdim=True)
+    if not bool(length_B1.all()):
+        row = int((length_B1.flatten() == 0).nonzero()[0])
+        raise MofeError(f"feature {row} of {length_B1.numel()} is zero: it has no direction")
+    return length_B1
 
 
 def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from mofe.errors import MofeError
 
@@ -42,6 +42,9 @@ class ROC(NamedTuple):
 def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
     """Compare the scores of ID and OOD images.
 
+    Every figure is a sum over the K distinct scores of how many images have it (``_K``), have it or a higher one
+    (``_from_K``), or a lower one (``_to_K``): one sort, where scikit-learn's functions take four.
+
     Args:
         id_scores: (N,) of ID images.
         ood_scores: (M,) of OOD images.
@@ -50,14 +53,19 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
         MofeError: a side is empty or holds NaN or infinity.
     """
     positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
-    is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
-    scores = np.r_[positive, negative]
+    n, m = len(positive), len(negative)
+    distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)
+    id_K, ood_K = (np.bincount(side, minlength=len(distinct_K)) for side in (place[:n], place[n:]))
+    id_from_K, ood_from_K = id_K[::-1].cumsum()[::-1], ood_K[::-1].cumsum()[::-1]
+    id_to_K, ood_to_K = id_K.cumsum(), ood_K.cumsum()
+    largest = np.count_nonzero(id_from_K >= kept_at_tpr(n, 0.95)) - 1
+    smallest = np.searchsorted(ood_to_K, kept_at_tpr(m, 0.95))
     return OODMetrics(
-        fpr95=float(np.mean(negative >= threshold_at_tpr(positive))),
-        auroc=float(roc_auc_score(is_id, scores)),
-        aupr_in=float(average_precision_score(is_id, scores)),
-        aupr_out=float(average_precision_score(1 - is_id, -scores)),
-        fpr95_ood_positive=float(np.mean(-positive >= threshold_at_tpr(-negative))),
+        fpr95=float(ood_from_K[largest] / m),
+        auroc=float(id_K @ (ood_to_K - ood_K / 2) / (n * m)),
+        aupr_in=float(id_K @ (id_from_K / (id_from_K + ood_from_K)) / n),
+        aupr_out=float(ood_K @ (ood_to_K / (id_to_K + ood_to_K)) / m),
+        fpr95_ood_positive=float(id_to_K[smallest] / n),
     )
 
 

@@ -41,6 +41,7 @@ class NNGuide:
     def _guidance(self, z_bD: Tensor) -> Tensor:
         nearest_bk = z_bD.new_empty(len(z_bD), 0)
         for bank_nD in self.bank_ND.split(32_768):
-            candidates = torch.cat([nearest_bk, z_bD @ bank_nD.T], dim=1)
-            nearest_bk = candidates.topk(min(self.k, candidates.shape[1]), dim=1).values
+            nearest_bn = (z_bD @ bank_nD.T).topk(min(self.k, len(bank_nD)), sorted=False).values
+            nearest_bk = torch.cat([nearest_bk, nearest_bn], dim=1)
+            nearest_bk = nearest_bk.topk(min(self.k, nearest_bk.shape[1]), sorted=False).values
         return nearest_bk.mean(dim=1)

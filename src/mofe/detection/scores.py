@@ -8,7 +8,7 @@ column "others" takes part in the softmax (its mass is doubt), but is never itse
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import wide
+from mofe.detection.inputs import in_parts
 
 
 def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
@@ -23,7 +23,7 @@ def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
     """
     logits = logits.double()
     everything = logits if others is None else torch.cat([logits, others[:, None].to(logits)], dim=1)
-    return (logits.amax(dim=1) - everything.logsumexp(dim=1)).exp()
+    return everything.log_softmax(dim=1)[:, : logits.shape[1]].amax(dim=1).exp()
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -33,15 +33,21 @@ def max_logit(logits: Tensor) -> Tensor:
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Negative free energy (Liu et al., 2020): T · log Σ_c exp(l_c / T); (B, C) to (B,)."""
+    if temperature == 1:  # which spares a copy of the logits
+        return logits.float().logsumexp(dim=1)
     return temperature * (logits.float() / temperature).logsumexp(dim=1)
 
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy of the softmax (Chan et al., 2021): Σ_c p_c log p_c; (B, C) to (B,) in [−log C, 0]."""
-    top_B1, rest_BC = _against_the_top(logits)
-    gap_BC = torch.where(rest_BC > 0, top_B1 - logits, 0)
-    odds_B = rest_BC.sum(dim=1)
-    return -(odds_B.log1p() + (rest_BC * gap_BC).sum(dim=1) / (1 + odds_B))
+
+    def of_part(logits_PC: Tensor) -> Tensor:
+        gap_PC, rest_PC = _against_the_top(logits_PC)
+        odds_P = rest_PC.sum(dim=1)
+        weighed_PC = gap_PC.clamp_(min=-1000).mul_(rest_PC)  # e^-1000 is 0, which −∞ must not be multiplied with
+        return weighed_PC.sum(dim=1) / (1 + odds_P) - odds_P.log1p()
+
+    return in_parts(of_part, logits).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> Tensor:
@@ -53,15 +59,25 @@ def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> T
     Returns:
         (B,), at most 0.
     """
-    _, rest_BC = _against_the_top(logits)
-    odds_B1 = rest_BC.sum(dim=1, keepdim=True)
-    others_BM = rest_BC.topk(min(top, rest_BC.shape[1]) - 1, dim=1).values / (1 + odds_B1)
-    of_top_B = (odds_B1 / (1 + odds_B1).square()).pow(gamma).squeeze(1)
-    return -(of_top_B + (others_BM * (1 - others_BM)).pow(gamma).sum(dim=1))
+
+    def of_part(logits_PC: Tensor) -> Tensor:
+        _, rest_PC = _against_the_top(logits_PC)
+        odds_P1 = rest_PC.sum(dim=1, keepdim=True)
+        if top < rest_PC.shape[1]:
+            rest_PC = rest_PC.topk(top - 1, dim=1, sorted=False).values
+        others_PM = rest_PC.div_(1 + odds_P1)
+        of_top_P = (odds_P1 / (1 + odds_P1).square()).pow(gamma).squeeze(1)
+        return -(of_top_P + (others_PM * (1 - others_PM)).pow_(gamma).sum(dim=1))
+
+    return in_parts(of_part, logits).to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _against_the_top(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest logit (B, 1), and e^(l_c − largest) (B, C) with 0 in its own place; float32 or better."""
-    logits = wide(logits)
+    """l_c − largest, and e to that (B, C) with 0 in the place of the largest.
+
+    In float64: e^-90 is none of float32's normal numbers, and a processor counts with the others very slowly.
+    """
+    logits = logits.double()
     top_B1, at_B1 = logits.max(dim=1, keepdim=True)
-    return top_B1, (logits - top_B1).exp().scatter(1, at_B1, 0)
+    gap_BC = logits - top_B1
+    return gap_BC, gap_BC.exp().scatter_(1, at_B1, 0)

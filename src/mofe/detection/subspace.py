@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head
+from mofe.detection.inputs import checked, checked_head, in_parts
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -55,8 +55,12 @@ class Residual:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """(B,) float64, at most 0."""
-        z_BD = checked(z_BD, len(self.origin_D)).to(self.origin_D)
-        return -torch.linalg.vector_norm((z_BD - self.origin_D) @ self.residual_DK, dim=1)
+        checked(z_BD, len(self.origin_D))
+
+        def length(z_PD: Tensor) -> Tensor:
+            return torch.linalg.vector_norm((z_PD.to(self.origin_D) - self.origin_D) @ self.residual_DK, dim=1)
+
+        return -in_parts(length, z_BD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,5 +114,11 @@ class ViM:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """(B,) float64, of either sign."""
-        residual_B = -Residual(self.origin_D, self.residual_DK).score(z_BD)
-        return (z_BD.to(self.weight_CD) @ self.weight_CD.T + self.bias_C).logsumexp(dim=1) - self.alpha * residual_B
+        checked(z_BD, len(self.origin_D))
+
+        def against_energy(z_PD: Tensor) -> Tensor:
+            z_PD = z_PD.to(self.origin_D)
+            residual_P = torch.linalg.vector_norm((z_PD - self.origin_D) @ self.residual_DK, dim=1)
+            return (z_PD @ self.weight_CD.T + self.bias_C).logsumexp(dim=1) - self.alpha * residual_P
+
+        return in_parts(against_energy, z_BD)

@@ -13,6 +13,7 @@ from mofe.artifacts import (
     ImageShards,
     feature_schema,
     fixed_size_lists,
+    vectors,
     write_features,
 )
 from mofe.data.shards import images_of
@@ -76,15 +77,15 @@ def extract(
                     precision=precision,
                     positions=np.array(mine),
                 ):
-                    trunk_BD = output.trunk_BD.numpy()
-                    sums.add(trunk_BD, labels_B)
                     columns = {
                         "id": source.paths.take(positions_B),
                         "label": pa.array(labels_B, pa.int32()),
-                        "trunk": fixed_size_lists(trunk_BD, pa.float16()),
+                        "trunk": fixed_size_lists(output.trunk_BD.numpy(), pa.float16()),
                         "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
                     }
-                    write(pa.table(columns, schema=schema))
+                    table = pa.table(columns, schema=schema)
+                    write(table)
+                    sums.add(vectors(table["trunk"]), labels_B)  # as they are stored: their sums are exact
             about = FeatureInfo(
                 backbone=spec,
                 dim=model.dim,
