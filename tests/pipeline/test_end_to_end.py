@@ -67,7 +67,9 @@ def test_digits(tmp_path: Path) -> None:
     assert again.count("cached") == 11
 
     whole = (tmp_path / "run" / "metrics.json").read_bytes()
-    split = mofe("run", "-f", str(params), "--pipeline", "sharded", "--work", str(tmp_path / "run"), "--set", "shards=2")
+    split = mofe(
+        "run", "-f", str(params), "--pipeline", "sharded", "--work", str(tmp_path / "run"), "--set", "shards=2"
+    )
     assert split.count("shard 1") == 3, "of extract, and of score for each set"
     assert (tmp_path / "run" / "metrics.json").read_bytes() == whole, "with the seals of all that it was made from"
 
