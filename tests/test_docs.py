@@ -118,7 +118,7 @@ def rows(page: str, first: str) -> list[list[str]]:
 
 
 def test_what_stages_cost_is_what_was_compiled() -> None:
-    pipeline, platform = yaml.safe_load_all(shipped("sharded.yaml").read_text())  # all stages of mofe, and its own
+    pipeline, platform = yaml.safe_load_all(shipped("sharded.yaml").read_text())  # which has all stages of mofe.yaml
     own = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
     def value(amount: str) -> str:
@@ -141,16 +141,14 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
 
 def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
     images: dict[str, set[str]] = {}
-    executors: dict[str, Any] = {}
-    for pipeline in ("tables.yaml", "sharded.yaml"):
-        spec = next(iter(yaml.safe_load_all(shipped(pipeline).read_text())))["deploymentSpec"]
-        executors |= spec["executors"]
-    for name, executor in executors.items():
-        target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
-        assert target
-        images.setdefault(target.group(1), set()).add(re.sub(r"^exec-|-\d+$", "", name))
+    for file in ("tables.yaml", "sharded.yaml"):
+        pipeline = next(iter(yaml.safe_load_all(shipped(file).read_text())))
+        for name, executor in pipeline["deploymentSpec"]["executors"].items():
+            target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
+            assert target
+            images.setdefault(target.group(1), set()).add(re.sub(r"^exec-|-\d+$", "", name))
     documented = {row[0]: set(row[2].split(", ")) for row in rows("kubeflow.md", "image")}
-    assert documented.pop("pipeline") and documented.pop("serve"), "they run no stage"
+    assert documented.pop("pipeline") and documented.pop("serve"), "which run no stage"
     assert documented == images
 
 

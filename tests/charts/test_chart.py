@@ -98,7 +98,7 @@ def test_what_each_value_set_renders() -> None:
     assert kinds["everything"] == sorted(
         [*server, "ConfigMap", "Job", "Job", "Job", "NetworkPolicy", "Role", "RoleBinding", "Secret", "ServiceAccount"]
     )
-    assert kinds["native"] == sorted([*server, *3 * ["Pipeline", "PipelineVersion"], "ServiceAccount"])
+    assert kinds["native"] == sorted([*server, *4 * ["Pipeline", "PipelineVersion"], "ServiceAccount"])
     assert kinds["pipelines-only"] == ["Job", "ServiceAccount"]
     assert kinds["nothing"] == []
 

@@ -22,24 +22,23 @@ SCORING = [*scoring("id-test"), *scoring("near"), *scoring("far")]
 BETWEEN = ["texts", "partition", "finetune", "index"]
 
 
-def test_what_is_joined_is_what_one_task_makes(run: Run) -> None:
+def test_what_is_joined_is_what_one_task_makes(run: Run, again: Run) -> None:
     whole, result = run(), run("sharded.yaml", shards=2)
     assert executed(result) == sorted(["fingerprint", *EXTRACTING, *BETWEEN, *SCORING, "evaluate"])
     assert result.outputs["metrics"].read_text() == whole.outputs["metrics"].read_text()
     assert executed(run("sharded.yaml", shards=2)) == ["fingerprint"]
 
+    once_more = again("split", result.run_id)
+    assert executed(once_more) == ["split", "split:far", "split:id-test", "split:near"]
+    assert "index" in {e.stage for e in once_more.executions}, "for whose scores the evaluation sets are split"
+    assert executed(again("stack", result.run_id)) == ["stack"]
+    again_from_there = ["fingerprint", *BETWEEN, *(e for e in SCORING if "split" not in e), "evaluate"]
+    assert executed(run("sharded.yaml", shards=2)) == sorted(again_from_there)
+
     Path("far").write_text("far with another image")
     assert executed(run("sharded.yaml", shards=2)) == sorted(
         ["fingerprint", "prepare:far", *scoring("far"), "evaluate"]
     )
-
-
-def test_a_stage_that_stands_in_several_graphs_runs_again(run: Run, again: Run) -> None:
-    first = run("sharded.yaml", shards=2)
-    result = again("split", first.run_id)
-    assert executed(result) == ["split", "split:far", "split:id-test", "split:near"]
-    assert "index" in {e.stage for e in result.executions if e.cached}, "which the scores' own are split for"
-    assert executed(again("stack", first.run_id)) == ["stack"]
 
 
 def test_one_shard_is_for_the_other_pipeline() -> None:
