@@ -68,7 +68,7 @@ def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     mean_C11, std_C11 = (
         torch.tensor(values, device=pixels.device)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
     )
-    return pixels.float().div_(255).sub_(mean_C11).div_(std_C11)
+    return pixels.div(255).sub_(mean_C11).div_(std_C11)
 
 
 class ShardDataset(Dataset[tuple[Tensor, int, int]]):
