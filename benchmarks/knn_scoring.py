@@ -130,7 +130,7 @@ def against_peers(
             }
             if batch == len(queries_BD):
                 work["products"] = alone_in_experts
-            seconds = alternately(work, rounds)
+            seconds = alternately(work, 2 * rounds if batch == len(queries_BD) else rounds)
             times = {name: ratio(seconds[name], seconds["mofe"]) for name in ("FAISS", "pytorch-ood")}
             speeds = [len(queries_BD) / float(np.median(seconds[name])) for name in ("mofe", *times)]
             rows.append((k, batch, *speeds, *times.values()))
