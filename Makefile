@@ -32,7 +32,7 @@ demo: setup runs/digits/.complete  ## the whole pipeline on handwritten digits: 
 	@$(BIN)/mofe run -f examples/digits.yaml --work runs/demo
 
 test: setup  ## the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY)  ## formatting, style, types, the direction of imports, what bandit knows to be dangerous
 	@$(BIN)/ruff format --check .
