@@ -8,7 +8,7 @@ column "others" takes part in the softmax (its mass is doubt), but is never itse
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import in_parts
+from mofe.detection.inputs import in_parts, wide
 
 
 def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
@@ -21,9 +21,16 @@ def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
     Returns:
         (B,) float64 in (0, 1]; 1 only where all other classes together have less than 1e-16.
     """
-    logits = logits.double()
-    everything = logits if others is None else torch.cat([logits, others[:, None].to(logits)], dim=1)
-    return everything.log_softmax(dim=1)[:, : logits.shape[1]].amax(dim=1).exp()
+
+    def of_part(logits_PC: Tensor, others_P: Tensor) -> Tensor:
+        """1 / (1 + odds): near 1 the odds against the likeliest class have all their digits in float32, too."""
+        top_P1, at_P1 = logits_PC.max(dim=1, keepdim=True)
+        rest_PC = (logits_PC - top_P1).clamp_(min=-80).exp_().scatter_(1, at_P1, 0)
+        against_P = (others_P.double() - top_P1.squeeze(1)).exp()
+        return 1 / (1 + rest_PC.sum(dim=1).double() + against_P)
+
+    logits = wide(logits)
+    return in_parts(of_part, logits, logits.new_full(logits.shape[:1], -torch.inf) if others is None else others)
 
 
 def max_logit(logits: Tensor) -> Tensor:
