@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing import SignalException
 
@@ -109,6 +112,22 @@ def test_the_parent_of_the_processes_ends_as_one_that_was_told_to(monkeypatch: p
     with pytest.raises(SystemExit) as end:
         distributed.launch(told, {}, 2)
     assert end.value.code == STATUS
+
+
+def _fails(first: int) -> None:
+    """All wait for each other, but one fails; and its peers end before it does."""
+    with distributed.process_group():
+        if distributed.rank() == first:
+            Finalize(None, time.sleep, (3,), exitpriority=0)
+            dist.destroy_process_group()
+            raise MofeError("the cause")
+        distributed.wait_for_all()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_process_that_failed_first_is_named(first: int) -> None:
+    with pytest.raises(MofeError, match=f"process {first} of 2: the cause"):
+        distributed.launch(_fails, {"first": first}, 2)
 
 
 def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:

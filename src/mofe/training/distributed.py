@@ -7,22 +7,28 @@ number, so W processes compute what one process computes that accumulates W time
 import contextlib
 import io
 import os
+import re
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mofe.errors import MofeError
 from mofe.models.device import device
+
+LOST_PEER = re.compile("by peer|remote process|Broken pipe")
+"""What gloo and NCCL say in a process whose peer failed."""
 
 PATIENCE = timedelta(hours=1)
 """How long processes wait for one that hashes the images, or writes a checkpoint."""
@@ -41,32 +47,40 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
     Raises:
         MofeError: one of them failed; with its reason.
     """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,  # the pipeline tries again, from the checkpoint
-    )
-    try:
-        elastic_launch(config, _call)(function, dict(arguments))
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        raise MofeError(f"process {first.local_rank} of {processes}: {_reason(first.message)}") from error
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,  # the pipeline tries again, from the checkpoint
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
+        )
+        try:
+            elastic_launch(config, _call)(function, dict(arguments))
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+        except ChildFailedError as error:
+            cause = _cause(error, logs)
+            raise MofeError(f"process {cause.local_rank} of {processes}: {_reason(cause)}") from error
 
 
-@record
 def _call(function: Callable[..., None], arguments: dict[str, Any]) -> None:
     function(**arguments)
 
 
-def _reason(message: str | dict[str, Any]) -> str:
+def _cause(error: ChildFailedError, logs: str) -> ProcessFailure:
+    """The failure that caused the others, whose peer was lost then; torch names the process that ended first."""
+    told = [ProcessFailure(int(file.parent.name), 0, 1, str(file)) for file in Path(logs).glob("**/error.json")]
+    failures = [error.get_first_failure()[1], *told]
+    return min(failures, key=lambda failure: (bool(LOST_PEER.search(_reason(failure))), failure.timestamp))
+
+
+def _reason(failure: ProcessFailure) -> str:
     """The text of a MofeError without the name of its class; other errors keep theirs."""
-    text = message if isinstance(message, str) else str(message["message"])
+    text = failure.message if isinstance(failure.message, str) else str(failure.message["message"])
     return text.removeprefix("MofeError: ")
 
 
@@ -80,11 +94,9 @@ def process_group() -> Iterator[None]:
     if place.type != "cpu":
         torch.accelerator.set_device_index(place.index)
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        with contextlib.nullcontext() if is_first() else _silence():
-            yield
-    finally:
-        dist.destroy_process_group()
+    with contextlib.nullcontext() if is_first() else _silence():
+        yield
+    dist.destroy_process_group()  # not after an error: the others would fail, and be heard, before this process
 
 
 @contextmanager
