@@ -29,7 +29,7 @@ from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
-TENSORS = ("extract", "finetune", "index", "score", "judge")
+TENSORS = ("extract", "texts", "finetune", "index", "score", "judge")
 """The stages that compute with tensors."""
 
 

@@ -31,7 +31,8 @@ def test_by_definition(sample: Sample) -> None:
         others = [c for c in range(sample.classes) if c != top]
         to_boundaries = [abs(logits[top] - logits[c]) / np.linalg.norm(weight[top] - weight[c]) for c in others]
         expected.append(np.mean(to_boundaries) / np.linalg.norm(z - mean))
-    np.testing.assert_allclose(fitted(sample).score(sample.test), expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted(sample).score(sample.test.double()), expected, rtol=1e-9)
+    np.testing.assert_allclose(fitted(sample).score(sample.test), expected, rtol=1e-5)
 
 
 def test_one_unit_for_all_features_and_constants_of_the_head_do_not_matter(sample: Sample) -> None:

@@ -34,9 +34,18 @@ def reference(sample: Sample, principal: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("principal", [1, 7, 15])
 def test_by_definition(principal: int, sample: Sample) -> None:
     residual, expected = reference(sample, principal)
-    ours = Residual.fit(moments(sample), sample.weight, sample.bias, principal).score(sample.test)
-    np.testing.assert_allclose(ours, residual, rtol=1e-8)
-    np.testing.assert_allclose(vim(sample, principal).score(sample.test), expected, rtol=1e-8, atol=1e-8)
+    ours = Residual.fit(moments(sample), sample.weight, sample.bias, principal)
+    np.testing.assert_allclose(ours.score(sample.test.double()), residual, rtol=1e-8)
+    np.testing.assert_allclose(vim(sample, principal).score(sample.test.double()), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_scores_have_the_precision_of_the_features(sample: Sample) -> None:
+    for detector in (vim(sample, 7), Residual.fit(moments(sample), sample.weight, sample.bias, 7)):
+        exact, narrow = detector.score(sample.test.double()), detector.score(sample.test)
+        assert (exact.dtype, narrow.dtype) == (torch.float64, torch.float32)
+        torch.testing.assert_close(narrow.double(), exact, rtol=1e-5, atol=1e-6 * float(exact.abs().max()))
+        halves = detector.score(sample.test.half())
+        torch.testing.assert_close(halves, detector.score(sample.test.half().float()), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("principal", [1, 7, 15])
@@ -79,7 +88,7 @@ def test_the_order_of_images_and_the_axes_of_the_features_do_not_matter(sample: 
         sample.weight.double() @ turn,
         sample.bias.double(),
     )
-    expected = vim(sample, 5).score(sample.test)
+    expected = vim(sample, 5).score(sample.test.double())
     torch.testing.assert_close(vim(turned, 5).score(turned.test), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -88,7 +97,9 @@ def test_a_constant_feature_and_fewer_images_than_dimensions(sample: Sample) -> 
     few.train[:, 0] = 1
     fitted = ViM.fit(ClassMoments.of([(few.train, few.labels)], 1), [few.train], few.weight, few.bias, 3)
     residual, _ = reference(few, 3)
-    np.testing.assert_allclose(Residual(fitted.origin_D, fitted.residual_DK).score(few.test), residual, rtol=1e-8)
+    np.testing.assert_allclose(
+        Residual(fitted.origin_D, fitted.residual_DK).score(few.test.double()), residual, rtol=1e-8
+    )
     with pytest.raises(MofeError, match="within the principal subspace"):
         ViM.fit(ClassMoments.of([(few.train, few.labels)], 1), [few.train], few.weight, few.bias, 10)
 

@@ -42,7 +42,7 @@ def mcm(image_BD: Tensor, text_CD: Tensor, temperature: float = 1.0) -> Tensor:
 
     The official code has τ = 1 and the prompt "a photo of a {class}".
     """
-    return msp(cosines(image_BD, text_CD) / temperature)
+    return msp(cosines(image_BD, text_CD), temperature=temperature)
 
 
 def local_mcm(patch_BPD: Tensor, text_CD: Tensor, temperature: float = 1.0) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mofe.errors import MofeError
 
+PART = 1024
+
 
 def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
     """The features as they are, after a look at each.
@@ -48,8 +50,8 @@ def wide(values: Tensor) -> Tensor:
 
 
 def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-    """``function`` of 1024 rows at a time, joined: what it makes on its way stays in the processor's cache."""
-    return torch.cat([function(*part) for part in zip(*(tensor.split(1024) for tensor in rows), strict=True)])
+    """``function`` of ``PART`` rows at a time, joined: what it makes on its way stays in the processor's cache."""
+    return torch.cat([function(*part) for part in zip(*(tensor.split(PART) for tensor in rows), strict=True)])
 
 
 def unit(features_BD: Tensor) -> Tensor:

@@ -5,32 +5,37 @@ float32 those of sure images are all 1, and tie.
 column "others" takes part in the softmax (its mass is doubt), but is never itself evidence for a known class.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from mofe.detection.inputs import in_parts, wide
+from mofe.detection.inputs import PART, in_parts, wide
 
 
-def msp(logits: Tensor, others: Tensor | None = None) -> Tensor:
-    """Maximum softmax probability (Hendrycks and Gimpel, 2017): max_c softmax(l)_c.
+def msp(logits: Tensor, others: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """Maximum softmax probability (Hendrycks and Gimpel, 2017): max_c softmax(l / T)_c.
 
     Args:
         logits: (B, C) at the known classes.
         others: (B,) logit of "others", which shares the softmax; None where there is none.
+        temperature: T.
 
     Returns:
         (B,) float64 in (0, 1]; 1 only where all other classes together have less than 1e-16.
     """
 
-    def of_part(logits_PC: Tensor, others_P: Tensor) -> Tensor:
-        """1 / (1 + odds): near 1 the odds against the likeliest class have all their digits in float32, too."""
-        top_P1, at_P1 = logits_PC.max(dim=1, keepdim=True)
-        rest_PC = (logits_PC - top_P1).clamp_(min=-80).exp_().scatter_(1, at_P1, 0)
-        against_P = (others_P.double() - top_P1.squeeze(1)).exp()
-        return 1 / (1 + rest_PC.sum(dim=1).double() + against_P)
+    def total(logits_PC: Tensor, others_P: Tensor | None = None) -> Tensor:
+        """Σ e^(l − largest), (P,): float64 has room for small terms beside the largest's own 1."""
+        top_P1 = logits_PC.amax(dim=1, keepdim=True)
+        gap_PC = torch.sub(logits_PC, top_P1, out=room_PC[: len(logits_PC)])
+        known_P = gap_PC.div_(temperature).clamp_(min=_least(gap_PC)).exp_().sum(dim=1, dtype=torch.float64)
+        return known_P if others_P is None else known_P + ((others_P.double() - top_P1[:, 0]) / temperature).exp()
 
     logits = wide(logits)
-    return in_parts(of_part, logits, logits.new_full(logits.shape[:1], -torch.inf) if others is None else others)
+    room_PC = torch.empty_like(logits[:PART])  # the same for each part: to get it anew can take as long as the work
+    return 1 / in_parts(total, *((logits,) if others is None else (logits, others)))
 
 
 def max_logit(logits: Tensor) -> Tensor:
@@ -49,42 +54,51 @@ def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy of the softmax (Chan et al., 2021): Σ_c p_c log p_c; (B, C) to (B,) in [−log C, 0]."""
 
     def of_part(logits_PC: Tensor) -> Tensor:
-        gap_PC, rest_PC = _against_the_top(logits_PC)
+        gap_PC = _under_the_top(logits_PC).clamp_(
+            min=-1000
+        )  # of which e^−1000 is 0, which −∞ must not be multiplied with
+        rest_PC = _exp(gap_PC.clone())
         odds_P = rest_PC.sum(dim=1)
-        weighed_PC = gap_PC.clamp_(min=-1000).mul_(rest_PC)  # e^-1000 is 0, which −∞ must not be multiplied with
-        return weighed_PC.sum(dim=1) / (1 + odds_P) - odds_P.log1p()
+        return gap_PC.mul_(rest_PC).sum(dim=1) / (1 + odds_P) - odds_P.log1p()
 
-    return in_parts(of_part, logits).to(torch.promote_types(logits.dtype, torch.float32))
+    return in_parts(of_part, wide(logits))
 
 
 def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> Tensor:
     """GEN (Liu et al., 2023): −Σ p_c^γ (1 − p_c)^γ over the ``top`` likeliest classes, or all where there are fewer.
 
-    γ = 0.1 and the top 100 are the official code's, for ImageNet. So small an exponent makes much of 1 − p_c near 0,
-    which is therefore summed from the other classes and not subtracted.
+    γ = 0.1 and the top 100 are the official code's, for ImageNet. So small an exponent makes much of p_c near 0, which
+    stays a logarithm until γ is applied, and of 1 − p_c near 0, which is summed from the other classes.
 
     Returns:
         (B,), at most 0.
     """
 
     def of_part(logits_PC: Tensor) -> Tensor:
-        _, rest_PC = _against_the_top(logits_PC)
-        odds_P1 = rest_PC.sum(dim=1, keepdim=True)
-        if top < rest_PC.shape[1]:
-            rest_PC = rest_PC.topk(top - 1, dim=1, sorted=False).values
-        others_PM = rest_PC.div_(1 + odds_P1)
-        of_top_P = (odds_P1 / (1 + odds_P1).square()).pow(gamma).squeeze(1)
-        return -(of_top_P + (others_PM * (1 - others_PM)).pow_(gamma).sum(dim=1))
+        gap_PC = _under_the_top(logits_PC)
+        log_odds_P = gap_PC.logsumexp(dim=1)
+        log_all_P = softplus(log_odds_P)
+        if top < gap_PC.shape[1]:
+            gap_PC = gap_PC.topk(top - 1, dim=1, sorted=False).values
+        others_PM = _exp(gap_PC.sub_(log_all_P[:, None]).clone())
+        of_others_P = others_PM.neg_().log1p_().add_(gap_PC).mul_(gamma).exp_().sum(dim=1)
+        return -(of_others_P + (gamma * (log_odds_P - 2 * log_all_P)).exp())
 
-    return in_parts(of_part, logits).to(torch.promote_types(logits.dtype, torch.float32))
+    return in_parts(of_part, wide(logits))
 
 
-def _against_the_top(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """l_c − largest, and e to that (B, C) with 0 in the place of the largest.
+def _under_the_top(logits_BC: Tensor) -> Tensor:
+    """l_c − largest, and −∞ in the place of the largest."""
+    top_B1, at_B1 = logits_BC.max(dim=1, keepdim=True)
+    return (logits_BC - top_B1).scatter_(1, at_B1, -torch.inf)
 
-    In float64: e^-90 is none of float32's normal numbers, and a processor counts with the others very slowly.
-    """
-    logits = logits.double()
-    top_B1, at_B1 = logits.max(dim=1, keepdim=True)
-    gap_BC = logits - top_B1
-    return gap_BC, gap_BC.exp().scatter_(1, at_B1, 0)
+
+def _exp(exponent: Tensor) -> Tensor:
+    """In place, and 0 for what is near the least normal number."""
+    least = _least(exponent)
+    return torch.threshold_(exponent.clamp_(min=least).exp_(), 2 * math.exp(least), 0)
+
+
+def _least(exponent: Tensor) -> float:
+    """Where e^l is near the least normal number: a processor counts with smaller ones very slowly."""
+    return -700 if exponent.dtype == torch.float64 else -80

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, in_parts
+from mofe.detection.inputs import checked, checked_head, in_parts, wide
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -54,13 +54,14 @@ class Residual:
         return cls(origin_D, vector_DD[:, : width - principal].contiguous())
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,) float64, at most 0."""
-        checked(z_BD, len(self.origin_D))
+        """(B,), at most 0, in the features' precision and at least float32."""
+        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        return -_length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))
 
-        def length(z_PD: Tensor) -> Tensor:
-            return torch.linalg.vector_norm((z_PD.to(self.origin_D) - self.origin_D) @ self.residual_DK, dim=1)
 
-        return -in_parts(length, z_BD)
+def _length(z_BD: Tensor, origin_D: Tensor, residual_DK: Tensor) -> Tensor:
+    """‖Rᵀ (z − o)‖, (B,)."""
+    return in_parts(lambda z_PD: torch.linalg.vector_norm((z_PD - origin_D) @ residual_DK, dim=1), z_BD)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +103,11 @@ class ViM:
         residual = Residual.fit(moments, weight_CD, bias_C, principal)
         weight_CD, bias_C = weight_CD.to(residual.origin_D).contiguous(), bias_C.to(residual.origin_D).contiguous()
         largest = length = total = 0.0
-        for z_ND in chunks:
-            largest += float((z_ND.to(weight_CD) @ weight_CD.T + bias_C).amax(dim=1).sum())
+        for chunk_ND in chunks:
+            z_ND = chunk_ND.to(weight_CD)
+            largest += float((z_ND @ weight_CD.T + bias_C).amax(dim=1).sum())
             length -= float(residual.score(z_ND).sum())
-            total += float((z_ND.to(weight_CD) - residual.origin_D).norm(dim=1).sum())
+            total += float((z_ND - residual.origin_D).norm(dim=1).sum())
         if length <= 1e-12 * total:
             raise MofeError("the training features lie within the principal subspace: give it fewer dimensions")
         if largest <= 0:
@@ -113,12 +115,7 @@ class ViM:
         return cls(residual.origin_D, residual.residual_DK, largest / length, weight_CD, bias_C)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,) float64, of either sign."""
-        checked(z_BD, len(self.origin_D))
-
-        def against_energy(z_PD: Tensor) -> Tensor:
-            z_PD = z_PD.to(self.origin_D)
-            residual_P = torch.linalg.vector_norm((z_PD - self.origin_D) @ self.residual_DK, dim=1)
-            return (z_PD @ self.weight_CD.T + self.bias_C).logsumexp(dim=1) - self.alpha * residual_P
-
-        return in_parts(against_energy, z_BD)
+        """(B,), of either sign, in the features' precision and at least float32."""
+        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        energy_B = torch.addmm(self.bias_C.to(z_BD), z_BD, self.weight_CD.to(z_BD).T).logsumexp(dim=1)
+        return energy_B - self.alpha * _length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))

@@ -58,4 +58,4 @@ class TemperatureScaling:
 
     def score(self, logits_BC: Tensor) -> Tensor:
         """(B,) in (0, 1]."""
-        return msp(logits_BC / self.temperature)
+        return msp(logits_BC, temperature=self.temperature)
