@@ -81,11 +81,15 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
     transform = Compose([*to_bytes.transforms[:-1], *to_floats])  # as timm and torchvision have it: to the bit the same
     common: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
 
-    def from_shards(place: str) -> None:
+    def from_shards(place: str) -> Callable[[], None]:
         dataset = ShardDataset(ImageShards(place), to_bytes, seed=SEED)
-        order = shuffled_positions([rows for _, _, rows in dataset.shards.row_groups], SEED, 0)
-        loader = batches(dataset, order, BATCH, WORKERS)
-        all_of(len(normalised(images, preprocessing)) for images, _, _ in loader)
+
+        def epoch() -> None:
+            order = shuffled_positions([rows for _, _, rows in dataset.shards.row_groups], SEED, 0)
+            loader = batches(dataset, order, BATCH, WORKERS)
+            all_of(len(normalised(images, preprocessing)) for images, _, _ in loader)
+
+        return epoch
 
     image_folder = ImageFolder(str(folder), transform)
     table = datasets.Dataset.from_parquet([str(f) for f in sorted(shards_at.glob("*.parquet"))], cache_dir=str(work))
@@ -106,7 +110,7 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
         assert sum(sizes) == count
 
     epochs = {
-        "mofe": lambda: from_shards(str(shards_at)),
+        "mofe": from_shards(str(shards_at)),
         "ImageFolder": lambda: all_of(len(x) for x, _ in DataLoader(image_folder, shuffle=True, **common)),
         "WebDataset": lambda: all_of(len(x) for x, _ in DataLoader(web, **common)),
         "Hugging Face": lambda: all_of(len(rows["image"]) for rows in DataLoader(hugging_face, shuffle=True, **common)),
@@ -220,7 +224,7 @@ def from_s3(count: int, size: tuple[int, int], side: int, rounds: int) -> list[A
             local = Path(work) / "data" / "shards"
             storage.copy_folder(local, storage.resolve("s3://benchmark/shards"))
             places = {"local": str(local), "s3://": "s3://benchmark/shards"}
-            seconds = alternately({name: lambda p=place: from_shards(p) for name, place in places.items()}, rounds)
+            seconds = alternately({name: from_shards(place) for name, place in places.items()}, rounds)
         finally:
             server.kill()
     return [(name, count / statistics.median(s), ratio(s, seconds["local"])) for name, s in seconds.items()]
@@ -231,8 +235,8 @@ def main() -> None:
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (
-        (384, (500, 375)),
-        (1536, (64, 64)),
+        (1536, (500, 375)),
+        (8192, (64, 64)),
         224,
         3,
         1280,

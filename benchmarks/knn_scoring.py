@@ -26,6 +26,8 @@ from mofe.detection.knn import ExpertKNN
 
 EXPERTS, CLASSES, SEED = 8, 1000, 0
 CHUNK = 20_000
+BATCHES = (128, 200, 512, 1024)
+"""Queries at once: what the score stage asks, OpenOOD's default, and more."""
 
 
 def embeddings(count: int, width: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,7 +113,7 @@ def against_peers(
     from pytorch_ood.detector import KNN
 
     bank_ND, experts_N = together(count, width, 1)
-    queries_BD, routes_B = together(512, width, 2)
+    queries_BD, routes_B = together(max(BATCHES), width, 2)
     theirs = KNN(None, k=1)
     theirs.fit_features(torch.from_numpy(unit(bank_ND)), torch.zeros(count, dtype=torch.int64))
     everything = flat_over_everything(bank_ND)
@@ -120,7 +122,8 @@ def against_peers(
     for k in ks:
         ours = ExpertKNN.build(bank_ND, experts_N, k)
         theirs.k = k
-        for batch in (128, 512):
+        factors: dict[str, list[float]] = {"FAISS": [], "pytorch-ood": []}
+        for batch in BATCHES:
             work = {
                 "mofe": in_batches(ours.score, batch, queries_BD, routes_B),
                 "FAISS": in_batches(lambda x_BD, k=k: everything.search(unit(x_BD), k), batch, queries_BD),
@@ -130,17 +133,18 @@ def against_peers(
             }
             if batch == len(queries_BD):
                 work["products"] = alone_in_experts
-            seconds = alternately(work, 2 * rounds if batch == len(queries_BD) else rounds)
-            times = {name: ratio(seconds[name], seconds["mofe"]) for name in ("FAISS", "pytorch-ood")}
-            speeds = [len(queries_BD) / float(np.median(seconds[name])) for name in ("mofe", *times)]
-            rows.append((k, batch, *speeds, *times.values()))
+            seconds = alternately(work, rounds)
+            for name, found in factors.items():
+                found.append(ratio(seconds[name], seconds["mofe"]))
+            speeds = [len(queries_BD) / float(np.median(seconds[name])) for name in ("mofe", *factors)]
+            rows.append((k, batch, *speeds, *(found[-1] for found in factors.values())))
         rate = 2 * width * len(queries_BD) * count / EXPERTS / float(np.median(seconds["products"])) / 1e9
-        at_most = {name: ratio(seconds[name], seconds["products"]) for name in times}
+        at_most = {name: ratio(seconds[name], seconds["products"]) for name in factors}
         limits.append((k, rate, *at_most.values(), ratio(seconds["products"], seconds["mofe"])))
         for name, wanted in (("pytorch-ood", 15), ("FAISS", 6)):
-            reached = f"{times[name]:.1f} × (products alone: {at_most[name]:.1f} ×)"
-            what = f"{name}, {count:,}, k = {k}, {batch} queries at once"
-            targets.append(Target(what, f"≥ {wanted} ×", reached, times[name] >= wanted))
+            least, most = min(factors[name]), max(factors[name])
+            reached = f"{least:.1f} × to {most:.1f} × (products alone, {max(BATCHES)} at once: {at_most[name]:.1f} ×)"
+            targets.append(Target(f"{name}, {count:,}, k = {k}", f"≥ {wanted} ×", reached, least >= wanted))
         close, shared = agreement(ours, bank_ND, experts_N, queries_BD, routes_B, k)
         targets.append(
             Target(f"scores within 1e-4 of float64, {count:,}, k = {k}", "≥ 99.9 %",

@@ -16,7 +16,8 @@ _ORIENTATION = 0x0112
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright RGB: EXIF rotation applied, transparency laid over white, deep greys scaled to 8 bits, first frame."""
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit(image)
     if image.has_transparency_data:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mofe.artifacts import ImageShards, Preprocessing
+from mofe.data.crop import RandomResizedCrop
 from mofe.data.images import decode
 from mofe.errors import MofeError
 
@@ -46,7 +47,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
     """
     if augmentation == "none":
         return evaluation_transform(preprocessing)
-    return create_transform(
+    transform = create_transform(
         input_size=preprocessing.image_size,
         is_training=True,
         interpolation=preprocessing.interpolation,
@@ -58,6 +59,9 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
         use_prefetcher=True,
     )
+    theirs = transform.transforms[0]
+    transform.transforms[0] = RandomResizedCrop(theirs.size, theirs.scale, theirs.ratio, preprocessing.interpolation)
+    return transform
 
 
 def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
