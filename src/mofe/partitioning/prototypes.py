@@ -15,6 +15,9 @@ from mofe import storage
 from mofe.artifacts import Features, fixed_size_lists, vectors
 from mofe.errors import MofeError
 
+PART = 512
+"""Features that are held in float64 at once."""
+
 
 class ClassSums:
     """Sums and counts by class; what was read is not kept.
@@ -29,10 +32,15 @@ class ClassSums:
 
     def add(self, z_BD: np.ndarray, labels_B: np.ndarray) -> None:
         """Add a batch, in float64."""
-        # row by row: with few images a class, no product or sort of the batch is quicker
-        for z_D, label in zip(z_BD, labels_B.tolist(), strict=True):
-            sum_D = self.sum_CD[label]
-            sum_D += z_D
+        import torch  # here, since the stage that only joins sums needs no tensors
+
+        sum_CD, label_B = torch.from_numpy(self.sum_CD), torch.from_numpy(labels_B.astype(np.int64))
+        exact_PD = np.empty((min(PART, len(z_BD)), z_BD.shape[1]))
+        for start in range(0, len(z_BD), PART):
+            part = slice(start, start + PART)
+            here_PD = exact_PD[: len(label_B[part])]
+            np.copyto(here_PD, z_BD[part])
+            sum_CD.index_add_(0, label_B[part], torch.from_numpy(here_PD))
         self.count_C += np.bincount(labels_B, minlength=len(self.count_C))
 
     def join(self, other: Self) -> None:
