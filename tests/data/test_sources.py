@@ -1,6 +1,8 @@
 """Every kind of source, and every way in which one can be wrong."""
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,6 +134,35 @@ def test_a_damaged_parquet_is_an_error_wherever_it_is_found_out(tmp_path: Path) 
             assert "\n" not in str(error)
             refused += 1
     assert refused > 20
+
+
+BOMB = """
+import sys
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mofe.data import memory
+from mofe.data.sources import open_source
+from mofe.errors import MofeError
+
+memory.MOST = 1 << 30
+one = pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int32()), pa.array([bytes(8 << 20)]))
+table = pa.table({"image": one, "label": [0] * 256})
+pq.write_table(table, sys.argv[1], compression="zstd", store_schema=False, dictionary_pagesize_limit=1 << 30)
+try:
+    for _ in open_source(sys.argv[1]).images():
+        pass
+except MofeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no bound on the memory of a process")
+def test_a_parquet_that_unpacks_to_more_than_there_may_be(tmp_path: Path) -> None:
+    """In a process of its own, whose memory the bound is taken from: 2 GB of one value, in a file of 3 kB."""
+    file = tmp_path / "a.parquet"
+    done = subprocess.run([sys.executable, "-c", BOMB, str(file)], capture_output=True, text=True)
+    assert file.stat().st_size < 3_000
+    assert f"{file} unpacks to more than 1 GB at once" in done.stdout, done.stderr
 
 
 def test_a_strange_parquet_says_what_was_found(tmp_path: Path) -> None:

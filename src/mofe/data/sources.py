@@ -24,6 +24,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.data.archives import ARCHIVES, LARGEST, Member, members
+from mofe.data.memory import bounded
 from mofe.errors import MofeError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -240,8 +241,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     labelled = "label" in schema.names
     classes = _class_names(schema) if labelled else ()
     if labelled and classes is None:
-        tops = [pc.max(storage.read_parquet(file, ["label"])["label"]).as_py() for file in files]
-        highest = max((top for top in tops if top is not None), default=-1)
+        highest = max((label for file in files for label in _labels(file)), default=-1)
         if highest >= MOST_CLASSES:
             raise MofeError(f"{uri} has the label {highest}, and no names of classes: labels must begin at 0")
         classes = tuple(str(c) for c in range(highest + 1))
@@ -255,7 +255,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
             row = 0
             with storage.open_parquet(file) as parquet:
                 _check_schema(parquet.schema_arrow, file)
-                for batch in _batches(parquet, ["image", *(["label"] if labelled else [])]):
+                for batch in _batches(parquet, ["image", *(["label"] if labelled else [])], file):
                     labels = batch["label"].to_pylist() if labelled else [-1] * len(batch)
                     for value, label in zip(batch["image"], labels, strict=True):
                         if labelled and (label is None or not 0 <= label < len(names)):
@@ -271,10 +271,24 @@ def _rows(file: UPath) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def _batches(parquet: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _labels(file: UPath) -> Iterator[int]:
+    """The largest of each batch that has one."""
+    with storage.open_parquet(file) as parquet:
+        tops = [pc.max(batch["label"]).as_py() for batch in _batches(parquet, ["label"], file)]
+    return (top for top in tops if top is not None)
+
+
+def _batches(parquet: pq.ParquetFile, columns: list[str], file: UPath) -> Iterator[pa.RecordBatch]:
     """By row group, since what is asked for at once is fetched at once."""
     for group in range(parquet.num_row_groups):
-        yield from parquet.iter_batches(256, row_groups=[group], columns=columns)
+        batches = parquet.iter_batches(256, row_groups=[group], columns=columns)
+        while batch := _next(batches, file):
+            yield batch
+
+
+def _next(batches: Iterator[pa.RecordBatch], file: UPath) -> pa.RecordBatch | None:
+    with bounded(file):
+        return next(batches, None)
 
 
 def _check_schema(schema: pa.Schema, file: UPath) -> None:
