@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from side_by_side import Table, Target, alone, alternately, options, ratio, write
 from sklearn.cluster import KMeans
 
@@ -127,6 +128,7 @@ def count_summed(file: str, classes: int, width: int) -> int:
 def streamed(sizes: tuple[int, int], width: int, classes: int, rounds: int) -> tuple[list[Any], list[Target]]:
     """Features a second and peak memory at two sizes, whose memory should be the same."""
     rows, targets, peaks = [], [], []
+    torch.set_num_threads(1)  # one sums while another reads
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / "features.parquet"
         for count in sizes:

@@ -144,6 +144,7 @@ def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
     os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start compiles what was installed
     stages, rounds = STAGES, 2
     counts, experts, sets = (500, 1000, 2000), (2, 8, 32), (1, 4, 8)
     if given.quick:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,9 @@ def weights(paths: SimpleNamespace) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+SHORT = {"epochs": 2, "probe_epochs": 2, "batch_size": 16}
 
 
 def test_it_learns_what_can_be_learnt(trained: Trained) -> None:
@@ -64,9 +68,12 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(trained: Trai
 @pytest.mark.parametrize(
     "options",
     [
+        {"epochs": 3},
+        {"learning_rate": 5e-4},
+        {"batch_size": 32},
         {"mixup": "none"},
-        {"mixup": "fixed", "mixup_sigma": 0.3},
-        {"regulariser": "l2", "regulariser_weight": 1e-3},
+        {"mixup": "fixed"},
+        {"regulariser": "l2"},
         {"regulariser": "none"},
         {"layer_decay": 1.0},
         {"drop_path": 0.3},
@@ -76,6 +83,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(trained: Trai
         {"min_learning_rate": 5e-4},
         {"warmup_epochs": 0.0},
         {"weight_decay": 0.9},
+        {"probe_epochs": 3},
         {"probe_learning_rate": 0.1},
         {"validation_fraction": 0.3},
         {"micro_batch_size": 8},
@@ -87,8 +95,22 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(trained: Trai
     ids=str,
 )
 def test_every_parameter_is_used(trained: Trained, options: dict[str, object]) -> None:
-    start = {"epochs": 2, "probe_epochs": 2, "batch_size": 16}
-    assert not same(weights(trained("a", **start)), weights(trained("b", **{**start, **options})))
+    assert not same(weights(trained("a", **SHORT)), weights(trained("b", **{**SHORT, **options})))
+
+
+@pytest.mark.parametrize(
+    ("choice", "options"),
+    [({"mixup": "fixed"}, {"mixup_sigma": 0.3}), ({"regulariser": "l2"}, {"regulariser_weight": 1e-3})],
+    ids=str,
+)
+def test_every_parameter_of_a_choice_is_used(trained: Trained, choice: dict[str, Any], options: dict[str, Any]) -> None:
+    start = {**SHORT, **choice}
+    assert not same(weights(trained("a", **start)), weights(trained("b", **start, **options)))
+
+
+def test_top_k_is_the_models(trained: Trained) -> None:
+    model, _ = load_model(trained(**SHORT, top_k=2).model)
+    assert model.top_k == 2
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
