@@ -33,7 +33,7 @@ def msp(logits: Tensor, others: Tensor | None = None, temperature: float = 1.0) 
         known_P = gap_PC.div_(temperature).clamp_(min=_least(gap_PC)).exp_().sum(dim=1, dtype=torch.float64)
         return known_P if others_P is None else known_P + ((others_P.double() - top_P1[:, 0]) / temperature).exp()
 
-    logits = wide(logits)
+    logits = wide(logits).detach()
     room_PC = torch.empty_like(logits[:PART])  # the same for each part: to get it anew can take as long as the work
     return 1 / in_parts(total, *((logits,) if others is None else (logits, others)))
 
@@ -54,9 +54,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
     """Minus the entropy of the softmax (Chan et al., 2021): Σ_c p_c log p_c; (B, C) to (B,) in [−log C, 0]."""
 
     def of_part(logits_PC: Tensor) -> Tensor:
-        gap_PC = _under_the_top(logits_PC).clamp_(
-            min=-1000
-        )  # of which e^−1000 is 0, which −∞ must not be multiplied with
+        gap_PC = _under_the_top(logits_PC).clamp_(min=-1000)  # e^−1000 is 0, with which −∞ must not be multiplied
         rest_PC = _exp(gap_PC.clone())
         odds_P = rest_PC.sum(dim=1)
         return gap_PC.mul_(rest_PC).sum(dim=1) / (1 + odds_P) - odds_P.log1p()
