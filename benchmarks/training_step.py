@@ -7,6 +7,7 @@ On a CPU: ViT-S/14 at 224, float32, then bfloat16, and what bfloat16 does to the
 same GPU reaches in one large matrix product. The timed models have random weights and route by the labels' clusters.
 """
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +137,24 @@ def bfloat16(backbone: str, side: int, size: int, rounds: int, **args: Any) -> f
     return ratio(seconds["fp32"], seconds["bf16"])
 
 
+def compiled(backbone: str, side: int, size: int, rounds: int) -> list[Any]:
+    """What ``torch.compile`` of the trunk gains with 7 experts, and what its first call takes; needs a C++ compiler."""
+    if not shutil.which("c++"):
+        return []
+    as_is, quick = (dict(models(backbone, side, (7,)))["7 experts"] for _ in range(2))
+    assert isinstance(quick, MoFE)
+    quick.trunk.forward_features = torch.compile(quick.trunk.forward_features)
+    batch, rows = batch_of(size, side), []
+    for number, what in enumerate(("forward", "training step")):
+        work = {name: work_of(model, batch, "fp32")[number] for name, model in (("", as_is), ("compiled", quick))}
+        started = time.perf_counter()
+        work["compiled"]()
+        first = time.perf_counter() - started
+        seconds = alternately(work, rounds)
+        rows.append((what, ratio(seconds[""], seconds["compiled"]), first))
+    return rows
+
+
 def drift(count: int) -> list[Any]:
     """How far scores move from float32 to bfloat16: patches of photographs, through a trained backbone."""
     chosen = BACKBONES["photograph-vit"]
@@ -209,6 +228,7 @@ def main() -> None:
         args = {"depth": 3, "embed_dim": 24, "num_heads": 2}
     rows, targets = against_dense(backbone, side, size, experts, rounds, "fp32", **args)
     faster = bfloat16(backbone, side, size, rounds, **args)
+    compiling = [] if given.quick else compiled(backbone, side, size, rounds)
     drifted = drift(patches)
     gpu = on_gpu(256, rounds)
     off = drifted[0][2]
@@ -225,6 +245,8 @@ def main() -> None:
     columns = ("", "forward, images/s", "training step, images/s", "forward × dense", "training step × dense")
     tables = [
         Table(f"{backbone} at {side}, batches of {size}, float32, {device().type}", columns, rows),
+        Table("torch.compile of the trunk, 7 experts, float32", ("", "times as fast", "first call, s"),
+              compiling or [("forward", None, None)]),
         Table("Scores in bfloat16 less those in float32: photograph-vit, 64 × 64 patches of photographs",
               ("", "median", "largest", "standard deviation of the score", "correlation of ranks"), drifted),
         Table("GPU: vit_base_patch14_dinov2 at 224, batches of 256, bfloat16",
