@@ -121,7 +121,10 @@ def _fails(first: int) -> None:
             Finalize(None, time.sleep, (3,), exitpriority=0)
             dist.destroy_process_group()
             raise MofeError("the cause")
-        distributed.wait_for_all()
+        try:
+            distributed.wait_for_all()
+        finally:
+            time.sleep(1)  # by when the other has written down why it failed
 
 
 @pytest.mark.parametrize("first", [0, 1])
