@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, in_parts, wide
+from mofe.detection.inputs import checked, checked_head, head_logits, in_parts, wide
 from mofe.detection.scores import energy
 from mofe.errors import MofeError
 
@@ -21,9 +21,11 @@ def head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
     Raises:
         MofeError: the head does not fit, or a feature or weight is not finite.
     """
-    weight_CD, bias_C = checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
-    z_BD = wide(z_BD).to(weight_CD.device)
-    return energy(z_BD @ weight_CD.to(z_BD).T + bias_C.to(z_BD))
+    return _head_energy(z_BD, *checked_head(weight_CD, bias_C, checked(z_BD).shape[1]))
+
+
+def _head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
+    return energy(head_logits(wide(z_BD).to(weight_CD.device), weight_CD, bias_C))
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class ReAct:
 
     def score(self, z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
         """(B,), of either sign."""
-        checked(z_BD)
-        return in_parts(lambda z_PD: head_energy(wide(z_PD).clamp(max=self.threshold), weight_CD, bias_C), z_BD)
+        head = checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
+        return in_parts(lambda z_PD: _head_energy(wide(z_PD).clamp(max=self.threshold), *head), z_BD)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, wide
+from mofe.detection.inputs import checked, checked_head, head_logits, wide
 from mofe.errors import MofeError
 
 
@@ -46,7 +46,7 @@ class FDBD:
     def score(self, z_BD: Tensor) -> Tensor:
         """(B,), at least 0, in the features' precision and at least float32; μ is taken to be 1e-8 away at least."""
         z_BD = wide(checked(z_BD, len(self.mean_D)))
-        logits_BC = torch.addmm(self.bias_C.to(z_BD), z_BD, self.weight_CD.to(z_BD).T)
+        logits_BC = head_logits(z_BD, self.weight_CD, self.bias_C)
         top_B, predicted_B = logits_BC.max(dim=1)
         to_boundary_B = ((top_B[:, None] - logits_BC) / self.between_CC.to(z_BD)[predicted_B]).sum(dim=1)
         from_mean_B = torch.linalg.vector_norm(z_BD - self.mean_D.to(z_BD), dim=1).clamp(min=1e-8)

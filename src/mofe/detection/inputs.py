@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from mofe.errors import MofeError
 
 PART = 1024
+"""Rows that a detector works on at once."""
 
 
 def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
@@ -71,6 +73,11 @@ def lengths(features_BD: Tensor) -> Tensor:
         row = int((length_B1.flatten() == 0).nonzero()[0])
         raise MofeError(f"feature {row} of {length_B1.numel()} is zero: it has no direction")
     return length_B1
+
+
+def head_logits(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
+    """W z + b, (B, C), in the precision and on the device of the features."""
+    return linear(z_BD, weight_CD.to(z_BD), bias_C.to(z_BD))
 
 
 def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int) -> tuple[Tensor, Tensor]:

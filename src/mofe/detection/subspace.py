@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, in_parts, wide
+from mofe.detection.inputs import checked, checked_head, head_logits, in_parts, wide
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -105,7 +105,7 @@ class ViM:
         largest = length = total = 0.0
         for chunk_ND in chunks:
             z_ND = chunk_ND.to(weight_CD)
-            largest += float((z_ND @ weight_CD.T + bias_C).amax(dim=1).sum())
+            largest += float(head_logits(z_ND, weight_CD, bias_C).amax(dim=1).sum())
             length -= float(residual.score(z_ND).sum())
             total += float((z_ND - residual.origin_D).norm(dim=1).sum())
         if length <= 1e-12 * total:
@@ -117,5 +117,5 @@ class ViM:
     def score(self, z_BD: Tensor) -> Tensor:
         """(B,), of either sign, in the features' precision and at least float32."""
         z_BD = wide(checked(z_BD, len(self.origin_D)))
-        energy_B = torch.addmm(self.bias_C.to(z_BD), z_BD, self.weight_CD.to(z_BD).T).logsumexp(dim=1)
+        energy_B = head_logits(z_BD, self.weight_CD, self.bias_C).logsumexp(dim=1)
         return energy_B - self.alpha * _length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))
