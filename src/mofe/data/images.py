@@ -16,7 +16,7 @@ _ORIENTATION = 0x0112
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright RGB: EXIF rotation applied, transparency laid over white, deep greys scaled to 8 bits, first frame."""
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if not _is_upright(image):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bit(image)
@@ -25,6 +25,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_upright(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) == 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -60,7 +64,10 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         ValueError: a short reason why the bytes are no usable image (empty, not an image, truncated, too large).
     """
-    image = _opened(content)
+    return _converted(_opened(content))
+
+
+def _converted(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image)
     except Exception as error:  # metadata can be as damaged as pixels
@@ -73,10 +80,11 @@ def stored_form(content: bytes) -> bytes:
     Raises:
         ValueError: as :func:`decode`.
     """
-    if _is_plain(_opened(content)):
+    image = _opened(content)
+    if _is_plain(image):
         return content
     encoded = io.BytesIO()
-    decode(content).save(encoded, "PNG")
+    _converted(image).save(encoded, "PNG")
     return encoded.getvalue()
 
 
@@ -85,6 +93,6 @@ def _is_plain(image: Image.Image) -> bool:
     if image.mode != "RGB" or image.format not in _KEPT_FORMATS or image.has_transparency_data:
         return False
     try:
-        return getattr(image, "n_frames", 1) == 1 and image.getexif().get(_ORIENTATION, 1) == 1
+        return getattr(image, "n_frames", 1) == 1 and _is_upright(image)
     except Exception as error:
         raise ValueError(f"its metadata cannot be read: {error}") from error
