@@ -241,7 +241,8 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     labelled = "label" in schema.names
     classes = _class_names(schema) if labelled else ()
     if labelled and classes is None:
-        highest = max((label for file in files for label in _labels(file)), default=-1)
+        tops = [_highest_label(file) for file in files]
+        highest = max((top for top in tops if top is not None), default=-1)
         if highest >= MOST_CLASSES:
             raise MofeError(f"{uri} has the label {highest}, and no names of classes: labels must begin at 0")
         classes = tuple(str(c) for c in range(highest + 1))
@@ -271,11 +272,11 @@ def _rows(file: UPath) -> int:
         return int(parquet.metadata.num_rows)
 
 
-def _labels(file: UPath) -> Iterator[int]:
-    """The largest of each batch that has one."""
-    with storage.open_parquet(file) as parquet:
-        tops = [pc.max(batch["label"]).as_py() for batch in _batches(parquet, ["label"], file)]
-    return (top for top in tops if top is not None)
+def _highest_label(file: UPath) -> int | None:
+    """None where no row has one."""
+    with storage.open_parquet(file) as parquet, bounded(file):
+        highest: int | None = pc.max(parquet.read(["label"])["label"]).as_py()
+        return highest
 
 
 def _batches(parquet: pq.ParquetFile, columns: list[str], file: UPath) -> Iterator[pa.RecordBatch]:
