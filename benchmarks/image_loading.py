@@ -70,7 +70,7 @@ def write_tars(folder: Path, to: Path, each: int) -> list[str]:
 
 
 def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[dict[str, Callable[[], None]], Any]:
-    """An epoch by each loader, shuffled, of the same files with the same transform; and ours for other places."""
+    """An epoch by each loader, shuffled, of the same files with the same crops; and ours for other places."""
     import datasets
     import webdataset
     from torchvision.datasets import ImageFolder
@@ -81,9 +81,7 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
     tars = write_tars(folder, work / "tars", each=max(1, count // 8))
     preprocessing = Preprocessing(image_size=side, crop_fraction=1.0, **IMAGENET)
     to_bytes = training_transform(preprocessing, "crop-flip")
-    transform = create_transform(
-        side, is_training=True, scale=(0.5, 1.0), hflip=0.5, color_jitter=None, **IMAGENET
-    )  # the same crops
+    transform = create_transform(side, is_training=True, scale=(0.5, 1.0), hflip=0.5, color_jitter=None, **IMAGENET)
     common: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
 
     def from_shards(place: str, normalise: Callable[..., Tensor] = normalised) -> Callable[[], None]:

@@ -35,12 +35,9 @@ class ClassSums:
         import torch  # here, since the stage that only joins sums needs no tensors
 
         sum_CD, label_B = torch.from_numpy(self.sum_CD), torch.from_numpy(labels_B.astype(np.int64))
-        exact_PD = np.empty((min(PART, len(z_BD)), z_BD.shape[1]))
         for start in range(0, len(z_BD), PART):
             part = slice(start, start + PART)
-            here_PD = exact_PD[: len(label_B[part])]
-            np.copyto(here_PD, z_BD[part])
-            sum_CD.index_add_(0, label_B[part], torch.from_numpy(here_PD))
+            sum_CD.index_add_(0, label_B[part], torch.from_numpy(z_BD[part].astype(np.float64)))
         self.count_C += np.bincount(labels_B, minlength=len(self.count_C))
 
     def join(self, other: Self) -> None:
