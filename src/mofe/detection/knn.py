@@ -16,6 +16,7 @@ Axes: N embeddings of a bank, M of a block of it, B queries, D features, n neigh
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mofe.errors import MofeError
+from mofe.models.device import device
 
 LARGEST = 1 << 30
 """Bytes of all embeddings in float32 above which they are held in float16."""
@@ -96,12 +98,24 @@ class ExpertKNN:
         bank_B = np.asarray(experts_B) if len(self.indexes) > 1 else np.zeros(len(normalised_BD), int)
         distance_Bn = np.full((len(normalised_BD), n), np.inf, np.float32)
         row_Bn = np.full((len(normalised_BD), n), -1, np.int64)
-        for bank, index in enumerate(self.indexes):
-            mine, take = np.flatnonzero(bank_B == bank), min(n, index.ntotal)
+        for number, (bank_ND, ids_N) in enumerate(self._banks):
+            mine, take = np.flatnonzero(bank_B == number), min(n, len(bank_ND))
             for start in range(0, len(mine) if n else 0, QUERIES):
                 some = mine[start : start + QUERIES]
-                distance_Bn[some, :take], row_Bn[some, :take] = _nearest_of(index, normalised_BD[some], take)
+                z_BD = torch.from_numpy(normalised_BD[some]).to(bank_ND.device)
+                found_Bn, place_Bn = _nearest_of(bank_ND, z_BD, take)
+                distance_Bn[some, :take], row_Bn[some, :take] = found_Bn.cpu(), ids_N[place_Bn.cpu()]
         return distance_Bn, row_Bn
+
+    @cached_property
+    def _banks(self) -> list[tuple[Tensor, np.ndarray]]:
+        """Embeddings (N, D) of each index, and their ids: FAISS's own memory, or a copy on the accelerator."""
+        banks = [_held(index) for index in self.indexes]
+        place = device()
+        size = sum(bank_ND.nbytes for bank_ND, _ in banks)
+        if place.type == "cuda" and size < torch.cuda.mem_get_info(place)[0] / 2:
+            return [(bank_ND.to(place), ids_N) for bank_ND, ids_N in banks]
+        return banks
 
     def save(self, folder: str | Path) -> None:
         """Write ``expert-NNN.faiss`` for each expert into ``folder``, and ``knn.json`` last."""
@@ -134,18 +148,21 @@ def _empty(width: int, half: bool) -> faiss.Index:
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
 
 
-def _nearest_of(index: Any, queries_BD: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and ids (B, n), in no order."""
+def _held(index: Any) -> tuple[Tensor, np.ndarray]:
+    """What an index holds, without a copy: embeddings (N, D) and ids (N,)."""
     held: Any = faiss.downcast_index(index.index)
     stored = np.float32 if isinstance(held, faiss.IndexFlat) else np.float16
     codes = faiss.rev_swig_ptr(held.codes.data(), held.codes.size())
     bank_ND = torch.from_numpy(codes.view(stored).reshape(held.ntotal, held.d))
-    z_BD = torch.from_numpy(queries_BD)
-    # where one side is small, oneDNN's product is the quickest; it is taken for tensors in its own layout
-    asked_BD = z_BD.to_mkldnn() if torch.backends.mkldnn.is_available() else z_BD
-    closeness_Bn, row_Bn = torch.empty(len(z_BD), 0), torch.empty(len(z_BD), 0, dtype=torch.int64)
-    for start in range(0, len(bank_ND), BLOCK):
-        closeness_BM = _closeness(asked_BD, bank_ND[start : start + BLOCK])
+    return bank_ND, faiss.rev_swig_ptr(index.id_map.data(), held.ntotal)
+
+
+def _nearest_of(bank_ND: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Distances and rows (B, n), in no order."""
+    closeness_Bn, row_Bn = z_BD.new_empty(len(z_BD), 0), z_BD.new_empty(len(z_BD), 0, dtype=torch.int64)
+    block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
+    for start in range(0, len(bank_ND), block):
+        closeness_BM = _closeness(z_BD, bank_ND[start : start + block])
         found_Bn, column_Bn = _largest(closeness_BM, min(n, closeness_BM.shape[1]))
         closeness_Bn, row_Bn = torch.hstack([closeness_Bn, found_Bn]), torch.hstack([row_Bn, column_Bn + start])
         if closeness_Bn.shape[1] > n:
@@ -155,20 +172,27 @@ def _nearest_of(index: Any, queries_BD: np.ndarray, n: int) -> tuple[np.ndarray,
     query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
     apart_PD = z_BD[query_P] - bank_ND[row_Bn[query_P, place_P]]
     squared_Bn[query_P, place_P] = apart_PD.square().sum(dim=1)
-    ids_N = faiss.rev_swig_ptr(index.id_map.data(), held.ntotal)
-    return squared_Bn.sqrt_().numpy(), ids_N[row_Bn.numpy()]
+    return squared_Bn.sqrt_(), row_Bn
 
 
-def _closeness(asked_BD: Tensor, block_MD: Tensor) -> Tensor:
+def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
     """q · b − ½ |b|² of queries of length 1, (B, M): half of 1 less the squared distance."""
     if block_MD.dtype == torch.float32:
-        return functional.linear(asked_BD, block_MD, block_MD.new_full((len(block_MD),), -0.5)).to_dense()
+        return _product(z_BD, block_MD, block_MD.new_full((len(block_MD),), -0.5))
     parts = []
-    for tile_TD in block_MD.split(TILE):
+    for tile_TD in block_MD.split(TILE if block_MD.is_cpu else len(block_MD)):
         tile_TD = tile_TD.float()
         half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # rounded to float16, it is not quite ½
-        parts.append(functional.linear(asked_BD, tile_TD, -half_T).to_dense())
+        parts.append(_product(z_BD, tile_TD, -half_T))
     return torch.hstack(parts)
+
+
+def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
+    """z · bᵀ + a, (B, M)."""
+    if z_BD.is_cpu and torch.backends.mkldnn.is_available():
+        # oneDNN's product, as torch.compile calls it: the quickest where one side is small
+        return torch.ops.mkldnn._linear_pointwise(z_BD, block_MD, add_M, "none", [], "")
+    return functional.linear(z_BD, block_MD, add_M)
 
 
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -179,11 +203,14 @@ def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     size = isqrt(x_BM.shape[1] // n) // 2
     if size < 2:
         return x_BM.topk(n, sorted=False)
-    groups_BGM = functional.pad(x_BM, (0, -x_BM.shape[1] % size), value=-torch.inf).unflatten(1, (size, -1))
+    count = x_BM.shape[1] // size
+    groups_BGM = x_BM[:, : size * count].unflatten(1, (size, count))
     column_Bn = groups_BGM.amax(dim=1).topk(n, sorted=False).indices
-    first_G = torch.arange(size) * groups_BGM.shape[2]
-    column_BP = (column_Bn[:, None] + first_G[:, None]).flatten(1)
-    best = groups_BGM.flatten(1).gather(1, column_BP).topk(n, sorted=False)
+    first_G = torch.arange(0, size * count, count, device=x_BM.device)
+    in_groups_BP = (column_Bn[:, None] + first_G[:, None]).flatten(1)
+    in_none_BR = torch.arange(size * count, x_BM.shape[1], device=x_BM.device).expand(len(x_BM), -1)
+    column_BP = torch.hstack([in_groups_BP, in_none_BR])
+    best = x_BM.gather(1, column_BP).topk(n, sorted=False)
     return best.values, column_BP.gather(1, best.indices)
 
 

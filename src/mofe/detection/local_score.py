@@ -13,12 +13,12 @@ from mofe.detection.texts import Texts
 from mofe.models.mofe import MoFE
 
 
-def value_tokens(block: Any, tokens_BTD: Tensor) -> Tensor:
+def value_tokens(block: Any, tokens_BTD: Tensor, normed_BTD: Tensor) -> Tensor:
     """The last block of a ViT with every token attending to itself alone, as GL-MCM's official code has it.
 
     v = x + proj(W_v norm(x)), then v + mlp(norm(v)): a patch keeps its place, since no other is mixed in.
     """
-    value_BTD = block.attn.qkv(block.norm1(tokens_BTD)).chunk(3, dim=-1)[2]
+    value_BTD = block.attn.qkv(normed_BTD).chunk(3, dim=-1)[2]
     tokens_BTD = tokens_BTD + block.ls1(block.attn.proj(block.attn.norm(value_BTD)))
     return tokens_BTD + block.ls2(block.mlp(block.norm2(tokens_BTD)))
 
@@ -26,7 +26,7 @@ def value_tokens(block: Any, tokens_BTD: Tensor) -> Tensor:
 class LocalScores:
     """GL-MCM's local score of the batch that last went through an untouched backbone.
 
-    It looks at the tokens on their way into the last block, so patches cost one block more and no second pass.
+    It looks at the tokens as the last block norms them, so patches cost one block more and no second pass.
     """
 
     def __init__(self, model: MoFE, texts: Texts):
@@ -35,10 +35,11 @@ class LocalScores:
         self._norm: nn.Module = model.norm
         self._special = model.trunk.num_prefix_tokens
         self._texts = texts
-        model.experts[0][-1].register_forward_pre_hook(self._look)  # type: ignore[index]
+        self._block: Any = model.experts[0][-1]  # type: ignore[index]
+        self._block.norm1.register_forward_hook(self._look)
 
-    def _look(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        patch_BTD = self._norm(value_tokens(block, inputs[0])[:, self._special :])
+    def _look(self, norm: nn.Module, inputs: tuple[Tensor, ...], normed_BTD: Tensor) -> None:
+        patch_BTD = self._norm(value_tokens(self._block, inputs[0], normed_BTD)[:, self._special :])
         with torch.autocast(patch_BTD.device.type, enabled=False):  # cosines in float32
             patch_BTP = patch_BTD.float() @ self._texts.projection_DP.to(patch_BTD.device)
             self.latest_B = local_mcm(patch_BTP, self._texts.class_CP).cpu()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mofe.artifacts import Partition, RouterKind
 from mofe.errors import MofeError
+from mofe.models.class_token import class_token_after
 
 
 class MoFEOutput(NamedTuple):
@@ -124,15 +125,17 @@ class MoFE(nn.Module):
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
         """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
 
-        Pairs are sorted by expert, so each expert runs once on a contiguous batch, and the host waits for the device
-        once (for the sizes of the groups), not once an expert.
+        Pairs are sorted by expert, so each expert runs once on a contiguous batch. The host waits for the device once
+        (for the sizes of the groups), not once an expert, and not at all where the pairs are on the CPU.
         """
+        device = tokens_BTD.device
         order_P = torch.argsort(expert_P, stable=True)
         sizes = torch.bincount(expert_P, minlength=self.num_experts).tolist()
-        groups = tokens_BTD[image_P[order_P]].split(sizes)
-        outputs = [expert(group)[:, 0] for expert, group in zip(self.experts, groups, strict=True) if len(group)]
+        groups = tokens_BTD[image_P[order_P].to(device)].split(sizes)
+        pairs = zip(self.experts, groups, strict=True)
+        outputs = [class_token_after(expert, group) for expert, group in pairs if len(group)]
         sorted_PD = torch.cat(outputs) if outputs else tokens_BTD.new_zeros((0, self.dim))
-        return sorted_PD[torch.argsort(order_P)]
+        return sorted_PD[torch.argsort(order_P).to(device)]
 
     def classify(self, embedding_BD: Tensor, expert_B: Tensor) -> Tensor:
         """Logits (B, K) of each image under its expert's head, in float32; −inf outside the expert's cluster."""

@@ -41,19 +41,23 @@ def losses_of(
     weight: float,
     negative_weight: float = 1.0,
 ) -> Losses:
-    """The losses of a batch whose pairs (image, expert) have been embedded; tensors on the model's device."""
+    """The losses of a batch whose pairs (image, expert) have been embedded.
+
+    Tensors are on the model's device; the pairs may be on the CPU, and then the host does not wait for the device.
+    """
     clusters_C, slots_C = model.expert_of_class_C, model.slot_of_class_C
     _, a_B, b_B, lam_B = batch
     outputs_C = model.router_output_of_class_C
     route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
+    device = embedding_PD.device
     order_P = torch.argsort(expert_P, stable=True)
     sizes = torch.bincount(expert_P, minlength=model.num_experts).tolist()
-    image_by_expert = image_P[order_P].split(sizes)
-    embedding_by_expert = embedding_PD[order_P].split(sizes)
+    image_by_expert = image_P[order_P].to(device).split(sizes)
+    embedding_by_expert = embedding_PD[order_P.to(device)].split(sizes)
     smoothing = weight if regulariser == "label-smoothing" else 0.0
     logits, targets, weights = [], [], []
-    with torch.autocast(embedding_PD.device.type, enabled=False):
+    with torch.autocast(device.type, enabled=False):
         for expert, head in enumerate(model.heads):
             i = image_by_expert[expert]
             logits.append(head(embedding_by_expert[expert].float()))
@@ -84,12 +88,10 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Mixed, generator: torch.Generator) -> Losses:
         """Losses of a batch; each expert sees its own images and as many others (``generator``, of the CPU, picks)."""
         model = self.model
-        device = batch.images.device
+        cluster_B = model.expert_of_class_C[batch.labels_a_B].cpu()  # before the device has anything long to do
+        image_P, expert_P = pairs_with_negatives(cluster_B, model.num_experts, generator)
         tokens_BTD = model.tokens(batch.images)
         router_outputs = model.router_outputs(tokens_BTD[:, 0])
-        cluster_B = model.expert_of_class_C[batch.labels_a_B]
-        image_P, expert_P = pairs_with_negatives(cluster_B.cpu(), model.num_experts, generator)
-        image_P, expert_P = image_P.to(device), expert_P.to(device)
         embedding_PD = model.norm(model.run_experts(tokens_BTD, image_P, expert_P))
         return losses_of(
             model,
