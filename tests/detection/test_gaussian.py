@@ -115,6 +115,20 @@ def test_directions_without_variance_have_no_distance(detector: type, normalise:
     assert scores.abs().max() < 1e4
 
 
+@pytest.mark.parametrize(("detector", "normalise"), ALL)
+def test_how_float32_was_rounded_is_no_distance(detector: type, normalise: bool) -> None:
+    """A layer norm leaves one direction without variance but for rounding, which is another's in another batch."""
+    norm = torch.nn.LayerNorm(16)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias, std=5)
+    with torch.no_grad():
+        train, test = (norm(torch.randn(n, 16, generator=GENERATOR)) for n in (80, 20))
+        score = fitted(detector, train, torch.arange(80) % 3, normalise).score
+        ulp = torch.finfo(torch.float32).eps
+        rounded = test * (1 + ulp * torch.randint(-4, 5, test.shape, generator=GENERATOR))
+        np.testing.assert_allclose(score(rounded), score(test), rtol=1e-4, atol=1e-4)
+
+
 def test_one_class() -> None:
     train, none = torch.randn(50, 4, generator=GENERATOR), torch.zeros(50, dtype=torch.int64)
     near, ssd = fitted(Mahalanobis, train, none, True), fitted(SSD, train, none, True)

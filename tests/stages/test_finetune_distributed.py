@@ -29,7 +29,7 @@ RECIPE = {
     "precision": "fp32",
 }  # fmt: skip
 
-
+pytestmark = pytest.mark.skipif(torch.accelerator.device_count() == 1, reason="two processes need two GPUs, or none")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -138,6 +138,14 @@ def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleN
     done = torchrun(paths, tmp_path / "both", 2, micro_batch_size=64, batch_size=128)
     assert done.returncode != 0
     assert "do not give each of 2 processes a micro-batch of 64" in done.stderr
+
+
+def test_more_processes_than_gpus_are_refused(
+    trained: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    with pytest.raises(MofeError, match="processes = 2, but this machine has 1 GPUs"):
+        trained(processes=2)
 
 
 def test_the_stage_starts_its_processes_itself(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:

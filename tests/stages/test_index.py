@@ -14,6 +14,7 @@ from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.knn import ExpertKNN
 from mofe.errors import MofeError
+from mofe.models.device import device
 from mofe.stages.index import index
 from mofe.training.split import validation_mask
 
@@ -30,7 +31,8 @@ def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: Simple
     experts_N = np.array(judge.experts)[shards.labels_N[known]]
     batch = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in known]), preprocessing)
     with torch.inference_mode():
-        embedding_ND = judge.model(batch, torch.from_numpy(experts_N)).embedding_BD.numpy()
+        place = device()
+        embedding_ND = judge.model(batch.to(place), torch.from_numpy(experts_N).to(place)).embedding_BD.cpu().numpy()
     queries = embedding_ND[:20] + 0.05
     fresh = ExpertKNN.build(embedding_ND, experts_N, 3)
     np.testing.assert_allclose(

@@ -1,6 +1,7 @@
 """The losses against float64 references written from the equations, one image at a time."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -160,3 +161,19 @@ def test_an_expert_without_an_image_gets_no_gradient(backbone: VisionTransformer
     for expert in (1, 2):
         assert all(p.grad is None or not p.grad.any() for p in model.experts[expert].parameters())
         assert all(p.grad is None or not p.grad.any() for p in model.heads[expert].parameters())
+
+
+def test_a_compiled_step_is_the_same_step(backbone: VisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the graph, without the minute
+    model = MoFE(backbone, make_partition(CLUSTERS))
+    a, b = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 0, 5, 2, 4])
+    batch = Mixed(torch.randn(6, 3, 16, 16), a, b, torch.full((6,), 0.7))
+    found = []
+    for compiled in (False, True):
+        step = TrainingStep(model, "none", 0.0, compiled=compiled)
+        assert (step.tokens == model.tokens) is not compiled
+        losses = step(batch, torch.Generator().manual_seed(0))
+        gradients = torch.autograd.grad(losses.total, list(model.parameters()), allow_unused=True)
+        found.append([*losses, *(g for g in gradients if g is not None)])
+    for plain, quick in zip(*found, strict=True):
+        torch.testing.assert_close(quick, plain)

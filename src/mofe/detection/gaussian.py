@@ -3,7 +3,9 @@
 B images, C classes, D features, R of them with variance. A covariance Σ is factored once, Σ⁺ = W Wᵀ with W of shape
 (D, R), and the class means are whitened with it, so that a score costs one product with W and one with the means.
 Directions in which the training features do not vary (fewer images than dimensions, a constant feature) have no
-distance: Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance`` that the official codes use.
+distance: Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance`` that the official codes use. Theirs
+takes a direction for one as soon as float64 tells it from none; after a layer norm there is always one in which
+float32 features vary by their rounding alone, and there an image's distance would be that of another batch size.
 All in float64: the covariance of trained features has eigenvalues over many orders of magnitude.
 """
 
@@ -98,9 +100,9 @@ class SSD:
 
 
 def _whitening(covariance_DD: Tensor) -> Tensor:
-    """W (D, R) with W Wᵀ = Σ⁺, R the rank by scikit-learn's and SciPy's rule."""
+    """W (D, R) with W Wᵀ = Σ⁺, R the rank by NumPy's rule for the features, which are float32."""
     value_D, vector_DD = torch.linalg.eigh(covariance_DD)
-    kept_D = value_D > value_D[-1] * len(value_D) * torch.finfo(value_D.dtype).eps
+    kept_D = value_D > value_D[-1] * (len(value_D) * torch.finfo(torch.float32).eps) ** 2
     if not bool(kept_D.any()):
         raise MofeError("the training features do not vary: they have no covariance to measure a distance with")
     return (vector_DD[:, kept_D] / value_D[kept_D].sqrt()).contiguous()

@@ -9,7 +9,8 @@ which moves a distance by less than 1e-4 in 768 dimensions. Exact search is wort
 less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
 
 FAISS keeps the embeddings and their files; the search itself is a product of matrices and a partial sort of torch's,
-which takes a sixth of the time that FAISS does for the few queries that an expert is asked at once.
+which takes a sixth of the time that FAISS does for the few queries that an expert is asked at once. It runs on a GPU
+where the banks take less than half of the memory that is free there, else on the CPU.
 
 Axes: N embeddings of a bank, M of a block of it, B queries, D features, n neighbours.
 """
@@ -94,27 +95,39 @@ class ExpertKNN:
 
     def _nearest(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """What :meth:`neighbours` gives, in no order but for the inf and −1, which come last."""
-        normalised_BD = _normalised(embeddings_BD)
-        bank_B = np.asarray(experts_B) if len(self.indexes) > 1 else np.zeros(len(normalised_BD), int)
-        distance_Bn = np.full((len(normalised_BD), n), np.inf, np.float32)
-        row_Bn = np.full((len(normalised_BD), n), -1, np.int64)
+        place = self._banks[0][0].device
+        z_BD = torch.from_numpy(_normalised(embeddings_BD)).to(place)
+        bank_B = torch.as_tensor(experts_B) if len(self.indexes) > 1 else torch.zeros(len(z_BD))
+        squared_Bn = z_BD.new_full((len(z_BD), n), torch.inf)
+        row_Bn = torch.full((len(z_BD), n), -1, device=place)
         for number, (bank_ND, ids_N) in enumerate(self._banks):
-            mine, take = np.flatnonzero(bank_B == number), min(n, len(bank_ND))
-            for start in range(0, len(mine) if n else 0, QUERIES):
-                some = mine[start : start + QUERIES]
-                z_BD = torch.from_numpy(normalised_BD[some]).to(bank_ND.device)
-                found_Bn, place_Bn = _nearest_of(bank_ND, z_BD, take)
-                distance_Bn[some, :take], row_Bn[some, :take] = found_Bn.cpu(), ids_N[place_Bn.cpu()]
-        return distance_Bn, row_Bn
+            mine, take = (bank_B == number).nonzero()[:, 0], min(n, len(bank_ND))
+            for some in mine.split(QUERIES) if take and len(mine) else ():
+                some = some.to(place, non_blocking=True)
+                squared_Bn[some, :take], at_Bn = _nearest_of(bank_ND, z_BD[some], take)
+                row_Bn[some, :take] = ids_N[at_Bn]
+        query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
+        if len(query_P):
+            squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_Bn[query_P, place_P])
+        return squared_Bn.sqrt_().cpu().numpy(), row_Bn.cpu().numpy()
+
+    def _apart(self, z_PD: Tensor, bank_P: Tensor, row_P: Tensor) -> Tensor:
+        """Squared distance of each query to one row of its bank, by the difference of the two."""
+        squared_P = z_PD.new_empty(len(z_PD))
+        for number, (bank_ND, ids_N) in enumerate(self._banks):
+            mine = (bank_P == number).nonzero()[:, 0].to(z_PD.device)
+            at = torch.searchsorted(ids_N, row_P[mine])  # rows were added in their order
+            squared_P[mine] = (z_PD[mine] - bank_ND[at]).square().sum(dim=1)
+        return squared_P
 
     @cached_property
-    def _banks(self) -> list[tuple[Tensor, np.ndarray]]:
-        """Embeddings (N, D) of each index, and their ids: FAISS's own memory, or a copy on the accelerator."""
+    def _banks(self) -> list[tuple[Tensor, Tensor]]:
+        """Embeddings (N, D) of each index, and their ids (N,): FAISS's own memory, or a copy on the GPU."""
         banks = [_held(index) for index in self.indexes]
         place = device()
         size = sum(bank_ND.nbytes for bank_ND, _ in banks)
         if place.type == "cuda" and size < torch.cuda.mem_get_info(place)[0] / 2:
-            return [(bank_ND.to(place), ids_N) for bank_ND, ids_N in banks]
+            return [(bank_ND.to(place), ids_N.to(place)) for bank_ND, ids_N in banks]
         return banks
 
     def save(self, folder: str | Path) -> None:
@@ -148,31 +161,27 @@ def _empty(width: int, half: bool) -> faiss.Index:
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
 
 
-def _held(index: Any) -> tuple[Tensor, np.ndarray]:
+def _held(index: Any) -> tuple[Tensor, Tensor]:
     """What an index holds, without a copy: embeddings (N, D) and ids (N,)."""
     held: Any = faiss.downcast_index(index.index)
     stored = np.float32 if isinstance(held, faiss.IndexFlat) else np.float16
     codes = faiss.rev_swig_ptr(held.codes.data(), held.codes.size())
     bank_ND = torch.from_numpy(codes.view(stored).reshape(held.ntotal, held.d))
-    return bank_ND, faiss.rev_swig_ptr(index.id_map.data(), held.ntotal)
+    return bank_ND, torch.from_numpy(faiss.rev_swig_ptr(index.id_map.data(), held.ntotal))
 
 
 def _nearest_of(bank_ND: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Distances and rows (B, n), in no order."""
-    closeness_Bn, row_Bn = z_BD.new_empty(len(z_BD), 0), z_BD.new_empty(len(z_BD), 0, dtype=torch.int64)
+    """Squared distances and places in the bank (B, n), in no order."""
     block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
+    closeness_Bn, at_Bn = z_BD.new_empty(len(z_BD), 0), z_BD.new_empty(len(z_BD), 0, dtype=torch.int64)
     for start in range(0, len(bank_ND), block):
         closeness_BM = _closeness(z_BD, bank_ND[start : start + block])
         found_Bn, column_Bn = _largest(closeness_BM, min(n, closeness_BM.shape[1]))
-        closeness_Bn, row_Bn = torch.hstack([closeness_Bn, found_Bn]), torch.hstack([row_Bn, column_Bn + start])
+        closeness_Bn, at_Bn = torch.hstack([closeness_Bn, found_Bn]), torch.hstack([at_Bn, column_Bn + start])
         if closeness_Bn.shape[1] > n:
             closeness_Bn, column_Bn = _largest(closeness_Bn, n)
-            row_Bn = row_Bn.gather(1, column_Bn)
-    squared_Bn = 1 - 2 * closeness_Bn
-    query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
-    apart_PD = z_BD[query_P] - bank_ND[row_Bn[query_P, place_P]]
-    squared_Bn[query_P, place_P] = apart_PD.square().sum(dim=1)
-    return squared_Bn.sqrt_(), row_Bn
+            at_Bn = at_Bn.gather(1, column_Bn)
+    return 1 - 2 * closeness_Bn, at_Bn
 
 
 def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
@@ -198,17 +207,18 @@ def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Values and columns (B, n) of the n largest, in no order.
 
-    They lie in the n groups of columns with the largest maxima, so of M columns M / G + n G are sorted partially.
+    They lie in the n groups of columns with the largest maxima, so of M columns M / G + n G are sorted partially; a
+    GPU has better ways of its own.
     """
     size = isqrt(x_BM.shape[1] // n) // 2
-    if size < 2:
+    if size < 2 or x_BM.is_cuda:
         return x_BM.topk(n, sorted=False)
     count = x_BM.shape[1] // size
     groups_BGM = x_BM[:, : size * count].unflatten(1, (size, count))
     column_Bn = groups_BGM.amax(dim=1).topk(n, sorted=False).indices
-    first_G = torch.arange(0, size * count, count, device=x_BM.device)
+    first_G = torch.arange(0, size * count, count)
     in_groups_BP = (column_Bn[:, None] + first_G[:, None]).flatten(1)
-    in_none_BR = torch.arange(size * count, x_BM.shape[1], device=x_BM.device).expand(len(x_BM), -1)
+    in_none_BR = torch.arange(size * count, x_BM.shape[1]).expand(len(x_BM), -1)
     column_BP = torch.hstack([in_groups_BP, in_none_BR])
     best = x_BM.gather(1, column_BP).topk(n, sorted=False)
     return best.values, column_BP.gather(1, best.indices)

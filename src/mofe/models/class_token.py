@@ -6,14 +6,16 @@ projection and MLP need that one: 2 D² products a token in place of 12 D², so 
 Axes: B images, T tokens, D features, H heads, d features of a head.
 """
 
+from collections.abc import Iterable
+
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 
-def class_token_after(blocks: nn.Sequential, tokens_BTD: Tensor) -> Tensor:
-    """``blocks(tokens_BTD)[:, 0]``, the same up to rounding, in less time."""
+def class_token_after(blocks: Iterable[nn.Module], tokens_BTD: Tensor) -> Tensor:
+    """The class token (B, D) of the last block's output, up to rounding, in less time than the whole output takes."""
     *first, last = blocks
     for block in first:
         tokens_BTD = block(tokens_BTD)

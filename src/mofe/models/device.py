@@ -1,6 +1,7 @@
 """Where tensors live and in which precision they are multiplied."""
 
 import os
+import shutil
 from typing import Literal
 
 import torch
@@ -18,6 +19,11 @@ def device() -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
+def can_compile() -> bool:
+    """Whether ``torch.compile`` gains here: on a GPU, beside which there is a C compiler for what is not on it."""
+    return device().type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
 def autocast(precision: str, *, training: bool = False) -> torch.autocast:
     """The autocast context of ``precision`` on this machine's device.
 
@@ -30,6 +36,7 @@ def autocast(precision: str, *, training: bool = False) -> torch.autocast:
     if precision not in ("auto", "bf16", "fp32"):
         raise MofeError(f"precision {precision!r} is not one of auto, bf16, fp32")
     kind = device().type
+    torch.backends.cudnn.allow_tf32 = False  # with it cuDNN convolves float32 in 10 bits
     native = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and native and not (training and kind == "cpu"))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)

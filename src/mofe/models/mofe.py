@@ -95,6 +95,8 @@ class MoFE(nn.Module):
         output_of_class = range(self.num_classes) if router == "class" else partition.expert_of_class
         self.router_output_of_class_C: Tensor
         self.register_buffer("router_output_of_class_C", torch.tensor(tuple(output_of_class)), persistent=False)
+        self.others_slot_E: Tensor
+        self.register_buffer("others_slot_E", torch.tensor(cluster_sizes), persistent=False)
         # where class c stands in its expert's head
         slot_of_class = [partition.classes_of(e).index(c) for c, e in enumerate(partition.expert_of_class)]
         self.slot_of_class_C: Tensor
@@ -130,12 +132,12 @@ class MoFE(nn.Module):
         """
         device = tokens_BTD.device
         order_P = torch.argsort(expert_P, stable=True)
-        sizes = torch.bincount(expert_P, minlength=self.num_experts).tolist()
-        groups = tokens_BTD[image_P[order_P].to(device)].split(sizes)
+        sizes = sizes_of(expert_P, self.num_experts)
+        groups = tokens_BTD[image_P[order_P].to(device, non_blocking=True)].split(sizes)
         pairs = zip(self.experts, groups, strict=True)
-        outputs = [class_token_after(expert, group) for expert, group in pairs if len(group)]
+        outputs = [class_token_after(expert.children(), group) for expert, group in pairs if len(group)]
         sorted_PD = torch.cat(outputs) if outputs else tokens_BTD.new_zeros((0, self.dim))
-        return sorted_PD[torch.argsort(order_P).to(device)]
+        return sorted_PD[torch.argsort(order_P).to(device, non_blocking=True)]
 
     def classify(self, embedding_BD: Tensor, expert_B: Tensor) -> Tensor:
         """Logits (B, K) of each image under its expert's head, in float32; −inf outside the expert's cluster."""
@@ -148,8 +150,7 @@ class MoFE(nn.Module):
         by_class_BC = own_BQ.gather(1, self.slot_of_class_C.expand(len(own_BQ), -1).clamp(max=widest - 1))
         logits_BK[:, :-1] = torch.where(mine_BC, by_class_BC, -torch.inf)
         if self.has_others:
-            others_E = torch.tensor(self.head_widths, device=expert_B.device) - 1
-            logits_BK[:, -1] = own_BQ.gather(1, others_E[expert_B][:, None])[:, 0]
+            logits_BK[:, -1] = own_BQ.gather(1, self.others_slot_E[expert_B][:, None])[:, 0]
         return logits_BK
 
     def as_backbone(self) -> VisionTransformer:
@@ -188,6 +189,11 @@ class MoFE(nn.Module):
         embedding_BD = self.norm(mixed_BD)
         top_B = experts_BS[:, 0]
         return MoFEOutput(router_logits_BE, top_B, trunk_BD, embedding_BD, self.classify(embedding_BD, top_B))
+
+
+def sizes_of(expert_P: Tensor, num_experts: int) -> list[int]:
+    """How many pairs each expert has; where they are on a device, the host waits for it, once."""
+    return (expert_P == torch.arange(num_experts, device=expert_P.device)[:, None]).sum(dim=1).tolist()
 
 
 def _padded(logits_BQ: Tensor, width: int) -> Tensor:

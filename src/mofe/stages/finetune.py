@@ -144,7 +144,10 @@ def finetune(
     if num_nodes > 1:
         train_on_nodes(arguments, num_nodes, node_resources or {})
         return
-    together = processes or max(1, torch.accelerator.device_count())
+    devices = torch.accelerator.device_count()
+    if 0 < devices < processes:
+        raise MofeError(f"processes = {processes}, but this machine has {devices} GPUs: each process needs its own")
+    together = processes or max(1, devices)
     if together > 1 and not distributed.started():
         distributed.launch(finetune, arguments, together)
         return

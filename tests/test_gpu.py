@@ -1,0 +1,96 @@
+"""What only a GPU can show: run there with ``make test ARGS=tests/test_gpu.py``."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from helpers import make_partition
+from safetensors.torch import load_file
+
+from mofe.detection import ExpertKNN
+from mofe.models import MoFE
+from mofe.models.device import autocast
+from mofe.training.mixup import Mixed
+from mofe.training.step import TrainingStep
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def model_of(experts: int) -> MoFE:
+    torch.manual_seed(0)
+    args = {"img_size": 56, "depth": 4, "embed_dim": 64, "num_heads": 2}
+    backbone = timm.create_model("vit_small_patch14_dinov2", num_classes=0, init_values=0.1, **args)
+    return MoFE(backbone, make_partition([c % experts for c in range(16)]))
+
+
+def batch_of(size: int) -> Mixed:
+    labels_B = torch.arange(size) % 16
+    return Mixed(torch.randn(size, 3, 56, 56), labels_B, labels_B.roll(1), torch.full((size,), 0.8))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_neighbours_are_those_that_the_cpu_finds(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if half:
+        monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
+    rng = np.random.default_rng(0)
+    bank, experts = rng.normal(size=(5000, 96)).astype(np.float32), rng.integers(0, 3, 5000)
+    queries, routes = rng.normal(size=(300, 96)).astype(np.float32), rng.integers(0, 3, 300)
+    queries[0], routes[0] = bank[7], experts[7]
+    on_gpu, on_cpu = ExpertKNN.build(bank, experts, 50), ExpertKNN.build(bank, experts, 50)
+    assert on_gpu._banks[0][0].is_cuda
+    on_cpu.__dict__["_banks"] = [(z.cpu(), ids.cpu()) for z, ids in on_gpu._banks]
+    for n in (1, 50):
+        distance_Bn, row_Bn = on_gpu.neighbours(queries, routes, n)
+        expected_Bn, expected_row_Bn = on_cpu.neighbours(queries, routes, n)
+        np.testing.assert_allclose(distance_Bn, expected_Bn, atol=1e-5)
+        assert (row_Bn == expected_row_Bn).mean() > 0.999
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
+    assert ExpertKNN.build(bank, experts, 50)._banks[0][0].is_cpu
+
+
+@pytest.mark.parametrize("experts", [1, 3])
+def test_the_model_says_what_it_says_on_the_cpu(experts: int) -> None:
+    model, images = model_of(experts).eval(), torch.randn(20, 3, 56, 56)
+    with torch.inference_mode():
+        expected, found = model(images), model.cuda()(images.cuda())
+        torch.testing.assert_close(found.embedding_BD.cpu(), expected.embedding_BD, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.logits.cpu(), expected.logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("experts", [2, 16])
+def test_the_host_waits_for_the_gpu_once_a_step_however_many_experts(experts: int) -> None:
+    model = model_of(experts).cuda()
+    step = TrainingStep(model, "none", 0.0)
+    batch = Mixed(*(t.cuda() for t in batch_of(64)))
+    waits = []
+    for _ in range(2):
+        torch.cuda.synchronize()
+        with pytest.warns(UserWarning, match="synchronizing") as seen:
+            torch.cuda.set_sync_debug_mode("warn")
+            step(batch, torch.Generator())
+            torch.cuda.set_sync_debug_mode("default")
+        waits.append(sum("synchronizing" in str(warning.message) for warning in seen))
+    assert waits[-1] == 1
+
+
+def test_a_compiled_step_has_the_losses_and_gradients_of_one_that_is_not() -> None:
+    found = []
+    for compiled in (False, True):
+        model = model_of(3).cuda()
+        step = TrainingStep(model, "label-smoothing", 0.1, compiled=compiled)
+        with autocast("fp32", training=True):
+            losses = step(Mixed(*(t.cuda() for t in batch_of(32))), torch.Generator().manual_seed(1))
+        losses.total.backward()
+        found.append([torch.stack(losses).detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        torch.manual_seed(0)
+    for plain, quick in zip(*found, strict=True):
+        torch.testing.assert_close(quick, plain, atol=1e-4, rtol=1e-3)
+
+
+def test_the_same_training_again_gives_the_same_weights(trained: Callable[..., SimpleNamespace]) -> None:
+    once, again = trained(epochs=2, precision="bf16"), trained("again", epochs=2, precision="bf16")
+    first, second = (load_file(f"{paths.model}/model.safetensors") for paths in (once, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
