@@ -10,17 +10,19 @@ of workers nor on what was drawn before, so a resumed run sees what the interrup
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
+from timm.data.auto_augment import RandAugment, posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mofe.artifacts import ImageShards, Preprocessing
-from mofe.data.crop import RandomResizedCrop
 from mofe.data.images import decode
+from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -28,7 +30,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
     """The backbone's own: resize, centre crop. It gives bytes (3, H, W), which :func:`normalised` takes."""
-    return create_transform(
+    transform = create_transform(
         input_size=preprocessing.image_size,
         interpolation=preprocessing.interpolation,
         mean=preprocessing.mean,
@@ -36,6 +38,10 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
         crop_pct=preprocessing.crop_fraction,
         use_prefetcher=True,
     )
+    if preprocessing.interpolation in KINDS:
+        theirs = transform.transforms[0]
+        transform.transforms[0] = QuickResize(theirs.size, theirs.interpolation)
+    return transform
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: str) -> Transform:
@@ -59,9 +65,20 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
         use_prefetcher=True,
     )
-    theirs = transform.transforms[0]
-    transform.transforms[0] = RandomResizedCrop(theirs.size, theirs.scale, theirs.ratio, preprocessing.interpolation)
+    if preprocessing.interpolation in KINDS:
+        theirs = transform.transforms[0]
+        transform.transforms[0] = QuickRandomResizedCrop(
+            theirs.size, theirs.scale, theirs.ratio, preprocessing.interpolation
+        )
+    for operation in (op for step in transform.transforms if isinstance(step, RandAugment) for op in step.ops):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterized
     return transform
+
+
+def _posterized(image: Image.Image, bits: int, **given: Any) -> Image.Image:
+    """timm's ``posterize``, which draws 0 bits for one image in 700: a black one, that Pillow 13 refuses to make."""
+    return posterize(image, bits, **given) if bits else Image.new(image.mode, image.size)
 
 
 def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -1,0 +1,58 @@
+"""Resized images and random crops against timm's own, by Pillow."""
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.data import create_transform
+from timm.data.transforms import RandomResizedCropAndInterpolation
+
+from mofe.artifacts import Preprocessing
+from mofe.data.loader import evaluation_transform, training_transform
+from mofe.data.resize import QuickRandomResizedCrop
+
+PHOTOGRAPHS = [Image.fromarray(photo) for photo in load_sample_images().images]
+NARROW = [photo.resize((60, 400)) for photo in PHOTOGRAPHS]
+
+
+def both(image: Image.Image, size: int, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    found = []
+    for crop in (QuickRandomResizedCrop, RandomResizedCropAndInterpolation):
+        random.seed(seed)
+        made = crop(size, (0.08, 1.0), interpolation=kind)(image)
+        assert (made.size, made.mode) == ((size, size), "RGB")
+        found.append(np.asarray(made).astype(int))
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("image", [*PHOTOGRAPHS, *NARROW], ids=["flower", "temple", "narrow-flower", "narrow-temple"])
+def test_the_same_crops_and_all_but_the_same_values(image: Image.Image, kind: str) -> None:
+    for seed in range(5):
+        ours, theirs = both(image, 96, kind, seed)
+        assert np.abs(ours - theirs).max() <= 2
+        assert (ours != theirs).mean() < 0.01
+
+
+def preprocessing_of(size: int, kind: str) -> Preprocessing:
+    return Preprocessing(image_size=size, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation=kind, crop_fraction=0.9)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bilinear", 2), ("bicubic", 2), ("lanczos", 0)])
+@pytest.mark.parametrize("size", [96, 500])
+@pytest.mark.parametrize("image", [*PHOTOGRAPHS, *NARROW], ids=["flower", "temple", "narrow-flower", "narrow-temple"])
+def test_for_evaluation_too(image: Image.Image, size: int, kind: str, most: int) -> None:
+    theirs = create_transform(size, interpolation=kind, crop_pct=0.9, use_prefetcher=True)
+    ours_CHW, theirs_CHW = (
+        np.asarray(t(image)).astype(int) for t in (evaluation_transform(preprocessing_of(size, kind)), theirs)
+    )
+    assert ours_CHW.shape == theirs_CHW.shape == (3, size, size)
+    assert np.abs(ours_CHW - theirs_CHW).max() <= most
+    assert (ours_CHW != theirs_CHW).mean() < 0.01
+
+
+def test_other_kinds_of_resampling_are_pillows() -> None:
+    transform = training_transform(preprocessing_of(96, "lanczos"), "crop")
+    assert type(transform.transforms[0]) is RandomResizedCropAndInterpolation
