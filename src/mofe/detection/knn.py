@@ -96,20 +96,22 @@ class ExpertKNN:
     def _nearest(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """What :meth:`neighbours` gives, in no order but for the inf and −1, which come last."""
         place = self._banks[0][0].device
-        z_BD = torch.from_numpy(_normalised(embeddings_BD)).to(place)
-        bank_B = torch.as_tensor(experts_B) if len(self.indexes) > 1 else torch.zeros(len(z_BD))
-        squared_Bn = z_BD.new_full((len(z_BD), n), torch.inf)
-        row_Bn = torch.full((len(z_BD), n), -1, device=place)
-        for number, (bank_ND, ids_N) in enumerate(self._banks):
-            mine, take = (bank_B == number).nonzero()[:, 0], min(n, len(bank_ND))
-            for some in mine.split(QUERIES) if take and len(mine) else ():
-                some = some.to(place, non_blocking=True)
-                squared_Bn[some, :take], at_Bn = _nearest_of(bank_ND, z_BD[some], take)
-                row_Bn[some, :take] = ids_N[at_Bn]
+        bank_B = torch.as_tensor(experts_B if len(self.indexes) > 1 else np.zeros(len(embeddings_BD), int))
+        bank_B, order_B = bank_B.sort(stable=True)
+        z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(place)
+        by_bank = z_BD.split(bank_B.bincount(minlength=len(self.indexes)).tolist())
+        parts = [
+            _nearest_of(bank_ND, ids_N, some_BD, n)
+            for (bank_ND, ids_N), of_bank_BD in zip(self._banks, by_bank, strict=True)
+            for some_BD in of_bank_BD.split(QUERIES)
+        ]
+        squared_Bn, row_Bn = (torch.cat(part) for part in zip(*parts, strict=True))
         query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
         if len(query_P):
-            squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_Bn[query_P, place_P])
-        return squared_Bn.sqrt_().cpu().numpy(), row_Bn.cpu().numpy()
+            row_P = row_Bn[query_P, place_P]
+            squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_P)
+        back_B = order_B.argsort()
+        return squared_Bn.sqrt_().cpu()[back_B].numpy(), row_Bn.cpu()[back_B].numpy()
 
     def _apart(self, z_PD: Tensor, bank_P: Tensor, row_P: Tensor) -> Tensor:
         """Squared distance of each query to one row of its bank, by the difference of the two."""
@@ -170,18 +172,19 @@ def _held(index: Any) -> tuple[Tensor, Tensor]:
     return bank_ND, torch.from_numpy(faiss.rev_swig_ptr(index.id_map.data(), held.ntotal))
 
 
-def _nearest_of(bank_ND: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Squared distances and places in the bank (B, n), in no order."""
+def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Squared distances and ids (B, n), in no order; inf and −1 past the end of the bank."""
     block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
-    closeness_Bn, at_Bn = z_BD.new_empty(len(z_BD), 0), z_BD.new_empty(len(z_BD), 0, dtype=torch.int64)
-    for start in range(0, len(bank_ND), block):
-        closeness_BM = _closeness(z_BD, bank_ND[start : start + block])
-        found_Bn, column_Bn = _largest(closeness_BM, min(n, closeness_BM.shape[1]))
+    closeness_Bn, at_Bn = _largest(_closeness(z_BD, bank_ND[:block]), n)
+    for start in range(block, len(bank_ND), block):
+        found_Bn, column_Bn = _largest(_closeness(z_BD, bank_ND[start : start + block]), n)
         closeness_Bn, at_Bn = torch.hstack([closeness_Bn, found_Bn]), torch.hstack([at_Bn, column_Bn + start])
-        if closeness_Bn.shape[1] > n:
-            closeness_Bn, column_Bn = _largest(closeness_Bn, n)
-            at_Bn = at_Bn.gather(1, column_Bn)
-    return 1 - 2 * closeness_Bn, at_Bn
+        closeness_Bn, column_Bn = _largest(closeness_Bn, n)
+        at_Bn = at_Bn.gather(1, column_Bn)
+    squared_Bn, row_Bn = 1 - 2 * closeness_Bn, ids_N[at_Bn]
+    if missing := n - row_Bn.shape[1]:
+        return functional.pad(squared_Bn, (0, missing), value=torch.inf), functional.pad(row_Bn, (0, missing), value=-1)
+    return squared_Bn, row_Bn
 
 
 def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
@@ -205,13 +208,14 @@ def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
 
 
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Values and columns (B, n) of the n largest, in no order.
+    """Values and columns (B, n) of the n largest, in no order; all if there are fewer.
 
     They lie in the n groups of columns with the largest maxima, so of M columns M / G + n G are sorted partially; a
     GPU has better ways of its own.
     """
-    size = isqrt(x_BM.shape[1] // n) // 2
-    if size < 2 or x_BM.is_cuda:
+    n = min(n, x_BM.shape[1])
+    size = isqrt(x_BM.shape[1] // max(n, 1)) // 2
+    if size < 2 or x_BM.is_cuda or not len(x_BM):
         return x_BM.topk(n, sorted=False)
     count = x_BM.shape[1] // size
     groups_BGM = x_BM[:, : size * count].unflatten(1, (size, count))
