@@ -4,8 +4,9 @@
 
 The JPEGs are random crops of scikit-learn's two photographs: as large as ImageNet's (500 × 375), and thumbnails
 (64 × 64). Everybody decodes with Pillow, has as many worker processes and the same batch size. The peers have timm's
-training transform as it comes; ours draws the same crops, resizes them by torch's kernel for bytes (values differ by 2
-of 255 at most), and normalises batches instead of images, here on the CPU and within the time.
+transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, resizes by torch's
+kernel for bytes (values differ by 2 of 255 at most), and normalises batches instead of images, here on the CPU and
+within the time.
 """
 
 import io
@@ -31,7 +32,14 @@ from torch.utils.data import DataLoader
 from mofe import storage
 from mofe.artifacts import ImageSet, ImageShards, Preprocessing, write_image_shards
 from mofe.data.images import decode
-from mofe.data.loader import ShardDataset, batches, normalised, shuffled_positions, training_transform
+from mofe.data.loader import (
+    ShardDataset,
+    batches,
+    evaluation_transform,
+    normalised,
+    shuffled_positions,
+    training_transform,
+)
 from mofe.stages.prepare import prepare
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
@@ -69,7 +77,9 @@ def write_tars(folder: Path, to: Path, each: int) -> list[str]:
     return sorted(map(str, to.iterdir()))
 
 
-def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[dict[str, Callable[[], None]], Any]:
+def loaders(
+    work: Path, size: tuple[int, int], count: int, side: int, training: bool = True
+) -> tuple[dict[str, Callable[[], None]], Any]:
     """An epoch by each loader, shuffled, of the same files with the same crops; and ours for other places."""
     import datasets
     import webdataset
@@ -80,8 +90,12 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
     prepare(str(folder), str(shards_at), name="benchmark", role="train")
     tars = write_tars(folder, work / "tars", each=max(1, count // 8))
     preprocessing = Preprocessing(image_size=side, crop_fraction=1.0, **IMAGENET)
-    to_bytes = training_transform(preprocessing, "crop-flip")
-    transform = create_transform(side, is_training=True, scale=(0.5, 1.0), hflip=0.5, color_jitter=None, **IMAGENET)
+    if training:
+        to_bytes = training_transform(preprocessing, "crop-flip")
+        transform = create_transform(side, is_training=True, scale=(0.5, 1.0), hflip=0.5, color_jitter=None, **IMAGENET)
+    else:
+        to_bytes = evaluation_transform(preprocessing)
+        transform = create_transform(side, crop_pct=1.0, **IMAGENET)
     common: dict[str, Any] = {"batch_size": BATCH, "num_workers": WORKERS}
 
     def from_shards(place: str, normalise: Callable[..., Tensor] = normalised) -> Callable[[], None]:
@@ -130,12 +144,12 @@ def loaders(work: Path, size: tuple[int, int], count: int, side: int) -> tuple[d
     return {**epochs, ALONE: decoding}, from_shards
 
 
-def speeds(count: int, size: tuple[int, int], side: int, rounds: int) -> tuple[list[Any], list[Target]]:
+def speeds(count: int, size: tuple[int, int], side: int, training: bool, rounds: int) -> tuple[list[Any], list[Target]]:
     """Images a second of each loader; and how far the targets can be reached, where decoding and transform are all."""
     with tempfile.TemporaryDirectory() as work:
-        epochs, _ = loaders(Path(work), size, count, side)
+        epochs, _ = loaders(Path(work), size, count, side, training)
         seconds = alternately(epochs, rounds)
-    what = f"{size[0]} × {size[1]}"
+    what = f"{size[0]} × {size[1]}, {'training' if training else 'evaluation'}"
     spread = [alone / min(WORKERS, len(os.sched_getaffinity(0))) for alone in seconds[ALONE]]
     peers = ("ImageFolder", "WebDataset", "Hugging Face")
     against = {name: ratio(seconds[name], seconds["mofe"]) for name in peers}
@@ -254,8 +268,9 @@ def main() -> None:
     if given.quick:
         large, small, side, rounds, per_class, classes, held = (64, (50, 38)), (64, (16, 16)), 16, 1, 64, 100, 256
     rows, targets = [], []
-    for (count, size), pixels in ((large, side), (small, min(side, small[1][0]))):
-        of_size, of_targets = speeds(count, size, pixels, rounds)
+    thumbnail = min(side, small[1][0])
+    for (count, size), pixels, training in ((large, side, True), (large, side, False), (small, thumbnail, True)):
+        of_size, of_targets = speeds(count, size, pixels, training, rounds)
         rows += of_size
         targets += of_targets
     s3 = [] if given.quick else from_s3(*large, side, rounds - 1)

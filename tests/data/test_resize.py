@@ -4,10 +4,13 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from mofe.artifacts import Preprocessing
 from mofe.data.loader import evaluation_transform, training_transform
@@ -22,8 +25,8 @@ def both(image: Image.Image, size: int, kind: str, seed: int) -> tuple[np.ndarra
     for crop in (QuickRandomResizedCrop, RandomResizedCropAndInterpolation):
         random.seed(seed)
         made = crop(size, (0.08, 1.0), interpolation=kind)(image)
-        assert (made.size, made.mode) == ((size, size), "RGB")
-        found.append(np.asarray(made).astype(int))
+        found.append(np.asarray(made if isinstance(made, Tensor) else pil_to_tensor(made)).astype(int))
+        assert found[-1].shape == (3, size, size)
     return found[0], found[1]
 
 
@@ -45,6 +48,8 @@ def preprocessing_of(size: int, kind: str) -> Preprocessing:
 @pytest.mark.parametrize("image", [*PHOTOGRAPHS, *NARROW], ids=["flower", "temple", "narrow-flower", "narrow-temple"])
 def test_for_evaluation_too(image: Image.Image, size: int, kind: str, most: int) -> None:
     theirs = create_transform(size, interpolation=kind, crop_pct=0.9, use_prefetcher=True)
+    ours = evaluation_transform(preprocessing_of(size, kind))
+    assert torch.equal(ours(image), ours(pil_to_tensor(image)))
     ours_CHW, theirs_CHW = (
         np.asarray(t(image)).astype(int) for t in (evaluation_transform(preprocessing_of(size, kind)), theirs)
     )
@@ -55,4 +60,5 @@ def test_for_evaluation_too(image: Image.Image, size: int, kind: str, most: int)
 
 def test_other_kinds_of_resampling_are_pillows() -> None:
     transform = training_transform(preprocessing_of(96, "lanczos"), "crop")
-    assert type(transform.transforms[0]) is RandomResizedCropAndInterpolation
+    assert type(transform.transforms[1]) is RandomResizedCropAndInterpolation
+    assert transform(pil_to_tensor(PHOTOGRAPHS[0])).shape == (3, 96, 96)

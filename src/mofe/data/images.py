@@ -41,13 +41,19 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
-def _opened(content: bytes) -> Image.Image:
+def opened(content: bytes, *, load: bool = True) -> Image.Image:
+    """The image as it was saved, of at most :data:`MOST_PIXELS`; if not ``load``, its header alone has been read.
+
+    Raises:
+        ValueError: as :func:`decode`.
+    """
     if not content:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height <= MOST_PIXELS:
-            image.load()
+            if load:
+                image.load()
             return image
     except UnidentifiedImageError as error:
         raise ValueError("it is not an image that can be read") from error
@@ -64,7 +70,7 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         ValueError: a short reason why the bytes are no usable image (empty, not an image, truncated, too large).
     """
-    return _converted(_opened(content))
+    return _converted(opened(content))
 
 
 def _converted(image: Image.Image) -> Image.Image:
@@ -80,15 +86,15 @@ def stored_form(content: bytes) -> bytes:
     Raises:
         ValueError: as :func:`decode`.
     """
-    image = _opened(content)
-    if _is_plain(image):
+    image = opened(content)
+    if is_plain(image):
         return content
     encoded = io.BytesIO()
     _converted(image).save(encoded, "PNG")
     return encoded.getvalue()
 
 
-def _is_plain(image: Image.Image) -> bool:
+def is_plain(image: Image.Image) -> bool:
     """Whether every decoder makes the same RGB pixels of the file."""
     if image.mode != "RGB" or image.format not in _KEPT_FORMATS or image.has_transparency_data:
         return False

@@ -19,13 +19,15 @@ from timm.data import create_transform
 from timm.data.auto_augment import RandAugment, posterize
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image
 
 from mofe.artifacts import ImageShards, Preprocessing
-from mofe.data.images import decode
+from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Image.Image | Tensor], Tensor]
+"""Of an image in RGB: Pillow's, or bytes (3, H, W)."""
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
@@ -38,9 +40,11 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
         crop_pct=preprocessing.crop_fraction,
         use_prefetcher=True,
     )
+    steps = transform.transforms
     if preprocessing.interpolation in KINDS:
-        theirs = transform.transforms[0]
-        transform.transforms[0] = QuickResize(theirs.size, theirs.interpolation)
+        steps[0] = QuickResize(steps[0].size, steps[0].interpolation)
+    else:
+        steps.insert(0, _for_pillow)
     return transform
 
 
@@ -65,15 +69,21 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
         use_prefetcher=True,
     )
+    steps = transform.transforms
     if preprocessing.interpolation in KINDS:
-        theirs = transform.transforms[0]
-        transform.transforms[0] = QuickRandomResizedCrop(
-            theirs.size, theirs.scale, theirs.ratio, preprocessing.interpolation
-        )
-    for operation in (op for step in transform.transforms if isinstance(step, RandAugment) for op in step.ops):
-        if operation.aug_fn is posterize:
-            operation.aug_fn = _posterized
+        steps[0] = QuickRandomResizedCrop(steps[0].size, steps[0].scale, steps[0].ratio, preprocessing.interpolation)
+    else:
+        steps.insert(0, _for_pillow)
+    for place in [i for i, step in enumerate(steps) if isinstance(step, RandAugment)]:
+        for operation in steps[place].ops:
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterized
+        steps.insert(place, _for_pillow)
     return transform
+
+
+def _for_pillow(image: Image.Image | Tensor) -> Image.Image:
+    return to_pil_image(image) if isinstance(image, Tensor) else image
 
 
 def _posterized(image: Image.Image, bits: int, **given: Any) -> Image.Image:
@@ -119,7 +129,7 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
             np.random.seed(int(state[1]))
             # torch.manual_seed would also ask after every accelerator, which takes longer than decoding a thumbnail
             torch.default_generator.manual_seed(int(state[2]))
-        return self.transform(decode(content)), label, position
+        return self.transform(decode_pixels(content)), label, position
 
 
 def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:

@@ -4,13 +4,12 @@ Bilinear and bicubic weights are Pillow's, rounded otherwise: of a photograph's 
 at most.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision.transforms import InterpolationMode, Resize
+from torch import Tensor
+from torchvision.transforms import Resize
 from torchvision.transforms.v2.functional import resize
 
 KINDS = ("bilinear", "bicubic")
@@ -20,20 +19,22 @@ KINDS = ("bilinear", "bicubic")
 class QuickResize(Resize):  # type: ignore[misc]
     """torchvision's: the shorter side to ``size``."""
 
-    def forward(self, image: Image.Image) -> Image.Image:
-        """RGB in and out."""
-        return _resized(image, [self.size], self.interpolation)
+    def forward(self, image: Image.Image | Tensor) -> Tensor:
+        """Bytes (3, H, W) of an image in RGB, or of the same."""
+        return resize(_pixels(image), [self.size], self.interpolation)
 
 
 class QuickRandomResizedCrop(RandomResizedCropAndInterpolation):  # type: ignore[misc]
     """timm's: draws the same parts and makes them ``size`` large."""
 
-    def __call__(self, image: Image.Image) -> Image.Image:
-        """RGB in and out."""
-        top, left, height, width = self.get_params(image, self.scale, self.ratio)
-        return _resized(image.crop((left, top, left + width, top + height)), self.size, self.interpolation)
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """Bytes (3, H, W) of an image in RGB, or of the same."""
+        pixels_CHW = _pixels(image)
+        top, left, height, width = self.get_params(pixels_CHW, self.scale, self.ratio)
+        part_CHW = pixels_CHW[:, top : top + height, left : left + width]
+        return resize(part_CHW, list(self.size), self.interpolation)
 
 
-def _resized(image: Image.Image, size: Sequence[int], interpolation: InterpolationMode) -> Image.Image:
-    pixels_CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return Image.fromarray(resize(pixels_CHW, list(size), interpolation).permute(1, 2, 0).contiguous().numpy())
+def _pixels(image: Image.Image | Tensor) -> Tensor:
+    """In the order of an image's bytes, colours last, which torch resizes in half the time."""
+    return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)
