@@ -40,6 +40,7 @@ from mofe.data.loader import (
     shuffled_positions,
     training_transform,
 )
+from mofe.models.device import keep_freed_memory
 from mofe.stages.prepare import prepare
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
@@ -256,6 +257,7 @@ def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the stages do
     large, small, side, rounds, per_class, classes, held = (
         (1024, (500, 375)),
         (6144, (64, 64)),

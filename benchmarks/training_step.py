@@ -29,7 +29,7 @@ from mofe.detection.embedding import untouched
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import autocast, device
+from mofe.models.device import autocast, device, keep_freed_memory
 from mofe.models.mofe import MoFE
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep
@@ -197,6 +197,7 @@ def drift(count: int) -> list[Any]:
 def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
+    keep_freed_memory()  # as the stages do
     backbone, side, size, experts, rounds, patches = "vit_small_patch14_dinov2", 224, 8, (2, 7, 16), 2, 256
     args: dict[str, Any] = {}
     if given.quick:

@@ -1,5 +1,6 @@
 """Where tensors live and in which precision they are multiplied."""
 
+import ctypes
 import os
 import shutil
 from typing import Literal
@@ -17,6 +18,18 @@ def device() -> torch.device:
     if accelerator is None:
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep large blocks that are freed, for the next tensor, until this process ends.
+
+    By itself it gives them back at once, and the kernel then clears every page of every tensor of 32 MB or more: a
+    fifth of the time of a forward pass on a CPU. Other C libraries are left as they are.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
+        mallopt(most_mapped_blocks, 0)
+        mallopt(trim_threshold, -1)
 
 
 def can_compile() -> bool:

@@ -28,7 +28,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.errors import MofeError
-from mofe.models.device import autocast, can_compile, device
+from mofe.models.device import autocast, can_compile, device, keep_freed_memory
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
@@ -88,6 +88,7 @@ class Trainer:
         where several processes train together, all of them, whichever was told.
         """
         recipe = self.recipe
+        keep_freed_memory()
         torch.use_deterministic_algorithms(True)  # the same seed, the same result; on a GPU for 7 % of the speed
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS takes no part in that
