@@ -30,7 +30,7 @@ def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
 
 def on_cpu(output: MoFEOutput) -> MoFEOutput:
     """The same on the CPU, in float32 what was in half of it."""
-    return MoFEOutput(*(t.cpu().float() if t.is_floating_point() else t.cpu() for t in output))
+    return MoFEOutput(*(t.float().cpu() if t.is_floating_point() else t.cpu() for t in output))
 
 
 @torch.inference_mode()
@@ -72,16 +72,18 @@ def embed_shards(
             routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
             images = normalised(images.to(place, non_blocking=True), preprocessing)
             with autocast(precision):
-                output = on_cpu(model(images, routes))
-            for what, values_BX in (
-                ("trunk embedding", output.trunk_BD),
-                ("embedding", output.embedding_BD),
-                ("router output", output.router_logits_BE),
-                ("logits", output.logits.clamp(min=-1)),  # of classes of other experts they are -inf
-            ):
-                finite_B = values_BX.isfinite().all(dim=1)
-                if not finite_B.all():
-                    image = shards.image(int(positions_B[~finite_B][0]))[1]
-                    raise MofeError(f"{label}: the {what} of {image} is not finite; try precision=fp32")
-            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), output)
+                output = model(images, routes)
+            values = {
+                "trunk embedding": output.trunk_BD,
+                "embedding": output.embedding_BD,
+                "router output": output.router_logits_BE,
+                "logits": output.logits.clamp(min=-1),  # of classes of other experts they are -inf
+            }
+            # checked where they are: beside many loaders, the CPU's threads wait for one another
+            finite_VB = torch.stack([values_BX.isfinite().all(dim=1) for values_BX in values.values()]).cpu()
+            if not finite_VB.all():
+                number, place_in_batch = (~finite_VB).nonzero()[0].tolist()
+                image = shards.image(int(positions_B[place_in_batch]))[1]
+                raise MofeError(f"{label}: the {list(values)[number]} of {image} is not finite; try precision=fp32")
+            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), on_cpu(output))
             bar.update(len(images))

@@ -192,7 +192,9 @@ class MoFE(nn.Module):
 
 
 def sizes_of(expert_P: Tensor, num_experts: int) -> list[int]:
-    """How many pairs each expert has; where they are on a device, the host waits for it, once."""
+    """How many pairs each expert has; where they are on a device and there are several, the host waits for it, once."""
+    if num_experts == 1:
+        return [len(expert_P)]
     return (expert_P == torch.arange(num_experts, device=expert_P.device)[:, None]).sum(dim=1).tolist()
 
 
