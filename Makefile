@@ -48,7 +48,7 @@ compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
 	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/
 
-BENCHMARKS := knn_scoring image_loading training_step partition metrics_and_detectors pipeline_overhead
+BENCHMARKS := knn_scoring image_loading training_step partition metrics_and_detectors pipeline_overhead gpu gpu_stages
 
 $(VENV)/.bench: $(READY)
 	@if command -v uv >/dev/null; then \

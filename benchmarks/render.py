@@ -15,13 +15,15 @@ NAMES = {
     "partition": "Partition",
     "metrics_and_detectors": "Metrics and detectors",
     "pipeline_overhead": "Overhead of the pipeline",
+    "gpu": "GPU: networks and neighbours",
+    "gpu_stages": "GPU: stages from end to end",
 }
-"""In the order in which images pass what they measure."""
+"""In the order in which images pass what they measure; then what needs a GPU."""
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Speed, measured side by side
 
 `make benchmark` runs every script below, one after the other, and writes this page from `benchmarks/results/`; edit
-none of it by hand. Work is timed in alternation with the peer on the same machine, so a ratio means more than a rate:
+none of it by hand. Those for a GPU measure nothing where there is none; their figures stay those of the machine they name. Work is timed in alternation with the peer on the same machine, so a ratio means more than a rate:
 the machine may have been shared. A target that does not hold says so. For very large data: [scale.md](scale.md).
 """
 

@@ -12,7 +12,10 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NEEDS = {"image_loading": ("datasets", "webdataset")}
-NAMES = ("knn_scoring", "image_loading", "training_step", "partition", "metrics_and_detectors", "pipeline_overhead")
+NAMES = (
+    "knn_scoring", "image_loading", "training_step", "partition", "metrics_and_detectors", "pipeline_overhead", "gpu",
+    "gpu_stages",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
