@@ -8,7 +8,6 @@ measured and nothing written, so that the page keeps what was measured where the
 """
 
 import itertools
-import os
 import statistics
 import time
 import warnings
@@ -125,7 +124,6 @@ def main() -> None:
     if not torch.cuda.is_available():
         print(NO_GPU)
         return
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.utils.deterministic.fill_uninitialized_memory = False
     size, rounds, banks = 256, 10, (100_000, IMAGENET)
     if given.quick:

@@ -95,7 +95,6 @@ def main() -> None:
     if not torch.cuda.is_available():
         print(NO_GPU)
         return
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.utils.deterministic.fill_uninitialized_memory = False
     images, size, rounds = (1024, (64, 48), 2) if given.quick else (8192, (500, 375), 5)
     alone = network_alone(rounds)

@@ -3,10 +3,10 @@
     python benchmarks/image_loading.py [--quick]
 
 The JPEGs are random crops of scikit-learn's two photographs: as large as ImageNet's (500 × 375), and thumbnails
-(64 × 64). Everybody decodes with Pillow, has as many worker processes and the same batch size. The peers have timm's
-transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, resizes by torch's
-kernel for bytes (values differ by 2 of 255 at most), and normalises batches instead of images, here on the CPU and
-within the time.
+(64 × 64). Everybody has as many worker processes and the same batch size. The peers decode with Pillow and have timm's
+transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, decodes and resizes
+by torchvision (values differ by 2 of 255 at most), and normalises batches instead of images, here on the CPU and within
+the time.
 """
 
 import io
@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader
 
 from mofe import storage
 from mofe.artifacts import ImageSet, ImageShards, Preprocessing, write_image_shards
-from mofe.data.images import decode
 from mofe.data.loader import (
     ShardDataset,
     batches,
@@ -40,6 +39,7 @@ from mofe.data.loader import (
     shuffled_positions,
     training_transform,
 )
+from mofe.data.pixels import decode_pixels
 from mofe.models.device import keep_freed_memory
 from mofe.stages.prepare import prepare
 
@@ -140,7 +140,7 @@ def loaders(
     def decoding() -> None:
         shards = ImageShards(str(shards_at))
         for position in range(count):
-            to_bytes(decode(shards.image(position)[0]))
+            to_bytes(decode_pixels(shards.image(position)[0]))
 
     return {**epochs, ALONE: decoding}, from_shards
 

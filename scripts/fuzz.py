@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["mofe", "PIL", "yaml"]):
 
     from mofe import storage
     from mofe.data.images import decode, stored_form
+    from mofe.data.pixels import decode_pixels
     from mofe.data.sources import open_source
     from mofe.errors import MofeError
     from mofe.parameter_file import check_parameters, pipeline_parameters, read_parameters
@@ -41,7 +42,7 @@ SECONDS_AN_INPUT, MEGABYTES = 20, 4096
 
 def image(folder: Path) -> Target:
     def test(content: bytes) -> None:
-        for function in (decode, stored_form):
+        for function in (decode, stored_form, decode_pixels):
             with suppress(ValueError):
                 function(content)
 

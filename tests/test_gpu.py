@@ -90,7 +90,11 @@ def test_a_compiled_step_has_the_losses_and_gradients_of_one_that_is_not() -> No
         torch.testing.assert_close(quick, plain, atol=1e-4, rtol=1e-3)
 
 
-def test_the_same_training_again_gives_the_same_weights(trained: Callable[..., SimpleNamespace]) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_same_training_again_gives_the_same_weights(
+    compiled: bool, trained: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mofe.training.loop.COMPILED_FROM", 0 if compiled else 1 << 62)
     once, again = trained(epochs=2, precision="bf16"), trained("again", epochs=2, precision="bf16")
     first, second = (load_file(f"{paths.model}/model.safetensors") for paths in (once, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -8,6 +8,7 @@ import torch
 from pytorch_ood.detector import KNN
 
 from mofe.detection import ExpertKNN
+from mofe.detection import knn as knn_module
 from mofe.detection.knn import _largest
 from mofe.errors import MofeError
 
@@ -119,6 +120,17 @@ def test_fewer_images_than_k_take_the_farthest() -> None:
         knn.score(QUERIES[:1], np.zeros(1, int)), -brute_force(QUERIES[0], BANK[:3])[-1], atol=1e-5
     )
     assert knn.neighbours(QUERIES[:1], np.zeros(1, int), 5)[1][0, 3:].tolist() == [-1, -1]
+
+
+def test_only_the_banks_that_are_asked_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    knn, compared = ExpertKNN.build(BANK, EXPERTS, 3), []
+    real = knn_module._closeness
+    monkeypatch.setattr(knn_module, "_closeness", lambda z, block: compared.append(len(z)) or real(z, block))
+    knn.score(QUERIES[:2], np.array([1, 1]))
+    assert compared == [2]
+    with pytest.raises(MofeError, match="no bank of expert 3"):
+        knn.score(QUERIES[:1], np.array([3]))
+    assert [found.shape for found in knn.neighbours(QUERIES[:0], ROUTES[:0], 4)] == [(0, 4), (0, 4)]
 
 
 def test_what_is_saved_answers_alike(tmp_path: Path) -> None:

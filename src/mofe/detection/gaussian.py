@@ -100,7 +100,7 @@ class SSD:
 
 
 def _whitening(covariance_DD: Tensor) -> Tensor:
-    """W (D, R) with W Wᵀ = Σ⁺, R the rank by NumPy's rule for the features, which are float32."""
+    """W (D, R) with W Wᵀ = Σ⁺, R the rank by NumPy's rule for D features of float32."""
     value_D, vector_DD = torch.linalg.eigh(covariance_DD)
     kept_D = value_D > value_D[-1] * (len(value_D) * torch.finfo(torch.float32).eps) ** 2
     if not bool(kept_D.any()):

@@ -97,6 +97,8 @@ class ExpertKNN:
         """What :meth:`neighbours` gives, in no order but for the inf and −1, which come last."""
         place = self._banks[0][0].device
         bank_B = torch.as_tensor(experts_B if len(self.indexes) > 1 else np.zeros(len(embeddings_BD), int))
+        if len(bank_B) and bank_B.max() >= len(self.indexes):
+            raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
         bank_B, order_B = bank_B.sort(stable=True)
         z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(place)
         by_bank = z_BD.split(bank_B.bincount(minlength=len(self.indexes)).tolist())
@@ -117,9 +119,9 @@ class ExpertKNN:
         """Squared distance of each query to one row of its bank, by the difference of the two."""
         squared_P = z_PD.new_empty(len(z_PD))
         for number, (bank_ND, ids_N) in enumerate(self._banks):
-            mine = (bank_P == number).nonzero()[:, 0].to(z_PD.device)
-            at = torch.searchsorted(ids_N, row_P[mine])  # rows were added in their order
-            squared_P[mine] = (z_PD[mine] - bank_ND[at]).square().sum(dim=1)
+            for some in (bank_P == number).nonzero()[:, 0].to(z_PD.device).split(BLOCK):
+                at = torch.searchsorted(ids_N, row_P[some])  # rows were added in their order
+                squared_P[some] = (z_PD[some] - bank_ND[at]).square().sum(dim=1)
         return squared_P
 
     @cached_property
@@ -174,6 +176,8 @@ def _held(index: Any) -> tuple[Tensor, Tensor]:
 
 def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Squared distances and ids (B, n), in no order; inf and −1 past the end of the bank."""
+    if not len(z_BD):
+        return z_BD.new_empty(0, n), ids_N.new_empty(0, n)
     block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
     closeness_Bn, at_Bn = _largest(_closeness(z_BD, bank_ND[:block]), n)
     for start in range(block, len(bank_ND), block):

@@ -3,6 +3,9 @@
 import ctypes
 import os
 import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,6 +13,11 @@ import torch
 from mofe.errors import MofeError
 
 Precision = Literal["auto", "bf16", "fp32"]
+
+torch.backends.cudnn.allow_tf32 = False  # with it cuDNN convolves float32 in 10 bits
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # what cuBLAS needs to repeat itself, from its first call on
 
 
 def device() -> torch.device:
@@ -21,20 +29,26 @@ def device() -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed, for the next tensor, until this process ends.
+    """Have glibc keep large blocks that are freed from now on, for the next tensor; what it kept so far is given back.
 
     By itself it gives them back at once, and the kernel then clears every page of every tensor of 32 MB or more: a
-    fifth of the time of a forward pass on a CPU. Other C libraries are left as they are.
+    fifth of the time of a forward pass on a CPU. Other C libraries are left as they are. Call it before a loader starts
+    its processes, which would hold what was kept as long as they live.
     """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
         most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
-        mallopt(most_mapped_blocks, 0)
-        mallopt(trim_threshold, -1)
+        library.malloc_trim(0)
+        library.mallopt(most_mapped_blocks, 0)
+        library.mallopt(trim_threshold, -1)
 
 
 def can_compile() -> bool:
-    """Whether ``torch.compile`` gains here: on a GPU, beside which there is a C compiler for what is not on it."""
-    return device().type == "cuda" and any(map(shutil.which, ("cc", "gcc", "clang")))
+    """Whether ``torch.compile`` gains here: on a GPU, beside which there is what Triton compiles its launchers with."""
+    if device().type != "cuda" or torch.cuda.get_device_capability() < (7, 0) or not find_spec("triton"):
+        return False
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return header.is_file() and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def autocast(precision: str, *, training: bool = False) -> torch.autocast:
@@ -49,7 +63,6 @@ def autocast(precision: str, *, training: bool = False) -> torch.autocast:
     if precision not in ("auto", "bf16", "fp32"):
         raise MofeError(f"precision {precision!r} is not one of auto, bf16, fp32")
     kind = device().type
-    torch.backends.cudnn.allow_tf32 = False  # with it cuDNN convolves float32 in 10 bits
     native = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and native and not (training and kind == "cpu"))
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)

@@ -4,7 +4,6 @@ Every random number comes from (seed, epoch, micro-batch), so a run that is kill
 on as if it had not been, and several processes (:mod:`mofe.training.distributed`) do what one would have done.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -88,11 +87,10 @@ class Trainer:
         where several processes train together, all of them, whichever was told.
         """
         recipe = self.recipe
-        keep_freed_memory()
-        torch.use_deterministic_algorithms(True)  # the same seed, the same result; on a GPU for 7 % of the speed
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which cuBLAS takes no part in that
         self.device = device()
+        # the same seed, the same result, on a GPU for 7 % of the speed; other accelerators lack some of it
+        torch.use_deterministic_algorithms(True, warn_only=self.device.type not in ("cpu", "cuda"))
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.model.to(self.device)
         self.labels_N = self.shards.labels_N
         is_validation_N = validation_mask(self.labels_N, recipe.validation_fraction, recipe.seed)
@@ -169,6 +167,7 @@ class Trainer:
         processes, rank = distributed.num_processes(), distributed.rank()
         own = order.reshape(self.micro_batches, -1)[done + rank :: processes].reshape(-1)
         self.model.train()
+        keep_freed_memory()
         loader = batches(dataset, own, self.micro_batch_size, self.num_workers)
         with progress(label=f"epoch {epoch}/{recipe.epochs}", total=len(order)) as bar:
             bar.update(done * self.micro_batch_size)
@@ -255,6 +254,7 @@ class Trainer:
     def predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
         """Class and expert that the model gives each validation image."""
         self.model.eval()
+        keep_freed_memory()
         dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))
         predicted, routed = [], []
         with torch.inference_mode():
