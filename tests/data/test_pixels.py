@@ -31,7 +31,7 @@ KINDS = {
     "progressive": encoded(PHOTOGRAPHS[1], "JPEG", quality=60, progressive=True),
     "odd size": encoded(PHOTOGRAPHS[0].resize((33, 17)), "JPEG", subsampling="4:2:0"),
     "all colours": encoded(PHOTOGRAPHS[1], "JPEG", quality=95, subsampling="4:4:4"),
-    "without its end": encoded(PHOTOGRAPHS[0], "JPEG", quality=90)[:-2],
+    "without its end": encoded(PHOTOGRAPHS[0], "JPEG", quality=90)[:-2] + b"\0\0",
     "turned by EXIF": turned(PHOTOGRAPHS[0]),
     "grey": encoded(PHOTOGRAPHS[0].convert("L"), "JPEG"),
     "CMYK": encoded(PHOTOGRAPHS[0].convert("CMYK"), "JPEG"),
