@@ -88,7 +88,6 @@ def networks(size: int, rounds: int) -> dict[tuple[str, bool, str], dict[str, fl
     torch.use_deterministic_algorithms(False)
     peak = (peak + matrix_peak()) / 2
     for one in found.values():
-        one["peak"] = peak
         one["share"] = one["operations"] / one["seconds"] / peak
     return found
 
@@ -100,7 +99,6 @@ def neighbours(count: int, width: int, ks: tuple[int, ...], rounds: int) -> list
     within, everything = ExpertKNN.build(bank_ND, experts_N, 1), ExpertKNN.build(bank_ND, None, 1)
     on_cpu = ExpertKNN(within.indexes, 1)
     on_cpu.__dict__["_banks"] = [(bank.cpu(), ids.cpu()) for bank, ids in within._banks]
-    torch.use_deterministic_algorithms(False)
     searches = {"within": within, "everything": everything, "on the CPU": on_cpu}
     rows = []
     for k, batch in itertools.product(ks, (128, 1024)):

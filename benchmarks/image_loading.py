@@ -40,7 +40,6 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.data.pixels import decode_pixels
-from mofe.models.device import keep_freed_memory
 from mofe.stages.prepare import prepare
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
@@ -257,7 +256,6 @@ def main() -> None:
     """Measure, print, write."""
     given = options(__doc__ or "")
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the stages do
     large, small, side, rounds, per_class, classes, held = (
         (1024, (500, 375)),
         (6144, (64, 64)),

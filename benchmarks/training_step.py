@@ -24,12 +24,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mofe.artifacts import Partition
+from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.embedding import untouched
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import autocast, device, keep_freed_memory
+from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep
@@ -148,11 +149,9 @@ def compiled(backbone: str, side: int, size: int, rounds: int) -> list[Any]:
     as_is, quick = (dict(models(backbone, side, (7,)))["7 experts"] for _ in range(2))
     assert isinstance(quick, MoFE)
     batch, rows = batch_of(size, side), []
-    for number, what in enumerate(("forward", "training step")):
-        work = {
-            "": work_of(as_is, batch, "fp32")[number],
-            "compiled": work_of(quick, batch, "fp32", compiled=True)[number],
-        }
+    both = work_of(as_is, batch, "fp32"), work_of(quick, batch, "fp32", compiled=True)
+    for what, *pair in zip(("forward", "training step"), *both, strict=True):
+        work = dict(zip(("", "compiled"), pair, strict=True))
         started = time.perf_counter()
         work["compiled"]()
         first = time.perf_counter() - started

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from mofe.artifacts import ImageShards, Preprocessing
+from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError
@@ -74,7 +75,8 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         steps[0] = QuickRandomResizedCrop(steps[0].size, steps[0].scale, steps[0].ratio, preprocessing.interpolation)
     else:
         steps.insert(0, _for_pillow)
-    for place in [i for i, step in enumerate(steps) if isinstance(step, RandAugment)]:
+    if augmentation == "randaugment":
+        place = next(i for i, step in enumerate(steps) if isinstance(step, RandAugment))
         for operation in steps[place].ops:
             if operation.aug_fn is posterize:
                 operation.aug_fn = _posterized
@@ -154,6 +156,7 @@ def batches(
     """
     if batch_size < 1 or num_workers < 0:
         raise MofeError(f"batch_size = {batch_size} must be at least 1, num_workers = {num_workers} at least 0")
+    keep_freed_memory()
     chunks = [positions[i : i + batch_size].tolist() for i in range(0, len(positions), batch_size)]
     loader: DataLoader[tuple[Tensor, int, int]] = DataLoader(
         dataset,

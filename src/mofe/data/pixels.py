@@ -1,5 +1,7 @@
 """An image file's bytes as a tensor; of a JPEG by torchvision, which is there in half of Pillow's time."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -14,10 +16,9 @@ def decode_pixels(content: bytes) -> Tensor:
     Raises:
         ValueError: a short reason why the bytes are no usable image.
     """
-    image = opened(content, load=False)
-    if image.format != "JPEG" or not is_plain(image):
-        return pil_to_tensor(decode(content))
-    try:
-        return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    except RuntimeError:  # Pillow forgives a missing end, and says what is wrong with the others
-        return pil_to_tensor(decode(content))
+    if content.startswith(b"\xff\xd8"):
+        image = opened(content, load=False)
+        if image.format == "JPEG" and is_plain(image):
+            with suppress(RuntimeError):  # Pillow forgives a missing end, and says what is wrong with the others
+                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    return pil_to_tensor(decode(content))

@@ -10,7 +10,7 @@ from mofe.artifacts import Backbone, ImageShards, Partition, Preprocessing
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
-from mofe.models.device import autocast, device, keep_freed_memory
+from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.progress import progress
 
@@ -62,7 +62,6 @@ def embed_shards(
     Raises:
         MofeError: an embedding is not finite; the message names the image.
     """
-    keep_freed_memory()
     place = device()
     model.to(place).eval()
     dataset = ShardDataset(shards, evaluation_transform(preprocessing))

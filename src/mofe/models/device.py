@@ -1,6 +1,5 @@
 """Where tensors live and in which precision they are multiplied."""
 
-import ctypes
 import os
 import shutil
 import sysconfig
@@ -15,9 +14,7 @@ from mofe.errors import MofeError
 Precision = Literal["auto", "bf16", "fp32"]
 
 torch.backends.cudnn.allow_tf32 = False  # with it cuDNN convolves float32 in 10 bits
-os.environ.setdefault(
-    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-)  # what cuBLAS needs to repeat itself, from its first call on
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat itself
 
 
 def device() -> torch.device:
@@ -26,21 +23,6 @@ def device() -> torch.device:
     if accelerator is None:
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep large blocks that are freed from now on, for the next tensor; what it kept so far is given back.
-
-    By itself it gives them back at once, and the kernel then clears every page of every tensor of 32 MB or more: a
-    fifth of the time of a forward pass on a CPU. Other C libraries are left as they are. Call it before a loader starts
-    its processes, which would hold what was kept as long as they live.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "malloc_trim"):
-        most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
-        library.malloc_trim(0)
-        library.mallopt(most_mapped_blocks, 0)
-        library.mallopt(trim_threshold, -1)
 
 
 def can_compile() -> bool:

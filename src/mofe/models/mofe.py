@@ -131,8 +131,7 @@ class MoFE(nn.Module):
         (for the sizes of the groups), not once an expert, and not at all where the pairs are on the CPU.
         """
         device = tokens_BTD.device
-        order_P = torch.argsort(expert_P, stable=True)
-        sizes = sizes_of(expert_P, self.num_experts)
+        order_P, sizes = by_expert(expert_P, self.num_experts)
         groups = tokens_BTD[image_P[order_P].to(device, non_blocking=True)].split(sizes)
         pairs = zip(self.experts, groups, strict=True)
         outputs = [class_token_after(expert.children(), group) for expert, group in pairs if len(group)]
@@ -191,11 +190,15 @@ class MoFE(nn.Module):
         return MoFEOutput(router_logits_BE, top_B, trunk_BD, embedding_BD, self.classify(embedding_BD, top_B))
 
 
-def sizes_of(expert_P: Tensor, num_experts: int) -> list[int]:
-    """How many pairs each expert has; where they are on a device and there are several, the host waits for it, once."""
+def by_expert(expert_P: Tensor, num_experts: int) -> tuple[Tensor, list[int]]:
+    """The order (P,) that sorts pairs by their expert, and how many pairs each expert has.
+
+    Where the pairs are on a device and there are several experts, the host waits for it, once.
+    """
+    order_P = torch.argsort(expert_P, stable=True)
     if num_experts == 1:
-        return [len(expert_P)]
-    return (expert_P == torch.arange(num_experts, device=expert_P.device)[:, None]).sum(dim=1).tolist()
+        return order_P, [len(expert_P)]
+    return order_P, (expert_P == torch.arange(num_experts, device=expert_P.device)[:, None]).sum(dim=1).tolist()
 
 
 def _padded(logits_BQ: Tensor, width: int) -> Tensor:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from mofe import storage, tracking
 from mofe.artifacts import Features, ImageShards, TextInfo
-from mofe.data.images import decode
-from mofe.data.loader import evaluation_transform, normalised
+from mofe.data.loader import ShardDataset, evaluation_transform, normalised
 from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups
 from mofe.detection.texts import Texts, write_texts
@@ -125,8 +124,8 @@ def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, foun
             f"{backbone.name} gives {found.info.dim}: choose the backbone that is its image tower"
         )
     positions = np.unique(np.linspace(0, len(shards) - 1, COMPARED).round().astype(int))
-    transform = evaluation_transform(backbone.preprocessing)
-    pixels = torch.stack([transform(decode(shards.image(p)[0])) for p in positions.tolist()])
+    dataset = ShardDataset(shards, evaluation_transform(backbone.preprocessing))
+    pixels = torch.stack([dataset[position][0] for position in positions.tolist()])
     theirs_BP = model.embed_images(normalised(pixels, backbone.preprocessing))
     ours_BP = unit(torch.from_numpy(found.embeddings_ND[positions]).float() @ projection_DP)
     agreement = float((ours_BP * theirs_BP).sum(dim=1).mean())

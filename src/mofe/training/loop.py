@@ -27,7 +27,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.errors import MofeError
-from mofe.models.device import autocast, can_compile, device, keep_freed_memory
+from mofe.models.device import autocast, can_compile, device
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
@@ -167,7 +167,6 @@ class Trainer:
         processes, rank = distributed.num_processes(), distributed.rank()
         own = order.reshape(self.micro_batches, -1)[done + rank :: processes].reshape(-1)
         self.model.train()
-        keep_freed_memory()
         loader = batches(dataset, own, self.micro_batch_size, self.num_workers)
         with progress(label=f"epoch {epoch}/{recipe.epochs}", total=len(order)) as bar:
             bar.update(done * self.micro_batch_size)
@@ -254,7 +253,6 @@ class Trainer:
     def predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
         """Class and expert that the model gives each validation image."""
         self.model.eval()
-        keep_freed_memory()
         dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))
         predicted, routed = [], []
         with torch.inference_mode():

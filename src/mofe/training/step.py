@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mofe.models.mofe import MoFE, sizes_of
+from mofe.models.mofe import MoFE, by_expert
 from mofe.training.losses import (
     embedding_norm,
     expert_loss,
@@ -51,8 +51,7 @@ def losses_of(
     route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
     device = embedding_PD.device
-    order_P = torch.argsort(expert_P, stable=True)
-    sizes = sizes_of(expert_P, model.num_experts)
+    order_P, sizes = by_expert(expert_P, model.num_experts)
     image_by_expert = image_P[order_P].to(device, non_blocking=True).split(sizes)
     embedding_by_expert = embedding_PD[order_P.to(device, non_blocking=True)].split(sizes)
     smoothing = weight if regulariser == "label-smoothing" else 0.0
