@@ -52,6 +52,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        assert not self.processes, "it runs already"
         with (self.folder / "server.log").open("ab") as log:
             self.processes = [
                 subprocess.Popen(
@@ -73,8 +74,11 @@ class Server:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.processes = []
-        while any(map(_listens, self.ports)):  # what they have started ends a little later
+        for _ in range(600):  # what they have started ends a little later
+            if not any(map(_listens, self.ports)):
+                return
             time.sleep(0.05)
+        raise TimeoutError(f"something still listens on {self.ports}")
 
 
 def swift(folder: Path) -> Server:

@@ -114,9 +114,8 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
     make_images: Callable[..., str], s3_bucket: str, mortal: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = upload(ImageShards(make_images(per_class=10)), s3_bucket)
-    kill_while_reading(monkeypatch, mortal)
     back = Timer(2.0, mortal.start)
-    back.start()
+    kill_while_reading(monkeypatch, mortal, then=back.start)
     prepare(source, f"{s3_bucket}/images", name="train", role="train", digest="")
     back.join()
     written = ImageShards(f"{s3_bucket}/images").info
@@ -141,8 +140,10 @@ def test_a_server_that_stays_away_ends_the_stage_and_no_image_is_blamed(
     assert not store.exists(f"{s3_bucket}/images")
 
 
-def kill_while_reading(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
-    """The server dies when prepare has read ten images."""
+def kill_while_reading(
+    monkeypatch: pytest.MonkeyPatch, server: Server, then: Callable[[], None] = lambda: None
+) -> None:
+    """The server dies when prepare has read ten images; then something else happens."""
     seen = 0
 
     def counted(content: bytes) -> bytes:
@@ -150,6 +151,7 @@ def kill_while_reading(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
         seen += 1
         if seen == 10:
             server.kill()
+            then()
         return stored_form(content)
 
     monkeypatch.setattr("mofe.stages.prepare.stored_form", counted)
