@@ -97,8 +97,7 @@ def neighbours(count: int, width: int, ks: tuple[int, ...], rounds: int) -> list
     bank_ND, experts_N = together(count, width, 1)
     queries_BD, routes_B = together(1024, width, 2)
     within, everything = ExpertKNN.build(bank_ND, experts_N, 1), ExpertKNN.build(bank_ND, None, 1)
-    on_cpu = ExpertKNN(within.indexes, 1)
-    on_cpu.__dict__["_banks"] = [(bank.cpu(), ids.cpu()) for bank, ids in within._banks]
+    on_cpu = ExpertKNN(within.indexes, 1, torch.device("cpu"))
     searches = {"within": within, "everything": everything, "on the CPU": on_cpu}
     rows = []
     for k, batch in itertools.product(ks, (128, 1024)):

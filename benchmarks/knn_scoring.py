@@ -90,7 +90,7 @@ def products(
 def agreement(knn: ExpertKNN, bank_ND: np.ndarray, experts_N: np.ndarray, queries_BD: np.ndarray, routes_B: np.ndarray,
               k: int) -> tuple[float, float]:  # fmt: skip
     """Share of scores within 1e-4 of brute force in float64, and of its k neighbours that ours has too."""
-    distance_Bk, row_Bk = knn.neighbours(queries_BD, routes_B, k)
+    score_B, _, row_Bk = knn.search(queries_BD, routes_B, k)
     close, shared = [], []
     for expert in range(EXPERTS):
         own, mine = np.flatnonzero(experts_N == expert), np.flatnonzero(routes_B == expert)
@@ -103,7 +103,7 @@ def agreement(knn: ExpertKNN, bank_ND: np.ndarray, experts_N: np.ndarray, querie
             exact_BN[:, start : start + len(part_ND)] = np.sqrt(np.maximum(2 - 2 * ask_BD @ part_ND.T, 0))
         nearest_Bk = np.argpartition(exact_BN, k - 1, axis=1)[:, :k]
         kth_B = np.take_along_axis(exact_BN, nearest_Bk, axis=1).max(axis=1)
-        close.append(np.abs(distance_Bk[mine, k - 1] - kth_B) < 1e-4)
+        close.append(np.abs(score_B[mine] + kth_B) < 1e-4)
         shared += [np.isin(row_Bk[i], own[rows]).mean() for i, rows in zip(mine.tolist(), nearest_Bk, strict=True)]
     return float(np.concatenate(close).mean()), float(np.mean(shared))
 

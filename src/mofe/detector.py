@@ -59,15 +59,15 @@ def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores
     """Class, expert and every score of a batch that the model has seen; float32 tensors on the CPU."""
     logits_BC, others_B = output.logits[:, :-1], output.logits[:, -1]
     embeddings_BD, experts_B = output.embedding_BD.numpy(), output.expert_B.numpy()
-    distance_Bn, row_Bn = knn.neighbours(embeddings_BD, experts_B, max(knn.k, neighbours))
+    knn_B, distance_Bn, nearest_Bn = knn.search(embeddings_BD, experts_B, neighbours)
     values = {
-        "knn": knn.score_of(distance_Bn),
+        "knn": knn_B,
         "msp": msp(logits_BC, others_B).numpy(),
         "max_logit": max_logit(logits_BC).numpy(),
         "energy": energy(logits_BC).numpy(),
     }
     predicted_B = logits_BC.argmax(dim=1).numpy()
-    return Scores(predicted_B, experts_B, values, distance_Bn[:, :neighbours], row_Bn[:, :neighbours])
+    return Scores(predicted_B, experts_B, values, distance_Bn, nearest_Bn)
 
 
 @dataclass(frozen=True)

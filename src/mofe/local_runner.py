@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 import warnings
@@ -331,17 +332,17 @@ def _docker_patch(in_container: Callable[..., int]) -> Iterator[None]:
 
 
 def _run_process(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
-    ) as process:
-        assert process.stdout is not None
-        try:
-            while piece := os.read(process.stdout.fileno(), 1 << 16):
-                on_output(piece)
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            raise
+    with tempfile.TemporaryDirectory(prefix="mofe-") as temporary:  # kfp and MLflow leave files behind
+        around = {**os.environ, **environment, "TMPDIR": temporary}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=around) as process:
+            assert process.stdout is not None
+            try:
+                while piece := os.read(process.stdout.fileno(), 1 << 16):
+                    on_output(piece)
+                return process.wait()
+            except BaseException:
+                process.terminate()
+                raise
 
 
 def _label(arguments: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def test_with_one_expert_it_is_pytorch_oods() -> None:
 
 def test_neighbours_are_rows_of_the_bank() -> None:
     knn = ExpertKNN.build(BANK, EXPERTS, 3)
-    distances, rows = knn.neighbours(QUERIES, ROUTES, 5)
+    _, distances, rows = knn.search(QUERIES, ROUTES, 5)
     assert (EXPERTS[rows] == ROUTES[:, None]).all()
     for q, d, r in zip(QUERIES, distances, rows, strict=True):
         for one, row in zip(d, r, strict=True):
@@ -60,9 +60,10 @@ def test_the_same_image_again_is_at_no_distance(dtype: type, monkeypatch: pytest
         monkeypatch.setattr("mofe.detection.knn.LARGEST", 1000)
     rng = np.random.default_rng(5)
     bank = rng.normal(size=(300, 768)).astype(np.float32)
-    distances, rows = ExpertKNN.build(bank, None, 1).neighbours(bank, np.zeros(300, int), 1)
+    scores, distances, rows = ExpertKNN.build(bank, None, 1).search(bank, np.zeros(300, int), 1)
     assert (rows[:, 0] == np.arange(300)).all()
     assert distances.max() < (1e-6 if dtype == np.float32 else 5e-4)
+    np.testing.assert_array_equal(scores, -distances[:, 0])
 
 
 @pytest.mark.parametrize(("columns", "n"), [(1, 1), (5, 5), (37, 1), (1000, 3), (1001, 10), (1002, 250)])
@@ -91,7 +92,7 @@ def test_a_large_bank_is_held_in_half_the_memory_and_answers_alike(
     knn = ExpertKNN.build(BANK, EXPERTS, 5)
     ask, routes = QUERIES[:queries], np.zeros(queries, int)  # one expert is asked, by few or by many
     np.testing.assert_allclose(knn.score(ask, routes), exact.score(ask, routes), atol=3e-4)
-    agree = knn.neighbours(ask, routes, 20)[1] == exact.neighbours(ask, routes, 20)[1]
+    agree = knn.search(ask, routes, 20)[2] == exact.search(ask, routes, 20)[2]
     assert agree.mean() > 0.99
     exact.save(tmp_path / "exact")
     knn.save(tmp_path / "half")
@@ -119,7 +120,7 @@ def test_fewer_images_than_k_take_the_farthest() -> None:
     np.testing.assert_allclose(
         knn.score(QUERIES[:1], np.zeros(1, int)), -brute_force(QUERIES[0], BANK[:3])[-1], atol=1e-5
     )
-    assert knn.neighbours(QUERIES[:1], np.zeros(1, int), 5)[1][0, 3:].tolist() == [-1, -1]
+    assert knn.search(QUERIES[:1], np.zeros(1, int), 5)[2][0, 3:].tolist() == [-1, -1]
 
 
 def test_only_the_banks_that_are_asked_are_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +131,7 @@ def test_only_the_banks_that_are_asked_are_looked_through(monkeypatch: pytest.Mo
     assert compared == [2]
     with pytest.raises(MofeError, match="no bank of expert 3"):
         knn.score(QUERIES[:1], np.array([3]))
-    assert [found.shape for found in knn.neighbours(QUERIES[:0], ROUTES[:0], 4)] == [(0, 4), (0, 4)]
+    assert [found.shape for found in knn.search(QUERIES[:0], ROUTES[:0], 4)] == [(0,), (0, 4), (0, 4)]
 
 
 def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
     knn.save(tmp_path)
     again = ExpertKNN.load(tmp_path)
     np.testing.assert_array_equal(again.score(QUERIES, ROUTES), knn.score(QUERIES, ROUTES))
-    np.testing.assert_array_equal(again.neighbours(QUERIES, ROUTES, 3)[1], knn.neighbours(QUERIES, ROUTES, 3)[1])
+    np.testing.assert_array_equal(again.search(QUERIES, ROUTES, 3)[2], knn.search(QUERIES, ROUTES, 3)[2])
     (tmp_path / "expert-001.faiss").unlink()
     with pytest.raises(MofeError, match="no usable KNN indexes"):
         ExpertKNN.load(tmp_path)

@@ -1,6 +1,7 @@
 """What runs again when something changes, and what does not: the real graph and runner, with stand-ins for stages."""
 
 import ast
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def test_everything_runs_once_and_then_nothing(run: Run) -> None:
         again = run()
         assert executed(again) == always()
         assert len(again.executions) == len(EVERYTHING)
+
+
+def test_stages_leave_no_temporary_files(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    run()
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_default_that_is_given_changes_nothing(run: Run) -> None:

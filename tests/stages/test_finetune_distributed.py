@@ -129,8 +129,10 @@ def _fails(first: int) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_process_that_failed_first_is_named(first: int) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(MofeError, match=f"process {first} of 2: the cause"):
         distributed.launch(_fails, {"first": first}, 2)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_too_few_images_for_the_processes_is_said(trained: Callable[..., SimpleNamespace], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ No index is approximate. Where a bank in float32 would take more than :data:`LAR
 which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs
 less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
 
-FAISS keeps the embeddings and their files; the search itself is a product of matrices and a partial sort of torch's,
+FAISS keeps the embeddings and their files; the search itself is a product of matrices and a partial sort,
 which takes a sixth of the time that FAISS does for the few queries that an expert is asked at once. It runs on a GPU
 where the banks take less than half of the memory that is free there, else on the CPU.
 
@@ -46,9 +46,10 @@ CLOSE = 1e-3
 class ExpertKNN:
     """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank."""
 
-    def __init__(self, indexes: Sequence[faiss.Index], k: int):
+    def __init__(self, indexes: Sequence[faiss.Index], k: int, place: torch.device | None = None):
         self.indexes = indexes
         self.k = k
+        self.place = place or device()
 
     @classmethod
     def build(cls, embeddings_ND: np.ndarray, experts_N: np.ndarray | None, k: int) -> Self:
@@ -78,29 +79,33 @@ class ExpertKNN:
             indexes.append(index)
         return cls(indexes, k)
 
-    def neighbours(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Distances and bank rows (B, n) of the n nearest in each image's expert; inf and −1 past a bank's end."""
-        distance_Bn, row_Bn = self._nearest(embeddings_BD, experts_B, n)
-        order_Bn = distance_Bn.argsort(axis=1)
-        return np.take_along_axis(distance_Bn, order_Bn, axis=1), np.take_along_axis(row_Bn, order_Bn, axis=1)
-
     def score(self, embeddings_BD: np.ndarray, experts_B: np.ndarray) -> np.ndarray:
         """Minus the distance to the k-th nearest of the expert's bank, float32 (B,), in [−2, 0]."""
-        return self.score_of(self._nearest(embeddings_BD, experts_B, self.k)[0])
+        return self.search(embeddings_BD, experts_B, 0)[0]
 
-    def score_of(self, distance_Bn: np.ndarray) -> np.ndarray:
-        """The same, of the distances to the n ≥ k nearest that :meth:`neighbours` gave."""
-        distance_Bk = distance_Bn[:, : self.k]
-        return -np.where(np.isfinite(distance_Bk), distance_Bk, 0).max(axis=1)
+    def search(
+        self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The scores (B,), and distances and bank rows (B, n) of the n nearest in each image's expert, nearest first.
 
-    def _nearest(self, embeddings_BD: np.ndarray, experts_B: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """What :meth:`neighbours` gives, in no order but for the inf and −1, which come last."""
-        place = self._banks[0][0].device
+        Past a bank's end the distances are inf and the rows −1.
+        """
         bank_B = torch.as_tensor(experts_B if len(self.indexes) > 1 else np.zeros(len(embeddings_BD), int))
         if len(bank_B) and bank_B.max() >= len(self.indexes):
             raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
         bank_B, order_B = bank_B.sort(stable=True)
-        z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(place)
+        z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(self._banks[0][0].device)
+        squared_BN, row_BN = self._nearest(z_BD, bank_B, max(self.k, n))
+        of_k_BK = squared_BN if n <= self.k else squared_BN.topk(self.k, largest=False, sorted=False).values
+        score_B = -of_k_BK.masked_fill(of_k_BK.isinf(), 0).amax(dim=1).sqrt()
+        squared_Bn, place_Bn = squared_BN.topk(n, largest=False)
+        back_B = order_B.argsort()
+        found = score_B, squared_Bn.sqrt(), row_BN.gather(1, place_Bn)
+        scores_B, distances_Bn, rows_Bn = (part.cpu()[back_B].numpy() for part in found)
+        return scores_B, distances_Bn, rows_Bn
+
+    def _nearest(self, z_BD: Tensor, bank_B: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Squared distances and bank rows (B, n) of the n nearest, in no order; inf and −1 past a bank's end."""
         by_bank = z_BD.split(bank_B.bincount(minlength=len(self.indexes)).tolist())
         parts = [
             _nearest_of(bank_ND, ids_N, some_BD, n)
@@ -112,8 +117,7 @@ class ExpertKNN:
         if len(query_P):
             row_P = row_Bn[query_P, place_P]
             squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_P)
-        back_B = order_B.argsort()
-        return squared_Bn.sqrt_().cpu()[back_B].numpy(), row_Bn.cpu()[back_B].numpy()
+        return squared_Bn, row_Bn
 
     def _apart(self, z_PD: Tensor, bank_P: Tensor, row_P: Tensor) -> Tensor:
         """Squared distance of each query to one row of its bank, by the difference of the two."""
@@ -128,10 +132,9 @@ class ExpertKNN:
     def _banks(self) -> list[tuple[Tensor, Tensor]]:
         """Embeddings (N, D) of each index, and their ids (N,): FAISS's own memory, or a copy on the GPU."""
         banks = [_held(index) for index in self.indexes]
-        place = device()
         size = sum(bank_ND.nbytes for bank_ND, _ in banks)
-        if place.type == "cuda" and size < torch.cuda.mem_get_info(place)[0] / 2:
-            return [(bank_ND.to(place), ids_N.to(place)) for bank_ND, ids_N in banks]
+        if self.place.type == "cuda" and size < torch.cuda.mem_get_info(self.place)[0] / 2:
+            return [(bank_ND.to(self.place), ids_N.to(self.place)) for bank_ND, ids_N in banks]
         return banks
 
     def save(self, folder: str | Path) -> None:
@@ -214,12 +217,12 @@ def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Values and columns (B, n) of the n largest, in no order; all if there are fewer.
 
-    They lie in the n groups of columns with the largest maxima, so of M columns M / G + n G are sorted partially; a
-    GPU has better ways of its own.
+    They lie in the n groups of G columns with the largest maxima, so M / G + n G of M columns are sorted partially: the
+    fewest for G = √(M / n). A GPU has better ways of its own.
     """
     n = min(n, x_BM.shape[1])
-    size = isqrt(x_BM.shape[1] // max(n, 1)) // 2
-    if size < 2 or x_BM.is_cuda or not len(x_BM):
+    size = isqrt(x_BM.shape[1] // max(n, 1))
+    if size < 2 or x_BM.is_cuda:
         return x_BM.topk(n, sorted=False)
     count = x_BM.shape[1] // size
     groups_BGM = x_BM[:, : size * count].unflatten(1, (size, count))

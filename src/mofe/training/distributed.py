@@ -8,8 +8,10 @@ import contextlib
 import io
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,12 +61,27 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
-            elastic_launch(config, _call)(function, dict(arguments))
+            with _own_handlers():
+                elastic_launch(config, _call)(function, dict(arguments))
         except SignalException as error:
             sys.exit(128 + error.sigval)
         except ChildFailedError as error:
             cause = _cause(error, logs)
             raise MofeError(f"process {cause.local_rank} of {processes}: {_reason(cause)}") from error
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Signals mean afterwards what they meant before; torch leaves its handlers."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    }
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _call(function: Callable[..., None], arguments: dict[str, Any]) -> None:
