@@ -4,9 +4,9 @@
 
 The JPEGs are random crops of scikit-learn's two photographs: as large as ImageNet's (500 × 375), and thumbnails
 (64 × 64). Everybody has as many worker processes and the same batch size. The peers decode with Pillow and have timm's
-transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, decodes and resizes
-by torchvision (values differ by 2 of 255 at most), and normalises batches instead of images, here on the CPU and within
-the time.
+transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, decodes by
+TorchCodec, resizes by torchvision (values differ by 2 of 255 at most), and normalises batches instead of images, here
+on the CPU and within the time.
 """
 
 import io

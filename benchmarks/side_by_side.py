@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
-    "torch", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "pyarrow", "pillow", "kfp",
+    "torch", "torchcodec", "torchvision", "timm", "numpy", "scikit-learn", "faiss-cpu", "pyarrow", "pillow", "kfp",
     "pytorch-ood", "webdataset", "datasets",
 )  # fmt: skip
 

@@ -1,10 +1,9 @@
-"""An image file's bytes as a tensor; of a JPEG by torchvision, which is there in half of Pillow's time."""
+"""An image file's bytes as a tensor; of a JPEG by TorchCodec, which is there in half of Pillow's time."""
 
 from contextlib import suppress
 
-import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchcodec.decoders import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
 from mofe.data.images import decode, is_plain, opened
@@ -20,5 +19,5 @@ def decode_pixels(content: bytes) -> Tensor:
         image = opened(content, load=False)
         if image.format == "JPEG" and is_plain(image):
             with suppress(RuntimeError):  # Pillow forgives a missing end, and says what is wrong with the others
-                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+                return decode_jpeg(content, mode="RGB")
     return pil_to_tensor(decode(content))
