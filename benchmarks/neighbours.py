@@ -28,10 +28,10 @@ def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray
     spec = describe_backbone(given["backbone"], given["backbone_args"], given["weights"])
     shards = ImageShards(place)
     batches = embed_shards(
-        untouched(spec, shards.info.classes), shards, spec.preprocessing, label=role, batch_size=256,
+        [untouched(spec, shards.info.classes)], shards, spec.preprocessing, label=role, batch_size=256,
         num_workers=given["num_workers"], precision="fp32",
     )  # fmt: skip
-    parts = [(batch.output.embedding_BD.numpy(), batch.labels_B) for batch in batches]
+    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,) in batches]
     embedded, labels = zip(*parts, strict=True)
     return np.concatenate(embedded), np.concatenate(labels)
 

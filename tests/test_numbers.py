@@ -82,7 +82,8 @@ def test_a_model_that_breaks_in_its_last_step(trained: Callable[..., Any], monke
 
 
 def test_scores(detector: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(knn.ExpertKNN, "score_of", lambda self, d: np.full(len(d), np.nan, np.float32))
+    real = knn.ExpertKNN.search
+    monkeypatch.setattr(knn.ExpertKNN, "search", lambda *given: (np.nan * real(*given)[0], *real(*given)[1:]))
     with pytest.raises(MofeError, match=r"^train: the score knn of train/\d+\.png is not finite, and of 79 others$"):
         score(detector.images, detector.detector, str(tmp_path / "out"), num_workers=0)
     with pytest.raises(MofeError, match="not finite"):

@@ -47,7 +47,10 @@ def test_it_is_what_one_task_makes(
     assert len(ScoreTable(tmp_path / "joined").info.scores) > 60
 
 
-def test_without_comparison_too(detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path) -> None:
+def test_without_comparison_too(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_module, "SAMPLE", 2)  # the shard in the middle has none of it
     plain = str(tmp_path / "plain")
     index(detector.images, detector.features, detector.model, plain, compare=False, knn_k=3, num_workers=0)
     images = make_images("set", "ood", per_class=5)

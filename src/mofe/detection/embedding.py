@@ -1,6 +1,6 @@
 """Images through the model: the one code path by which extract, index, score and the detector embed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +16,11 @@ from mofe.progress import progress
 
 
 class EmbeddedBatch(NamedTuple):
-    """A batch's place in the image set, and what the model says of it; float32, on the CPU."""
+    """A batch's place in the image set, and what each model says of it; float32, on the CPU."""
 
     positions_B: np.ndarray
     labels_B: np.ndarray
-    output: MoFEOutput
+    outputs: tuple[MoFEOutput, ...]
 
 
 def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
@@ -35,7 +35,7 @@ def on_cpu(output: MoFEOutput) -> MoFEOutput:
 
 @torch.inference_mode()
 def embed_shards(
-    model: MoFE,
+    models: Sequence[MoFE],
     shards: ImageShards,
     preprocessing: Preprocessing,
     *,
@@ -49,7 +49,7 @@ def embed_shards(
     """Embed the images of a set, in order.
 
     Args:
-        model: in evaluation mode; it is moved to this machine's device.
+        models: see the same images, which are decoded once; they are moved to this machine's device.
         shards: the images.
         preprocessing: the backbone's own.
         label: of the progress bar.
@@ -63,26 +63,38 @@ def embed_shards(
         MofeError: an embedding is not finite; the message names the image.
     """
     place = device()
-    model.to(place).eval()
+    for model in models:
+        model.to(place).eval()
     dataset = ShardDataset(shards, evaluation_transform(preprocessing))
     positions = np.arange(len(dataset)) if positions is None else positions
     with progress(label=label, total=len(positions)) as bar:
         for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers):
             routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
             images = normalised(images.to(place, non_blocking=True), preprocessing)
-            with autocast(precision):
-                output = model(images, routes)
-            values = {
-                "trunk embedding": output.trunk_BD,
-                "embedding": output.embedding_BD,
-                "router output": output.router_logits_BE,
-                "logits": output.logits.clamp(min=-1),  # of classes of other experts they are -inf
-            }
-            # checked where they are: beside many loaders, the CPU's threads wait for one another
-            finite_VB = torch.stack([values_BX.isfinite().all(dim=1) for values_BX in values.values()]).cpu()
-            if not finite_VB.all():
-                number, place_in_batch = (~finite_VB).nonzero()[0].tolist()
-                image = shards.image(int(positions_B[place_in_batch]))[1]
-                raise MofeError(f"{label}: the {list(values)[number]} of {image} is not finite; try precision=fp32")
-            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), on_cpu(output))
+            outputs = []
+            for model in models:
+                with autocast(precision):
+                    output = model(images, routes)
+                if fault := _not_finite(output):
+                    name, in_batch = fault
+                    image = shards.image(int(positions_B[in_batch]))[1]
+                    raise MofeError(f"{label}: the {name} of {image} is not finite; try precision=fp32")
+                outputs.append(on_cpu(output))
+            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), tuple(outputs))
             bar.update(len(images))
+
+
+def _not_finite(output: MoFEOutput) -> tuple[str, int] | None:
+    """Which part of an output is not finite, and for which image of the batch; with one wait for the device."""
+    values = {
+        "trunk embedding": output.trunk_BD,
+        "embedding": output.embedding_BD,
+        "router output": output.router_logits_BE,
+        "logits": output.logits.clamp(min=-1),  # of classes of other experts they are -inf
+    }
+    # checked where they are: beside many loaders, the CPU's threads wait for one another
+    finite_VB = torch.stack([values_BX.isfinite().all(dim=1) for values_BX in values.values()]).cpu()
+    if finite_VB.all():
+        return None
+    number, in_batch = (~finite_VB).nonzero()[0].tolist()
+    return list(values)[number], in_batch

@@ -67,8 +67,8 @@ def extract(
         sums = ClassSums(len(source.info.classes), model.dim)
         with storage.staged(features) as folder:
             with storage.writing(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
-                for positions_B, labels_B, output in embed_shards(
-                    model,
+                for positions_B, labels_B, (output,) in embed_shards(
+                    [model],
                     source,
                     spec.preprocessing,
                     label="extract",

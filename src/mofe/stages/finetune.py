@@ -238,8 +238,8 @@ def computed_embeddings(
     """What a model of one expert makes of the training images now."""
     outputs = [
         output
-        for _, _, output in embed_shards(
-            model,
+        for _, _, (output,) in embed_shards(
+            [model],
             shards,
             config.backbone.preprocessing,
             label="embed",

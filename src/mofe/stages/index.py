@@ -75,7 +75,7 @@ def index(
 
         def embed(positions: np.ndarray, label: str, by: MoFE = network, **routes: Any) -> Iterator[EmbeddedBatch]:
             return embed_shards(
-                by,
+                [by],
                 shards,
                 config.backbone.preprocessing,
                 label=label,
@@ -88,7 +88,7 @@ def index(
 
         known = np.flatnonzero(~is_validation_N)
         batches = embed(known, "index", expert_of_class=experts_C)
-        bank_ND = np.concatenate([output.embedding_BD.numpy() for _, _, output in batches])
+        bank_ND = np.concatenate([output.embedding_BD.numpy() for _, _, (output,) in batches])
         experts_N = experts_C[shards.labels_N[known]]
         k = knn_k or max(5, round(len(known) / 1281))
         knn = ExpertKNN.build(bank_ND, experts_N if bank == "expert" else None, k)
@@ -99,7 +99,7 @@ def index(
             )
 
         held = np.flatnonzero(is_validation_N)
-        seen = [output for _, _, output in embed(held, "thresholds")]
+        seen = [output for _, _, (output,) in embed(held, "thresholds")]
         scored = [scores_of(output, knn).values for output in seen]
         calibration = {name: np.concatenate([values[name] for values in scored]) for name in SCORES}
         comparison = None

@@ -78,35 +78,32 @@ def score(
         )
         names = (*SCORES, *judge.info.compared)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
-        after, nearest, logits = [], [], []
-        for positions_B, labels_B, output in embed(judge.model, label=f"score {label}", positions=np.array(mine)):
+        before, after, nearest, right = [np.empty((0, judge.model.dim), np.float32)], [], [], []
+        compared = [judge.pretrained] if judge.info.compared else []
+        text, local = (judge.comparison.text, judge.local) if compared else (None, None)
+        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine))
+        for positions_B, labels_B, (output, *untouched) in seen:
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
             columns["predicted"].append(batch.predicted_B)
             columns["expert"].append(batch.expert_B)
             values = batch.values
-            if judge.info.compared:
-                values = values | judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
-                if judge.comparison.text:
-                    logits.append(output.logits[:, :-1])
+            sampled_B = np.isin(positions_B, sample)
+            after.append(output.embedding_BD.numpy()[sampled_B])
+            for earlier in untouched:
+                z_BD = earlier.embedding_BD
+                before.append(z_BD.numpy()[sampled_B])
+                values |= judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
+                values |= judge.comparison.score_pretrained(z_BD)
+                if text and local:
+                    values |= text.score(z_BD, local.latest_B, output.logits[:, :-1])
+                    right.append(text.classify(z_BD) == label_of[labels_B])
             for name, values_B in values.items():
                 columns[name].append(values_B)
-            after.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
-        before, right = [], []
-        text, local = (judge.comparison.text, judge.local) if judge.info.compared else (None, None)
-        # a sample goes one by one, for its batches would depend on how the set is divided
-        again = {"positions": np.array(mine)} if judge.info.compared else {"positions": sample, "batch_size": 1}
-        seen = embed(judge.pretrained, label=f"embed {label} as before", **again)
-        for number, (positions_B, labels_B, output) in enumerate(seen):
-            before.append(output.embedding_BD.numpy()[np.isin(positions_B, sample)])
-            if judge.info.compared:
-                for name, values_B in judge.comparison.score_pretrained(output.embedding_BD).items():
-                    columns[name].append(values_B)
-            if text and local:
-                for name, values_B in text.score(output.embedding_BD, local.latest_B, logits[number]).items():
-                    columns[name].append(values_B)
-                right.append(text.classify(output.embedding_BD) == label_of[labels_B])
+        if not compared:  # one by one, for batches of a sample would depend on how the set is divided
+            seen = embed([judge.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
+            before += [output.embedding_BD.numpy() for _, _, (output,) in seen]
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         for name in names:
