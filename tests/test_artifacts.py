@@ -73,7 +73,7 @@ def ask_evaluate(folder: Path) -> None:
 
 def read_features(folder: Path) -> None:
     features = Features(folder)
-    assert len(features.table) and len(features.prototypes_CD)
+    assert len(features.column("trunk")) and len(features.prototypes_CD)
 
 
 def read_detector(folder: Path) -> None:

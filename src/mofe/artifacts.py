@@ -481,22 +481,25 @@ class Features:
         self.info.check(self.uri, self.PROTOTYPES)
         return vectors(storage.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
 
-    @cached_property
-    def embeddings_ND(self) -> np.ndarray:
-        """Final embedding of each image, float16 as stored."""
-        return vectors(self._read(["embedding"])["embedding"])
+    def column(self, name: Literal["trunk", "embedding"]) -> np.ndarray:
+        """That vector of each image, (N, D) float16 as stored; read row group by row group, and held once."""
+        values_ND = np.empty((self.info.num_images, self.info.dim), np.float16)
+        start = 0
+        with storage.open_parquet(self._table) as table:
+            if table.metadata.num_rows != len(values_ND):
+                raise MofeError(
+                    f"{self.uri}: features.json promises {len(values_ND)} images, found {table.metadata.num_rows}"
+                )
+            for group in range(table.num_row_groups):
+                part_MD = vectors(table.read_row_group(group, [name])[name])
+                values_ND[start : start + len(part_MD)] = part_MD
+                start += len(part_MD)
+        return values_ND
 
     @cached_property
-    def table(self) -> pa.Table:
-        """Columns ``id, label, trunk, embedding`` of every image; float16 as stored."""
-        return self._read(None)
-
-    def _read(self, columns: list[str] | None) -> pa.Table:
+    def _table(self) -> UPath:
         self.info.check(self.uri, self.TABLE)
-        table = storage.read_parquet(self.uri / self.TABLE, columns)
-        if table.num_rows != self.info.num_images:
-            raise MofeError(f"{self.uri}: features.json promises {self.info.num_images} images, found {table.num_rows}")
-        return table
+        return self.uri / self.TABLE
 
 
 # ------------------------------------------------------------------------------------------------------- partition

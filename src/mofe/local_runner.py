@@ -146,6 +146,7 @@ def _start(
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(work / "compiled")),
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
         "MOFE_TRACKING_CARRIED": "1",
     }
@@ -332,8 +333,9 @@ def _docker_patch(in_container: Callable[..., int]) -> Iterator[None]:
 
 
 def _run_process(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
-    with tempfile.TemporaryDirectory(prefix="mofe-") as temporary:  # kfp and MLflow leave files behind
-        around = {**os.environ, **environment, "TMPDIR": temporary}
+    # kfp and MLflow leave files behind; a stage that is stopped may still be writing some
+    with tempfile.TemporaryDirectory(prefix="mofe-", ignore_cleanup_errors=True) as temporary:
+        around = {**os.environ, "TMPDIR": temporary, **environment}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=around) as process:
             assert process.stdout is not None
             try:

@@ -134,7 +134,8 @@ def test_a_server_that_stays_away_ends_the_stage_and_no_image_is_blamed(
         ):
             prepare(source, f"{s3_bucket}/images", name="a", role="train", digest="", max_rejected=1.0)
     finally:
-        mortal.start()
+        if not mortal.processes:
+            mortal.start()
     store = fsspec.filesystem("s3")
     store.invalidate_cache()
     assert not store.exists(f"{s3_bucket}/images")

@@ -76,7 +76,7 @@ def test_stored_features_and_texts_give_the_logits_of_open_clip(made: SimpleName
     ours_BC = zero_shot_logits(image_BP, found.class_CP, found.logit_scale)
     torch.testing.assert_close(ours_BC, expected_BC, rtol=0, atol=1e-4)
     assert ours_BC.std(dim=0).min() > 0.01, "images differ, or the comparison says nothing"
-    stored_ND = torch.from_numpy(Features(made.features).embeddings_ND)
+    stored_ND = torch.from_numpy(Features(made.features).column("embedding"))
     stored_BC = zero_shot_logits(found.project(stored_ND), found.class_CP, found.logit_scale)
     torch.testing.assert_close(stored_BC, expected_BC, rtol=0, atol=0.02)  # stored in half precision
 

@@ -1,7 +1,8 @@
-"""An image file's bytes as a tensor; of a JPEG by TorchCodec, which is there in half of Pillow's time."""
+"""An image file's bytes as a tensor; of a JPEG by TorchCodec, which is there in three quarters of Pillow's time."""
 
 from contextlib import suppress
 
+import torch
 from torch import Tensor
 from torchcodec.decoders import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
@@ -19,5 +20,5 @@ def decode_pixels(content: bytes) -> Tensor:
         image = opened(content, load=False)
         if image.format == "JPEG" and is_plain(image):
             with suppress(RuntimeError):  # Pillow forgives a missing end, and says what is wrong with the others
-                return decode_jpeg(content, mode="RGB")
+                return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode="RGB")
     return pil_to_tensor(decode(content))

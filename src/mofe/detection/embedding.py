@@ -72,13 +72,14 @@ def embed_shards(
             routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
             images = normalised(images.to(place, non_blocking=True), preprocessing)
             outputs = []
-            for model in models:
+            for number, model in enumerate(models, 1):
                 with autocast(precision):
                     output = model(images, routes)
                 if fault := _not_finite(output):
                     name, in_batch = fault
                     image = shards.image(int(positions_B[in_batch]))[1]
-                    raise MofeError(f"{label}: the {name} of {image} is not finite; try precision=fp32")
+                    which = f" (model {number} of {len(models)})" if len(models) > 1 else ""
+                    raise MofeError(f"{label}: the {name} of {image}{which} is not finite; try precision=fp32")
                 outputs.append(on_cpu(output))
             yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), tuple(outputs))
             bar.update(len(images))

@@ -7,13 +7,12 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from upath import UPath
 
 from mofe import __version__, storage, tracking
-from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition, RouterKind, vectors
+from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition, RouterKind
 from mofe.detection.embedding import embed_shards
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
@@ -228,8 +227,7 @@ def finetune(
 
 def stored_embeddings(known: Features) -> Embeddings:
     """What extract stored."""
-    trunk_ND, embedding_ND = (vectors(known.table[name]).astype(np.float32) for name in ("trunk", "embedding"))
-    return Embeddings(torch.from_numpy(trunk_ND), torch.from_numpy(embedding_ND))
+    return Embeddings(torch.from_numpy(known.column("trunk")), torch.from_numpy(known.column("embedding")))
 
 
 def computed_embeddings(

@@ -87,8 +87,11 @@ def index(
             )
 
         known = np.flatnonzero(~is_validation_N)
-        batches = embed(known, "index", expert_of_class=experts_C)
-        bank_ND = np.concatenate([output.embedding_BD.numpy() for _, _, (output,) in batches])
+        bank_ND = np.empty((len(known), network.dim), np.float32)
+        start = 0
+        for positions_B, _, (output,) in embed(known, "index", expert_of_class=experts_C):
+            bank_ND[start : start + len(positions_B)] = output.embedding_BD
+            start += len(positions_B)
         experts_N = experts_C[shards.labels_N[known]]
         k = knn_k or max(5, round(len(known) / 1281))
         knn = ExpertKNN.build(bank_ND, experts_N if bank == "expert" else None, k)
@@ -107,7 +110,7 @@ def index(
             found = Features(features)
             if not config.check_source("features", found.info):
                 raise MofeError(f"the model {model} was not trained with the features {features}")
-            labels_N, before_ND = shards.labels_N, found.embeddings_ND
+            labels_N, before_ND = shards.labels_N, found.column("embedding")
             held_MD = torch.cat([output.embedding_BD for output in seen])
             held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
             comparison, refused = Comparison.fit(

@@ -78,7 +78,8 @@ def score(
         )
         names = (*SCORES, *judge.info.compared)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
-        before, after, nearest, right = [np.empty((0, judge.model.dim), np.float32)], [], [], []
+        nothing = np.empty((0, judge.model.dim), np.float32)  # a shard may have no image of the sample
+        before, after, nearest, right = [nothing], [nothing], [], []
         compared = [judge.pretrained] if judge.info.compared else []
         text, local = (judge.comparison.text, judge.local) if compared else (None, None)
         seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine))
@@ -88,11 +89,11 @@ def score(
             columns["label"].append(label_of[labels_B])
             columns["predicted"].append(batch.predicted_B)
             columns["expert"].append(batch.expert_B)
-            values = batch.values
+            values = dict(batch.values)
             sampled_B = np.isin(positions_B, sample)
             after.append(output.embedding_BD.numpy()[sampled_B])
-            for earlier in untouched:
-                z_BD = earlier.embedding_BD
+            if untouched:
+                z_BD = untouched[0].embedding_BD
                 before.append(z_BD.numpy()[sampled_B])
                 values |= judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
                 values |= judge.comparison.score_pretrained(z_BD)
@@ -101,7 +102,7 @@ def score(
                     right.append(text.classify(z_BD) == label_of[labels_B])
             for name, values_B in values.items():
                 columns[name].append(values_B)
-        if not compared:  # one by one, for batches of a sample would depend on how the set is divided
+        if not compared and len(sample):  # one by one, for batches of a sample would depend on how the set is divided
             seen = embed([judge.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
             before += [output.embedding_BD.numpy() for _, _, (output,) in seen]
         schema = score_schema(names)

@@ -127,7 +127,7 @@ def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, foun
     dataset = ShardDataset(shards, evaluation_transform(backbone.preprocessing))
     pixels = torch.stack([dataset[position][0] for position in positions.tolist()])
     theirs_BP = model.embed_images(normalised(pixels, backbone.preprocessing))
-    ours_BP = unit(torch.from_numpy(found.embeddings_ND[positions]).float() @ projection_DP)
+    ours_BP = unit(torch.from_numpy(found.column("embedding")[positions]).float() @ projection_DP)
     agreement = float((ours_BP * theirs_BP).sum(dim=1).mean())
     if not agreement >= AGREEMENT:
         raise MofeError(

@@ -72,15 +72,17 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
 
 @contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Signals mean afterwards what they meant before; torch leaves its handlers."""
-    before = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    }
+    """Signals mean afterwards what they meant before; torch leaves its handlers, where it may set them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in handled}
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
+        for number, handler in before.items():
+            if handler is not None:  # of one that was not set from Python
                 signal.signal(number, handler)
 
 

@@ -45,7 +45,7 @@ COMPILED_FROM = 100_000
 
 
 class Embeddings(NamedTuple):
-    """What the untrained model makes of the training images; float32, on the CPU."""
+    """What the untrained model makes of the training images; on the CPU, float32 or as stored."""
 
     trunk_ND: Tensor
     """Class embeddings that enter the MoFE layer."""
@@ -144,12 +144,11 @@ class Trainer:
     def _probe(self) -> None:
         """Train router and heads on stored embeddings, and measure."""
         started = time.monotonic()
-        trunk_ND, embedding_ND = self.embeddings()
-        rows = torch.from_numpy(np.flatnonzero(self.is_training_N))
-        linear_probe(self.model, trunk_ND[rows], embedding_ND[rows], torch.from_numpy(self.labels_N)[rows], self.recipe)
-        held = torch.from_numpy(self.validation)
-        predicted, routed = predict_from_features(self.model, trunk_ND[held], embedding_ND[held])
-        seen = len(rows) * self.recipe.probe_epochs
+        embeddings = self.embeddings()
+        rows_M = torch.from_numpy(np.flatnonzero(self.is_training_N))
+        linear_probe(self.model, *embeddings, torch.from_numpy(self.labels_N), rows_M, self.recipe)
+        predicted, routed = predict_from_features(self.model, *embeddings, torch.from_numpy(self.validation))
+        seen = len(rows_M) * self.recipe.probe_epochs
         self._record(
             0, self.recipe.probe_learning_rate, np.zeros(3), predicted, routed, seen / (time.monotonic() - started)
         )

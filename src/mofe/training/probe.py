@@ -17,14 +17,17 @@ from mofe.training.recipe import Recipe
 from mofe.training.step import losses_of
 
 
-def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: Tensor, recipe: Recipe) -> None:
+def linear_probe(
+    model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: Tensor, rows_M: Tensor, recipe: Recipe
+) -> None:
     """Train the router on z⁰ and the heads on F⁰, in place; every other parameter stays as it is.
 
     Args:
         model: an untrained MoFE, on any device.
-        trunk_ND: class embeddings that enter the MoFE layer; float32, on the CPU.
+        trunk_ND: class embeddings that enter the MoFE layer, on the CPU; a batch at a time becomes float32.
         embedding_ND: final class embeddings.
         labels_N: classes.
+        rows_M: which of the N images to learn from.
         recipe: its ``probe_epochs``, ``probe_learning_rate``, ``micro_batch_size``, ``weight_decay`` and ``seed``.
 
     Raises:
@@ -36,16 +39,15 @@ def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: 
     optimiser = torch.optim.AdamW(
         parameters, lr=recipe.probe_learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
     )
-    size = min(recipe.micro_batch_size, len(labels_N))
-    steps = recipe.probe_epochs * (len(labels_N) // size)
+    size = min(recipe.micro_batch_size, len(rows_M))
+    steps = recipe.probe_epochs * (len(rows_M) // size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
     with progress(label="linear probe", total=steps, unit="step") as bar:
         for _ in range(recipe.probe_epochs):
-            order_N = torch.randperm(len(labels_N), generator=generator)
-            for rows_B in order_N[: len(order_N) // size * size].split(size):
+            order_M = rows_M[torch.randperm(len(rows_M), generator=generator)]
+            for rows_B in order_M[: len(order_M) // size * size].split(size):
                 labels_B = labels_N[rows_B].to(device)
-                z_BD = trunk_ND[rows_B].to(device)
-                f_BD = embedding_ND[rows_B].to(device)
+                z_BD, f_BD = (of_ND[rows_B].to(device).float() for of_ND in (trunk_ND, embedding_ND))
                 pairs = pairs_with_negatives(model.expert_of_class_C[labels_B].cpu(), model.num_experts, generator)
                 image_P, expert_P = (t.to(device) for t in pairs)
                 batch = Mixed(z_BD, labels_B, labels_B, torch.ones(len(rows_B), device=device))
@@ -73,13 +75,16 @@ def linear_probe(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: 
 
 
 @torch.inference_mode()
-def predict_from_features(model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted class and expert (N,) of an untrained or merely probed model, from stored features."""
+def predict_from_features(
+    model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, rows_M: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted class and expert (M,) of some images by an untrained or merely probed model, from stored features."""
     predicted, routed = [], []
     device = model.router.weight.device
-    for z_BD, f_BD in zip(trunk_ND.split(4096), embedding_ND.split(4096), strict=True):
-        expert_B = model.route(z_BD.to(device)).argmax(dim=1)
-        logits_BK = model.classify(f_BD.to(device), expert_B)
+    for rows_B in rows_M.split(4096):
+        z_BD, f_BD = (of_ND[rows_B].to(device).float() for of_ND in (trunk_ND, embedding_ND))
+        expert_B = model.route(z_BD).argmax(dim=1)
+        logits_BK = model.classify(f_BD, expert_B)
         predicted.append(logits_BK[:, :-1].argmax(dim=1).cpu().numpy())
         routed.append(expert_B.cpu().numpy())
     return np.concatenate(predicted), np.concatenate(routed)
