@@ -188,21 +188,21 @@ def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[T
         closeness_Bn, at_Bn = torch.hstack([closeness_Bn, found_Bn]), torch.hstack([at_Bn, column_Bn + start])
         closeness_Bn, column_Bn = _largest(closeness_Bn, n)
         at_Bn = at_Bn.gather(1, column_Bn)
-    squared_Bn, row_Bn = 1 - 2 * closeness_Bn, ids_N[at_Bn]
+    squared_Bn, row_Bn = 4 - 2 * closeness_Bn, ids_N[at_Bn]
     if missing := n - row_Bn.shape[1]:
         return functional.pad(squared_Bn, (0, missing), value=torch.inf), functional.pad(row_Bn, (0, missing), value=-1)
     return squared_Bn, row_Bn
 
 
 def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
-    """q · b − ½ |b|² of queries of length 1, (B, M): half of 1 less the squared distance."""
+    """q · b − ½ |b|² + 3/2 of queries of length 1, (B, M): 2 less half the squared distance, so never below 0."""
     if block_MD.dtype == torch.float32:
-        return _product(z_BD, block_MD, block_MD.new_full((len(block_MD),), -0.5))
+        return _product(z_BD, block_MD, block_MD.new_ones(len(block_MD)))
     parts = []
     for tile_TD in block_MD.split(TILE if block_MD.is_cpu else len(block_MD)):
         tile_TD = tile_TD.float()
         half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # rounded to float16, it is not quite ½
-        parts.append(_product(z_BD, tile_TD, -half_T))
+        parts.append(_product(z_BD, tile_TD, 1.5 - half_T))
     return torch.hstack(parts)
 
 
@@ -215,24 +215,28 @@ def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
 
 
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Values and columns (B, n) of the n largest, in no order; all if there are fewer.
+    """Values and columns (B, n) of the n largest of numbers ≥ 0, in no order; all if there are fewer.
 
-    They lie in the n groups of G columns with the largest maxima, so M / G + n G of M columns are sorted partially: the
-    fewest for G = √(M / n). A GPU has better ways of its own.
+    On a CPU their bits are sorted, as whole numbers: the order is the same, and without a thought of NaN it takes three
+    quarters of the time. They lie in the n groups of G columns with the largest maxima, so M / G + n G of M columns are
+    sorted partially: the fewest for G = √(M / n). A GPU has better ways of its own.
     """
     n = min(n, x_BM.shape[1])
-    size = isqrt(x_BM.shape[1] // max(n, 1))
-    if size < 2 or x_BM.is_cuda:
+    if x_BM.is_cuda:
         return x_BM.topk(n, sorted=False)
+    bits_BM, size = x_BM.view(torch.int32), isqrt(x_BM.shape[1] // max(n, 1))
+    if size < 2:
+        best = bits_BM.topk(n, sorted=False)
+        return best.values.view(torch.float32), best.indices
     count = x_BM.shape[1] // size
-    groups_BGM = x_BM[:, : size * count].unflatten(1, (size, count))
+    groups_BGM = bits_BM[:, : size * count].unflatten(1, (size, count))
     column_Bn = groups_BGM.amax(dim=1).topk(n, sorted=False).indices
     first_G = torch.arange(0, size * count, count)
     in_groups_BP = (column_Bn[:, None] + first_G[:, None]).flatten(1)
     in_none_BR = torch.arange(size * count, x_BM.shape[1]).expand(len(x_BM), -1)
     column_BP = torch.hstack([in_groups_BP, in_none_BR])
-    best = x_BM.gather(1, column_BP).topk(n, sorted=False)
-    return best.values, column_BP.gather(1, best.indices)
+    best = bits_BM.gather(1, column_BP).topk(n, sorted=False)
+    return best.values.view(torch.float32), column_BP.gather(1, best.indices)
 
 
 def _normalised(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
