@@ -24,10 +24,11 @@ def test_normalised_at_the_end_it_is_timms_own_transform_to_the_bit(
 ) -> None:
     dataset = ShardDataset(ImageShards(make_images()), training_transform(GREY, augmentation), seed=1)
     to_tensor, normalise = timm.data.create_transform(16, mean=GREY.mean, std=GREY.std).transforms[-2:]
-    for i in range(4):
-        pixels = dataset[i][0]
-        assert (pixels.dtype, pixels.shape) == (torch.uint8, (3, 16, 16))
-        assert torch.equal(normalised(pixels[None], GREY)[0], normalise(to_tensor(to_pil_image(pixels))))
+    batch = torch.stack([dataset[i][0] for i in range(9)])
+    assert (batch.dtype, batch.shape) == (torch.uint8, (9, 3, 16, 16))
+    for pixels, found in zip(batch, normalised(batch, GREY), strict=True):
+        assert torch.equal(found, normalise(to_tensor(to_pil_image(pixels))))
+        assert torch.equal(normalised(pixels[None], GREY)[0], found)
 
 
 def test_an_image_is_augmented_alike_whatever_was_drawn_before(make_images: Callable[..., str]) -> None:

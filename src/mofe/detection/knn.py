@@ -44,7 +44,10 @@ CLOSE = 1e-3
 
 
 class ExpertKNN:
-    """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank."""
+    """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank.
+
+    ``place`` is where it searches if the banks fit: this machine's device, unless another is named.
+    """
 
     def __init__(self, indexes: Sequence[faiss.Index], k: int, place: torch.device | None = None):
         self.indexes = indexes

@@ -234,8 +234,8 @@ def computed_embeddings(
     model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str
 ) -> Embeddings:
     """What a model of one expert makes of the training images now."""
-    outputs = [
-        output
+    parts = [
+        (output.trunk_BD, output.embedding_BD)
         for _, _, (output,) in embed_shards(
             [model],
             shards,
@@ -246,7 +246,7 @@ def computed_embeddings(
             precision=precision,
         )
     ]
-    return Embeddings(torch.cat([o.trunk_BD for o in outputs]), torch.cat([o.embedding_BD for o in outputs]))
+    return Embeddings(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _digest_of(config: ModelConfig) -> str:
