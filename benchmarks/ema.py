@@ -17,7 +17,9 @@ import torch
 from photographs import HERE, machine, parameters
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mofe.artifacts import Features, ImageShards, Partition
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.partition import Partition
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE
 from mofe.stages.finetune import finetune, stored_embeddings

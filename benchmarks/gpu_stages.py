@@ -21,7 +21,7 @@ from image_loading import write_jpegs
 from side_by_side import Table, Target, alternately, options, write
 from training_step import SEED, batch_of, models, work_of
 
-from mofe.artifacts import History
+from mofe.artifacts.model import History
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.partition import partition

@@ -30,7 +30,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mofe import storage
-from mofe.artifacts import ImageSet, ImageShards, Preprocessing, write_image_shards
+from mofe.artifacts.backbone import Preprocessing
+from mofe.artifacts.image_set import ImageSet, write_image_shards
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.loader import (
     ShardDataset,
     batches,

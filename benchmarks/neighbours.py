@@ -14,7 +14,7 @@ import numpy as np
 from photographs import BACKBONES, parameters
 from sklearn.neighbors import KNeighborsClassifier
 
-from mofe.artifacts import ImageShards
+from mofe.artifacts.image_shards import ImageShards
 from mofe.detection.embedding import embed_shards, untouched
 from mofe.models.backbone import describe_backbone
 from mofe.stages.prepare import prepare

@@ -22,7 +22,8 @@ import torch
 from side_by_side import Table, Target, alone, alternately, options, ratio, write
 from sklearn.cluster import KMeans
 
-from mofe.artifacts import feature_schema, fixed_size_lists, vectors, write_features
+from mofe.artifacts.features import feature_schema, write_features
+from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.partitioning.clusters import partition_classes
 from mofe.partitioning.prototypes import ClassSums
 from mofe.partitioning.wordnet import ensure_wordnet, path_from_root

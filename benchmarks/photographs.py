@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from mofe import storage
-from mofe.artifacts import write_image_shards
+from mofe.artifacts.image_set import write_image_shards
 from mofe.data.sources import open_source
 
 HERE = Path(__file__).parent

@@ -99,7 +99,7 @@ def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: 
     from helpers import make_partition, striped, write_scores
 
     from mofe import storage
-    from mofe.artifacts import History
+    from mofe.artifacts.model import History
 
     rng = np.random.default_rng(0)
     folder = work / "images"

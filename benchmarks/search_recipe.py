@@ -15,7 +15,7 @@ from typing import Any
 
 from photographs import BACKBONES, HERE, machine, parameters
 
-from mofe.artifacts import History
+from mofe.artifacts.model import History
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.partition import partition

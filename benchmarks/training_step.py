@@ -23,7 +23,7 @@ from sklearn.datasets import load_sample_images
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mofe.artifacts import Partition
+from mofe.artifacts.partition import Partition
 from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.embedding import untouched

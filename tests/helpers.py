@@ -15,19 +15,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mofe import storage
-from mofe.artifacts import (
-    GALLERY_SCHEMA,
-    Epoch,
-    History,
-    ImageSet,
-    Partition,
-    Role,
-    ScoreInfo,
-    embedding_schema,
-    fixed_size_lists,
-    score_schema,
-    write_image_shards,
-)
+from mofe.artifacts.image_set import ImageSet, Role, write_image_shards
+from mofe.artifacts.model import Epoch, History
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.scores import GALLERY_SCHEMA, ScoreInfo, embedding_schema, score_schema
+from mofe.artifacts.tables import fixed_size_lists
 from mofe.cli import main
 from mofe.local_runner import RunResult
 from mofe.stages.evaluate import evaluate

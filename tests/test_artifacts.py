@@ -13,7 +13,13 @@ import torch
 from helpers import TINY, make_partition, train_small, write_images
 
 from mofe import load_detector, storage
-from mofe.artifacts import Features, History, ImageShards, Metrics, ModelConfig, Partition, ScoreTable, TextInfo
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.metrics import Metrics
+from mofe.artifacts.model import History, ModelConfig
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.scores import ScoreTable
+from mofe.artifacts.texts import TextInfo
 from mofe.detection.texts import Texts, read_texts, write_texts
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model

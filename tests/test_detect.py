@@ -16,7 +16,8 @@ from helpers import command_line, striped
 from PIL import Image
 
 from mofe import load_detector
-from mofe.artifacts import ImageShards, ScoreTable
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.scores import ScoreTable
 from mofe.detect import detect
 from mofe.detector import Detector
 from mofe.errors import MofeError

@@ -44,6 +44,8 @@ def unedited(tree: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
+        ("artifacts/metrics.py", {"evaluate", "tabulate"}),
+        ("artifacts/detector.py", {"index", "score", "judge"}),
         ("detection/scores.py", {"texts", "index", "score", "judge"}),
         ("detection/metrics.py", {"index", "evaluate", "judge"}),
         ("report/page.html", {"evaluate"}),

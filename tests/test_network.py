@@ -8,7 +8,7 @@ import pytest
 from proxy import Proxy
 
 from mofe import storage
-from mofe.artifacts import ImageShards
+from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.stages.prepare import prepare
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import TINY, train_small
 
-from mofe.artifacts import fixed_size_lists
+from mofe.artifacts.tables import fixed_size_lists
 from mofe.detection import knn
 from mofe.detector import Detector
 from mofe.errors import MofeError

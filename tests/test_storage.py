@@ -13,7 +13,8 @@ import pytest
 from servers import Server
 
 from mofe import storage
-from mofe.artifacts import ImageSet, ImageShards
+from mofe.artifacts.image_set import ImageSet
+from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 
 MB = 2**20

@@ -19,7 +19,8 @@ from PIL import Image
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts import DetectorInfo, ModelConfig
+from mofe.artifacts.detector import DetectorInfo
+from mofe.artifacts.model import ModelConfig
 from mofe.data.images import decode, to_rgb
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.comparison import Comparison

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mofe.artifacts import LOCAL_MODEL
+from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.errors import MofeError
 
 PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")

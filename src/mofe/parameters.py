@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
 
 from mofe.ablations import requested
-from mofe.artifacts import Bank
+from mofe.artifacts.detector import Bank
 from mofe.errors import MofeError
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.stages.fingerprint import check_sets

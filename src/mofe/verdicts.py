@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe.artifacts import Manifest
+from mofe.artifacts.manifest import Manifest
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 ROWS_PER_GROUP = 10_000

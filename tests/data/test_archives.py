@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import striped
 
-from mofe.artifacts import ImageShards
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.listing import list_images
 from mofe.data.sources import open_source
 from mofe.errors import MofeError

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from mofe import load_detector
-from mofe.artifacts import ImageSet, ImageShards
+from mofe.artifacts.image_set import ImageSet
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode, stored_form
 from mofe.detect import detect
 from mofe.errors import MofeError

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from mofe.artifacts import ImageShards, Preprocessing
+from mofe.artifacts.backbone import Preprocessing
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.loader import ShardDataset, normalised, training_transform
 
 GREY = Preprocessing(

@@ -12,7 +12,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from mofe.artifacts import Preprocessing
+from mofe.artifacts.backbone import Preprocessing
 from mofe.data.loader import evaluation_transform, training_transform
 from mofe.data.resize import QuickRandomResizedCrop
 

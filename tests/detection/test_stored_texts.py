@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mofe import storage
-from mofe.artifacts import Backbone, Preprocessing, TextInfo
+from mofe.artifacts.backbone import Backbone, Preprocessing
+from mofe.artifacts.texts import TextInfo
 from mofe.detection.texts import TENSORS, Texts, read_texts, write_texts
 from mofe.errors import MofeError
 

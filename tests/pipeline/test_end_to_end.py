@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from test_secrets import PLANTED, leaks
 
 from mofe import load_detector
-from mofe.artifacts import Metrics
+from mofe.artifacts.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from mofe.artifacts import Metrics, Result
+from mofe.artifacts.metrics import Metrics, Result
 from mofe.report.comparison import ComparedRow, ComparedTable, Spread
 from mofe.report.export import as_csv, as_latex, tables_as_csv, tables_as_latex
 

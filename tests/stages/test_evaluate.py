@@ -13,12 +13,9 @@ from helpers import SCORED, make_partition, write_scores
 from sklearn.metrics import roc_auc_score
 
 from mofe import storage
-from mofe.artifacts import (
-    Epoch,
-    History,
-    Metrics,
-    ScoreTable,
-)
+from mofe.artifacts.metrics import Metrics
+from mofe.artifacts.model import Epoch, History
+from mofe.artifacts.scores import ScoreTable
 from mofe.errors import MofeError
 from mofe.report.export import as_latex
 from mofe.report.page import render

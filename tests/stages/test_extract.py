@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers import TINY
 
-import mofe.artifacts
-from mofe.artifacts import Features, ImageShards
+import mofe.artifacts.features
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.errors import MofeError
@@ -62,7 +63,7 @@ def test_workers_and_batches_change_nothing(make_images: Callable[..., str], tmp
 def test_vectors_of_several_row_groups_are_read_in_order(
     make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mofe.artifacts, "FEATURE_ROWS", 7)
+    monkeypatch.setattr(mofe.artifacts.features, "FEATURE_ROWS", 7)
     found = run(make_images(), tmp_path / "f")
     table = pq.ParquetFile(tmp_path / "f" / Features.TABLE)
     assert table.num_row_groups > 3

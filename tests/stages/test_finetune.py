@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mofe.artifacts import History, ModelConfig
+from mofe.artifacts.model import History, ModelConfig
 from mofe.errors import MofeError
 from mofe.models import create_backbone, load_model
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing import SignalException
 
-from mofe.artifacts import History
+from mofe.artifacts.model import History
 from mofe.errors import MofeError
 from mofe.training import distributed
 from mofe.training.termination import STATUS

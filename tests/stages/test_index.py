@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mofe import load_detector
-from mofe.artifacts import DetectorInfo, ImageShards
+from mofe.artifacts.detector import DetectorInfo
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.knn import ExpertKNN

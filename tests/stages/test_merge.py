@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-import mofe.artifacts
+import mofe.artifacts.scores
 import mofe.stages.score as score_module
-from mofe.artifacts import ScoreTable
+from mofe.artifacts.scores import ScoreTable
 from mofe.errors import MofeError
 from mofe.stages.index import index
 from mofe.stages.merge import merge
@@ -38,7 +38,7 @@ def test_it_is_what_one_task_makes(
     monkeypatch: pytest.MonkeyPatch,
     role: str,
 ) -> None:
-    monkeypatch.setattr(mofe.artifacts, "SCORE_ROWS", 17)
+    monkeypatch.setattr(mofe.artifacts.scores, "SCORE_ROWS", 17)
     monkeypatch.setattr(score_module, "SAMPLE", 11)
     images = make_images("set", role, per_class=13, classes=(0, 1, 2, 3) if role == "test" else (0, 1, 5, 6))
     score(images, detector.detector, str(tmp_path / "whole"), **OPTIONS)  # type: ignore[arg-type]

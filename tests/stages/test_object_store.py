@@ -16,7 +16,8 @@ from safetensors.torch import load, load_file
 from servers import Server
 
 from mofe import load_detector
-from mofe.artifacts import ImageShards, Metrics
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.metrics import Metrics
 from mofe.data.images import stored_form
 from mofe.errors import MofeError
 from mofe.stages.evaluate import evaluate

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 from helpers import TINY
 
 from mofe import storage
-from mofe.artifacts import FeatureInfo, Features, Partition, fixed_size_lists
+from mofe.artifacts.features import FeatureInfo, Features
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.tables import fixed_size_lists
 from mofe.models import describe_backbone
 from mofe.stages.partition import partition
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import striped
 
-from mofe.artifacts import ImageSet, ImageShards
+from mofe.artifacts.image_set import ImageSet
+from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.stages.prepare import prepare
 

@@ -13,7 +13,9 @@ from tiny_clip import BACKBONE, write_tiny_clip
 
 import mofe.stages.score as score_module
 from mofe import load_detector
-from mofe.artifacts import GALLERY_SCHEMA, ImageShards, ScoreTable, embedding_schema, score_schema, vectors
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.scores import GALLERY_SCHEMA, ScoreTable, embedding_schema, score_schema
+from mofe.artifacts.tables import vectors
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics

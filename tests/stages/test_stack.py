@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import TINY
 
-import mofe.artifacts
-from mofe.artifacts import Features
+import mofe.artifacts.features
+from mofe.artifacts.features import Features
 from mofe.errors import MofeError
 from mofe.stages.extract import extract
 from mofe.stages.stack import stack
@@ -27,7 +27,8 @@ def parts_of(images: str, folder: Path, shards: Sequence[int] = (0, 1, 2), **mor
 def test_it_is_what_one_task_makes(
     make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mofe.artifacts, "FEATURE_ROWS", 13)  # row groups end neither with batches nor with shards
+    # row groups end neither with batches nor with shards
+    monkeypatch.setattr(mofe.artifacts.features, "FEATURE_ROWS", 13)
     images, whole, joined = make_images(), tmp_path / "whole", tmp_path / "joined"
     extract(images, str(whole), batch_size=5, **OPTIONS)  # type: ignore[arg-type]
     stack(parts_of(images, tmp_path)[::-1], str(joined))

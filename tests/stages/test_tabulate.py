@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mofe.ablations import TABLES, name_of
-from mofe.artifacts import Metrics, Result
+from mofe.artifacts.metrics import Metrics, Result
 from mofe.errors import MofeError
 from mofe.report.comparison import ComparedTable, format_tables
 from mofe.stages.tabulate import tabulate

@@ -14,7 +14,9 @@ from helpers import write_images
 from safetensors.torch import save_file
 from tiny_clip import BACKBONE, CONFIG, write_tiny_clip
 
-from mofe.artifacts import Features, ImageShards, Metrics
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.metrics import Metrics
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits

@@ -45,7 +45,7 @@ def report(
         shapes = {"table": lambda tables: format_tables(tables) + "\n", "csv": tables_as_csv, "latex": tables_as_latex}
         sys.stdout.write(shapes[format]([ComparedTable.from_dict(table) for table in tables]))
     else:
-        from mofe.artifacts import Metrics
+        from mofe.artifacts.metrics import Metrics
         from mofe.report.export import as_csv, as_latex
         from mofe.report.text import format_table
 

@@ -125,7 +125,7 @@ def _run_again(
 
 def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     from mofe import storage
-    from mofe.artifacts import Metrics
+    from mofe.artifacts.metrics import Metrics
     from mofe.report.text import format_table
 
     metrics = Metrics.read_file(outputs["metrics"])

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from mofe.artifacts import ImageShards, Preprocessing
+from mofe.artifacts.backbone import Preprocessing
+from mofe.artifacts.image_shards import ImageShards
 from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize

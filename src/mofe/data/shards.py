@@ -6,7 +6,8 @@ from typing import TypeVar
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts import FeaturePart, ScorePart
+from mofe.artifacts.features import FeaturePart
+from mofe.artifacts.scores import ScorePart
 from mofe.errors import MofeError
 
 Part = TypeVar("Part", FeaturePart, ScorePart)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mofe.artifacts import Backbone, ImageShards, Partition, Preprocessing
+from mofe.artifacts.backbone import Backbone, Preprocessing
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.partition import Partition
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone

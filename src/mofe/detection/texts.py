@@ -14,7 +14,7 @@ from torch import Tensor
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts import TextInfo
+from mofe.artifacts.texts import TextInfo
 from mofe.errors import MofeError
 
 TENSORS = "texts.safetensors"

@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from mofe import storage
-from mofe.artifacts import Backbone, Preprocessing
+from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError
 
 RANDOM_WEIGHTS = "random"

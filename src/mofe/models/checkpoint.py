@@ -4,7 +4,7 @@ from safetensors.torch import load, save
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts import ModelConfig
+from mofe.artifacts.model import ModelConfig
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE

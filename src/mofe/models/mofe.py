@@ -20,7 +20,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mofe.artifacts import Partition, RouterKind
+from mofe.artifacts.partition import Partition, RouterKind
 from mofe.errors import MofeError
 from mofe.models.class_token import class_token_after
 

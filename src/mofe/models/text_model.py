@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mofe import storage
-from mofe.artifacts import LOCAL_MODEL
+from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.errors import MofeError
 from mofe.models.backbone import local_weights
 from mofe.models.device import device

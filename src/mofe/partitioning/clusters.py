@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from mofe.artifacts import Partition, Seed
+from mofe.artifacts.partition import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
 from mofe.partitioning.self_learning import learnt_groups

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts import Features, fixed_size_lists, vectors
+from mofe.artifacts.features import Features
+from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.errors import MofeError
 
 PART = 512

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mofe.ablations import Row, Table, name_of
-from mofe.artifacts import Metrics
+from mofe.artifacts.metrics import Metrics
 from mofe.errors import MofeError
 from mofe.report.shell import environment
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from mofe.artifacts import Metrics, Result
+from mofe.artifacts.metrics import Metrics, Result
 from mofe.report.comparison import ComparedTable, Spread
 
 FIGURES = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mofe.artifacts import Role
+from mofe.artifacts.image_set import Role
 
 GALLERY_SIZE = 12
 
 
 def chosen(role: Role, columns: Mapping[str, np.ndarray], threshold: float) -> dict[str, list[int]]:
-    """The rows to show by kind, see :data:`mofe.artifacts.GALLERY_SCHEMA`; of several alike, always the same.
+    """The rows to show by kind, see :data:`mofe.artifacts.scores.GALLERY_SCHEMA`; of several alike, always the same.
 
     What is chosen of all rows is also chosen of any part of them that it lies in.
 

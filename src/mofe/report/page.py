@@ -9,7 +9,11 @@ import pyarrow as pa
 import yaml
 from markupsafe import Markup
 
-from mofe.artifacts import History, Metrics, Partition, Result, ScoreTable, vectors
+from mofe.artifacts.metrics import Metrics, Result
+from mofe.artifacts.model import History
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.scores import ScoreTable
+from mofe.artifacts.tables import vectors
 from mofe.detection.metrics import roc_points, threshold_at_tpr
 from mofe.report.feature_map import feature_map
 from mofe.report.figures import colour_of

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mofe.artifacts import Epoch
+from mofe.artifacts.model import Epoch
 from mofe.detection.metrics import ROC
 from mofe.report.figures import ID_COLOUR, INK, OOD_COLOURS, RULE, colour_of, new_axes, svg
 

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from mofe.artifacts import Metrics
+from mofe.artifacts.metrics import Metrics
 
 
 def format_table(metrics: Metrics) -> str:

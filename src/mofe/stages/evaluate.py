@@ -7,7 +7,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mofe import storage, tracking
-from mofe.artifacts import ExpertResult, History, Metrics, Partition, Result, ScoreTable
+from mofe.artifacts.metrics import ExpertResult, Metrics, Result
+from mofe.artifacts.model import History
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.scores import ScoreTable
 from mofe.detection.bootstrap import bootstrap_intervals
 from mofe.detection.metrics import ROC, ood_metrics, roc_points
 from mofe.errors import MofeError

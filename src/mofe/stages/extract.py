@@ -6,16 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from mofe import storage, tracking
-from mofe.artifacts import (
-    FeatureInfo,
-    FeaturePart,
-    Features,
-    ImageShards,
-    feature_schema,
-    fixed_size_lists,
-    vectors,
-    write_features,
-)
+from mofe.artifacts.features import FeatureInfo, FeaturePart, Features, feature_schema, write_features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards, untouched
 from mofe.models.backbone import describe_backbone

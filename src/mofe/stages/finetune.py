@@ -12,7 +12,10 @@ from timm.models.vision_transformer import VisionTransformer
 from upath import UPath
 
 from mofe import __version__, storage, tracking
-from mofe.artifacts import Epoch, Features, History, ImageShards, ModelConfig, Partition, RouterKind
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.model import Epoch, History, ModelConfig
+from mofe.artifacts.partition import Partition, RouterKind
 from mofe.detection.embedding import embed_shards
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone

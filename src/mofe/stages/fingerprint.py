@@ -5,7 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 from mofe import storage
-from mofe.artifacts import LOCAL_MODEL
+from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.data.sources import SYNSETS, manifest_file, manifest_rows
 from mofe.errors import MofeError
 

@@ -11,7 +11,11 @@ import pyarrow.parquet as pq
 import torch
 
 from mofe import storage, tracking
-from mofe.artifacts import Bank, DetectorInfo, Features, ImageSet, ImageShards, ModelConfig
+from mofe.artifacts.detector import Bank, DetectorInfo
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_set import ImageSet
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.model import ModelConfig
 from mofe.detection.comparison import Comparison, Head, Space
 from mofe.detection.embedding import EmbeddedBatch, embed_shards, untouched
 from mofe.detection.knn import ExpertKNN

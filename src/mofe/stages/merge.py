@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import GALLERY_SCHEMA, ScorePart, ScoreTable, embedding_schema, write_scores
+from mofe.artifacts.scores import GALLERY_SCHEMA, ScorePart, ScoreTable, embedding_schema, write_scores
 from mofe.data.shards import in_order
 from mofe.report.gallery import chosen
 

@@ -1,7 +1,7 @@
 """Which classes share an expert."""
 
 from mofe import storage, tracking
-from mofe.artifacts import Features
+from mofe.artifacts.features import Features
 from mofe.partitioning.clusters import partition_classes
 
 

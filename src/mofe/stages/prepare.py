@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from mofe import storage, tracking
-from mofe.artifacts import ImageSet, Rejected, Role, write_image_shards
+from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
 from mofe.data.sources import LabelledImage, Source, as_text, open_source
 from mofe.errors import MofeError

@@ -8,18 +8,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mofe import storage, tracking
-from mofe.artifacts import (
+from mofe.artifacts.image_set import ImageSet
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.scores import (
     GALLERY_SCHEMA,
-    ImageSet,
-    ImageShards,
     ScoreInfo,
     ScorePart,
     ScoreTable,
     embedding_schema,
-    fixed_size_lists,
     score_schema,
     write_scores,
 )
+from mofe.artifacts.tables import fixed_size_lists
 from mofe.data.images import decode
 from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards
@@ -173,7 +173,7 @@ def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
 def _gallery(
     source: ImageShards, mine: range, columns: dict[str, np.ndarray], nearest: np.ndarray, judge: Detector
 ) -> pa.Table:
-    """Thumbnails of the most confident mistakes and of borderline images: see :data:`mofe.artifacts.GALLERY_SCHEMA`."""
+    """Thumbnails of the most confident mistakes and of borderline images, of :data:`GALLERY_SCHEMA`."""
     rows = []
     for kind, places in chosen(source.info.role, columns, judge.thresholds["knn"]).items():
         for place in places:

@@ -1,6 +1,6 @@
 """Into which shards an image set is split."""
 
-from mofe.artifacts import ImageSet
+from mofe.artifacts.image_set import ImageSet
 from mofe.data.shards import bounds
 from mofe.errors import MofeError
 

@@ -1,7 +1,7 @@
 """The features of all shards as one set, and the prototypes of their classes."""
 
 from mofe import storage, tracking
-from mofe.artifacts import FeaturePart, Features, write_features
+from mofe.artifacts.features import FeaturePart, Features, write_features
 from mofe.data.shards import in_order
 from mofe.partitioning.prototypes import ClassSums
 

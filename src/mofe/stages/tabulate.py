@@ -4,7 +4,7 @@ from typing import Any
 
 from mofe import storage, tracking
 from mofe.ablations import requested
-from mofe.artifacts import Metrics
+from mofe.artifacts.metrics import Metrics
 from mofe.report.comparison import compare, format_tables, render_tables
 
 

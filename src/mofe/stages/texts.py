@@ -9,7 +9,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mofe import storage, tracking
-from mofe.artifacts import Features, ImageShards, TextInfo
+from mofe.artifacts.features import Features
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.texts import TextInfo
 from mofe.data.loader import ShardDataset, evaluation_transform, normalised
 from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from upath import UPath
 
-from mofe.artifacts import Epoch, ImageShards, Preprocessing
+from mofe.artifacts.backbone import Preprocessing
+from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.model import Epoch
 from mofe.data.loader import (
     ShardDataset,
     batches,

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from mofe.artifacts import RouterKind
+from mofe.artifacts.partition import RouterKind
 from mofe.errors import MofeError
 
 MIXUPS = ("dynamic", "fixed", "none")

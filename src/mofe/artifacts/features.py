@@ -1,0 +1,117 @@
+"""What the untouched backbone sees in the training images, image by image and class by class."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import IO, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from mofe import storage
+from mofe.artifacts.backbone import Backbone
+from mofe.artifacts.manifest import Manifest
+from mofe.artifacts.tables import in_row_groups, vectors
+from mofe.errors import MofeError
+
+
+class FeatureInfo(Manifest):
+    """The manifest ``features.json`` of extracted features."""
+
+    file_name: ClassVar[str] = "features.json"
+    what: ClassVar[str] = "feature set"
+    backbone: Backbone
+    dim: int
+    num_images: int
+    classes: tuple[str, ...]
+    synsets: tuple[str | None, ...]
+
+
+class FeaturePart(FeatureInfo):
+    """``part.json``: features of some of the images, from one task of several; stack joins them.
+
+    Beside them lie sums in the place of prototypes (:class:`mofe.partitioning.prototypes.ClassSums`). All fields but
+    those here are the whole's.
+    """
+
+    file_name: ClassVar[str] = "part.json"
+    what: ClassVar[str] = "part of a feature set"
+    start: int
+    """The first of the images."""
+    stop: int
+    """The one after the last."""
+
+    @property
+    def whole(self) -> FeatureInfo:
+        """The manifest of what it is a part of."""
+        return FeatureInfo.model_validate(self.model_dump(exclude={"files", "start", "stop"}))
+
+
+FEATURE_ROWS = 4096
+"""Images in a row group of features."""
+
+
+def feature_schema(dim: int) -> pa.Schema:
+    """``trunk``: class embedding entering the MoFE block; ``embedding``: the final class embedding."""
+    vector = pa.list_(pa.float16(), dim)
+    return pa.schema([("id", pa.string()), ("label", pa.int32()), ("trunk", vector), ("embedding", vector)])
+
+
+@contextmanager
+def write_features(file: IO[bytes], dim: int) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends tables of :func:`feature_schema`; row groups of :data:`FEATURE_ROWS`.
+
+    Vectors are written as they are: a dictionary of numbers that never repeat, compressed, is as large, and takes five
+    times as long to read and to write.
+    """
+    with (
+        pq.ParquetWriter(
+            file,
+            feature_schema(dim),
+            compression="none",
+            use_dictionary=["id", "label"],
+            write_statistics=["id", "label"],
+        ) as parquet,
+        in_row_groups(parquet, FEATURE_ROWS) as write,
+    ):
+        yield write
+
+
+class Features:
+    """Extracted features of the training images, and the prototypes of their classes."""
+
+    TABLE, PROTOTYPES = "features.parquet", "prototypes.parquet"
+    SUMS = "sums.parquet"
+    """Of a part, in the place of prototypes."""
+
+    def __init__(self, uri: str | UPath):
+        self.uri = storage.resolve(uri)
+        self.info = FeatureInfo.read(self.uri)
+
+    @cached_property
+    def prototypes_CD(self) -> np.ndarray:
+        """Mean trunk embedding of each class, float32."""
+        self.info.check(self.uri, self.PROTOTYPES)
+        return vectors(storage.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
+
+    def column(self, name: Literal["trunk", "embedding"]) -> np.ndarray:
+        """That vector of each image, (N, D) float16 as stored; read row group by row group, and held once."""
+        values_ND = np.empty((self.info.num_images, self.info.dim), np.float16)
+        start = 0
+        with storage.open_parquet(self._table) as table:
+            if table.metadata.num_rows != len(values_ND):
+                raise MofeError(
+                    f"{self.uri}: features.json promises {len(values_ND)} images, found {table.metadata.num_rows}"
+                )
+            for group in range(table.num_row_groups):
+                part_MD = vectors(table.read_row_group(group, [name])[name])
+                values_ND[start : start + len(part_MD)] = part_MD
+                start += len(part_MD)
+        return values_ND
+
+    @cached_property
+    def _table(self) -> UPath:
+        self.info.check(self.uri, self.TABLE)
+        return self.uri / self.TABLE

@@ -1,0 +1,50 @@
+"""A trained model: what it was made of, and how its training went."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from mofe.artifacts.backbone import Backbone
+from mofe.artifacts.manifest import Manifest
+from mofe.artifacts.partition import Partition, RouterKind
+
+
+class ModelConfig(Manifest):
+    """``config.json`` of a trained model."""
+
+    file_name: ClassVar[str] = "config.json"
+    what: ClassVar[str] = "model"
+    library_version: str
+    backbone: Backbone
+    top_k: int
+    router: RouterKind = "cluster"
+    partition: Partition
+    validation_fraction: float
+    seed: int
+    training: dict[str, Any]
+    """The finetune stage's own parameters."""
+
+
+class Epoch(BaseModel):
+    """What was measured at the end of a training epoch; epoch 0 is the state after the linear probe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epoch: int
+    learning_rate: float
+    loss: float
+    route_loss: float
+    expert_loss: float
+    regulariser: float
+    validation_accuracy: float
+    router_accuracy: float
+    class_accuracy: tuple[float, ...]
+    sigma: tuple[float, ...]
+    images_per_second: float
+
+
+class History(Manifest):
+    """``history.json``: the course of a training run."""
+
+    file_name: ClassVar[str] = "history.json"
+    what: ClassVar[str] = "training history"
+    epochs: tuple[Epoch, ...]
