@@ -28,12 +28,12 @@ import atheris
 with atheris.instrument_imports(include=["mofe", "PIL", "yaml"]):
     from PIL import Image
 
-    from mofe import storage
     from mofe.data.images import decode, stored_form
     from mofe.data.pixels import decode_pixels
     from mofe.data.sources import open_source
     from mofe.errors import MofeError
     from mofe.parameter_file import check_parameters, pipeline_parameters, read_parameters
+    from mofe.sealed_json import sealed, unsealed
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 Target = Callable[[bytes], None]
@@ -107,11 +107,11 @@ def detector(folder: Path) -> Target:
 
 def reseal(manifest: Path) -> None:
     """Make a manifest say what there is."""
-    values, _ = storage.unsealed(manifest.read_bytes())
+    values, _ = unsealed(manifest.read_bytes())
     values["files"] = {
         name: hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() for name in values["files"]
     }
-    manifest.write_bytes(storage.sealed(values))
+    manifest.write_bytes(sealed(values))
 
 
 def small_detector(folder: Path) -> Path:

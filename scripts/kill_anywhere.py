@@ -46,6 +46,7 @@ from kfp.dsl import executor_main
 
 from mofe import cli, local_runner, storage
 from mofe.commands.data import digits
+from mofe.sealed_json import unsealed
 from mofe.stages import STAGES
 
 FORK = multiprocessing.get_context("fork")
@@ -210,7 +211,7 @@ def check_completed(work: Path) -> None:
     for output in {Path(o) for o in outputs if isinstance(o, str) and o.startswith("/")}:
         assert output.exists(), f"gone: {output}"
         for manifest in output.glob("*.json"):
-            values, seal = storage.unsealed(manifest.read_bytes())
+            values, seal = unsealed(manifest.read_bytes())
             whole = seal and all(storage.sha256(output / name) == digest for name, digest in values["files"].items())
             assert whole, f"not what it says: {manifest}"
 
@@ -226,7 +227,7 @@ def check_nothing_repeated(work: Path) -> None:
 
 
 def figures(work: Path) -> dict[str, Any]:
-    values, seal = storage.unsealed((work / "metrics.json").read_bytes())
+    values, seal = unsealed((work / "metrics.json").read_bytes())
     assert seal, "metrics.json is damaged"
     return {name: value for name, value in values.items() if name != "made_from"}
 

@@ -8,15 +8,12 @@ outputs of iterations that end together.
 
 import copy
 import fcntl
-import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +29,7 @@ import yaml
 from mofe.digests import stamp
 from mofe.docker_runner import require_engine, run_container, surroundings
 from mofe.errors import MofeError
+from mofe.local_console import Console, label_of, named
 from mofe.rerun import Documents, EarlierRun, cut, renewed, stage_of
 from mofe.run_record import Execution, RunRecord
 
@@ -151,7 +149,7 @@ def _start(
         "MOFE_TRACKING_CARRIED": "1",
     }
     (logs / PIPELINE).write_text(_text(documents))
-    console = _Console(logs, RunRecord(run_id, name, parameters, again.earlier.run if again else ""))
+    console = Console(logs, RunRecord(run_id, name, parameters, again.earlier.run if again else ""))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
@@ -173,7 +171,7 @@ def _run(
     parameters: dict[str, Any],
     work: Path,
     runner: Runner,
-    console: "_Console",
+    console: Console,
     chatter: Any,
     again: _Again | None,
 ) -> dict[str, Path]:
@@ -210,7 +208,7 @@ def _for_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str
 
 
 @contextmanager
-def _tracked(logs: Path, console: "_Console") -> Iterator[None]:
+def _tracked(logs: Path, console: Console) -> Iterator[None]:
     """Beside the stages, once one has left something to track, a process that carries it to MLflow."""
     events = logs / "tracking"
     events.mkdir()
@@ -252,7 +250,7 @@ def _only_run_in(work: Path) -> Iterator[None]:
 
 @contextmanager
 def _hooked(
-    console: "_Console", parameters: dict[str, Any], work: Path, uncached: set[str], again: _Again | None
+    console: Console, parameters: dict[str, Any], work: Path, uncached: set[str], again: _Again | None
 ) -> Iterator[None]:
     from kfp.local import cache, subprocess_task_handler
     from kfp.local.orchestrator import enhanced_dag_orchestrator
@@ -264,7 +262,7 @@ def _hooked(
             self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
         ) -> str:
             self.stage = re.sub(r"^comp-|-\d+$", "", component_name)
-            self.label = _label(arguments)
+            self.label = label_of(arguments)
             return str(super().compute_key(component_name, image, full_command, _as_doubles(arguments), **more))
 
         def get(self, key: str) -> dict[str, Any] | None:
@@ -279,7 +277,7 @@ def _hooked(
                 console.found_in_cache(self.stage, self.label, key, outputs)
             elif again:
                 raise MofeError(console.failed(
-                    f"stage {_named(self.stage, self.label)} of run {again.earlier.run} is not in the cache, and "
+                    f"stage {named(self.stage, self.label)} of run {again.earlier.run} is not in the cache, and "
                     f"{again.stage} needs it: its outputs are gone, or it depends on a parameter that --set changes. "
                     f"Run the whole pipeline: mofe run -f FILE --work {work}"
                 ))  # fmt: skip
@@ -347,30 +345,6 @@ def _run_process(command: list[str], environment: dict[str, str], on_output: Cal
                 raise
 
 
-def _label(arguments: dict[str, Any]) -> str:
-    """What tells executions of a stage apart: its data set's name, the run that it configures, or its shard."""
-    if "name" in arguments:
-        label = str(arguments["name"])
-        return "" if label == "train" else label
-    if isinstance(run := arguments.get("run"), dict):  # of a comparison
-        return f"{run['name']} seed {run['seed']:g}"
-    shard = f"shard {arguments['shard']:g}" if "shard" in arguments and arguments.get("shards") != 1 else ""
-    return " ".join(filter(None, [_data_set(arguments), shard]))
-
-
-def _data_set(arguments: dict[str, Any]) -> str:
-    """The name of the evaluation set whose images, or parts of whose scores, a stage is given."""
-    for argument, file, key in (("images", "dataset.json", "name"), ("parts", "part.json", "dataset")):
-        given = arguments.get(argument)
-        given = given[0] if isinstance(given, list) and given else given
-        uri = given.get("uri") if isinstance(given, dict) else getattr(given, "uri", None)
-        manifest = Path(str(uri)) / file
-        if uri and manifest.is_file():
-            label = str(json.loads(manifest.read_text()).get(key, ""))
-            return "" if label == "train" else label
-    return ""
-
-
 def _as_doubles(value: Any) -> Any:
     """To Kubeflow every number is a double: a compiled default of 0.0 and the 0 that somebody gives are one."""
     if isinstance(value, dict):
@@ -378,105 +352,3 @@ def _as_doubles(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_doubles(inner) for inner in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _named(stage: str, label: str) -> str:
-    return f"{stage} ({label})" if label else stage
-
-
-class _Console:
-    """What the person at the terminal sees: a line a stage, and under it, while it runs, its latest progress."""
-
-    def __init__(self, logs: Path, record: RunRecord):
-        self.logs = logs
-        self.record = record
-        self.after_stage: Callable[[], None] = lambda: None
-        self.terminal = sys.stdout
-        self.live = self.terminal.isatty()
-        record.write(logs)
-
-    def found_in_cache(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
-        self._done(Execution(stage, label, True, 0.0))
-        self.made(key, outputs)
-
-    def made(self, key: str, outputs: dict[str, Any]) -> None:
-        """Note what the latest stage has made."""
-        latest = self.record.executions[-1]
-        latest.key = key
-        latest.outputs = {name: _place(output) for name, output in outputs.items()}
-        self.record.write(self.logs)
-
-    def failed(self, message: str) -> str:
-        """Note why the run ends."""
-        self.record.failure = message
-        self.record.write(self.logs)
-        self._clear()
-        return message
-
-    def execute(self, command: list[str], run: Callable[[Callable[[bytes], None]], int]) -> int:
-        """Run a stage with its output in a log; note whether and why it failed."""
-        stage = command[command.index("--function_to_execute") + 1]
-        inputs = json.loads(command[command.index("--executor_input") + 1])["inputs"]
-        arguments = {
-            **inputs.get("parameterValues", {}),
-            **{
-                name: found["artifacts"][0] for name, found in inputs.get("artifacts", {}).items() if found["artifacts"]
-            },
-        }
-        label = _label(arguments)
-        log = self.logs / f"{len(self.record.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
-        self._show(f"  {stage} {label} …")
-        started = time.monotonic()
-        with log.open("wb") as file:
-
-            def on_output(piece: bytes) -> None:
-                file.write(piece)
-                file.flush()
-                lines = [line for line in re.split(r"[\r\n]", piece.decode(errors="replace")) if line.strip()]
-                if lines:
-                    self._show(f"  {lines[-1].strip()}")
-
-            status = run(on_output)
-        self.after_stage()
-        seconds = time.monotonic() - started
-        if status == 0:
-            self._done(Execution(stage, label, False, seconds))
-        else:
-            self.failed(f"stage {_named(stage, label)} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}")
-        return status
-
-    def _done(self, execution: Execution) -> None:
-        self.record.executions.append(execution)
-        self._clear()
-        how = "cached" if execution.cached else f"{execution.seconds:.1f} s"
-        print(f"✓ {execution.stage:<12}{execution.label:<20}{how:>10}", file=self.terminal, flush=True)
-
-    def _show(self, text: str) -> None:
-        if self.live:
-            width = shutil.get_terminal_size().columns
-            print(f"\r\033[2K{text[: width - 1]}", end="", file=self.terminal, flush=True)
-
-    def _clear(self) -> None:
-        if self.live:
-            print("\r\033[2K", end="", file=self.terminal, flush=True)
-
-
-def _place(output: Any) -> Any:
-    """An artifact by where it is, several by where they are, a parameter by its value."""
-    if isinstance(output, list):
-        return [_place(item) for item in output]
-    return getattr(output, "uri", output)
-
-
-def _cause(log: Path, status: int) -> str:
-    """Why a stage failed, in one line: the exception that ended it, or the signal."""
-    text = log.read_text(errors="replace")
-    raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", text)
-    if raised:
-        kind, message = raised[-1]
-        return message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")
-    if status < 0 or status in (137, 143):
-        signal = -status if status < 0 else status - 128
-        return f"it was killed by signal {signal}" + (" (out of memory?)" if signal == 9 else "")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else f"exit status {status}"

@@ -9,7 +9,6 @@ here for S3 (:data:`ATTEMPTS`). What goes wrong in the end is a :class:`MofeErro
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
 
 from mofe.errors import MofeError
+from mofe.sealed_json import as_json
 
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
@@ -351,39 +351,8 @@ def write_bytes(path: UPath, content: bytes) -> None:
 
 
 def write_json(path: UPath, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically; NaN and infinity are refused."""
-    write_bytes(path, _text(content))
-
-
-def _text(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-_SEAL, _AFTER_SEAL = "sha256", b'"\n}\n'
-
-
-def sealed(content: dict[str, Any]) -> bytes:
-    """JSON whose last line is the SHA-256 of all other bytes; :func:`unsealed` reads it."""
-    blank = _text({**content, _SEAL: ""})
-    digest = hashlib.sha256(blank).hexdigest()
-    return blank.removesuffix(_AFTER_SEAL) + digest.encode() + _AFTER_SEAL
-
-
-def unsealed(content: bytes) -> tuple[Any, str]:
-    """What :func:`sealed` was given, and the digest; "" in its place if a byte is not as it was written.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    head, digest = content[: -64 - len(_AFTER_SEAL)], content[-64 - len(_AFTER_SEAL) : -len(_AFTER_SEAL)]
-    whole = hashlib.sha256(head + content[-len(_AFTER_SEAL) :]).hexdigest().encode() == digest
-    try:
-        values = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if isinstance(values, dict):
-        values.pop(_SEAL, None)
-    return values, digest.decode() if whole else ""
+    """Write ``content`` as indented JSON, as :func:`write_bytes` does; NaN and infinity are refused."""
+    write_bytes(path, as_json(content))
 
 
 def sha256(path: UPath | Path) -> str:

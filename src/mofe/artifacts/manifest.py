@@ -16,6 +16,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.errors import MofeError
+from mofe.sealed_json import sealed, unsealed
 
 THREADS = 16
 """That read small pieces of many files at once."""
@@ -41,7 +42,7 @@ class Manifest(BaseModel):
 
     def sealed(self) -> bytes:
         """The content of the file."""
-        return storage.sealed(self.model_dump(mode="json"))
+        return sealed(self.model_dump(mode="json"))
 
     def write(self, folder: UPath) -> None:
         """Write the manifest into ``folder``; call it after every other file is there."""
@@ -63,7 +64,7 @@ class Manifest(BaseModel):
         path = storage.resolve(file)
         content = storage.read_bytes(path, cls.what)
         try:
-            values, identity = storage.unsealed(content)
+            values, identity = unsealed(content)
             found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None

@@ -13,6 +13,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.errors import MofeError
+from mofe.sealed_json import sealed, unsealed
 
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -36,7 +37,7 @@ def save_checkpoint(
     with storage.staged(str(folder / f"step-{step:08d}")) as place:
         storage.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
         manifest = {**progress, "run": _pipeline_run(), "files": storage.written(place)}
-        storage.write_bytes(place / MANIFEST, storage.sealed(manifest))
+        storage.write_bytes(place / MANIFEST, sealed(manifest))
     for old in _steps(folder)[:-KEPT]:
         _remove(old)
 
@@ -90,7 +91,7 @@ def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
 
 def _undamaged(place: UPath) -> dict[str, Any] | None:
     try:
-        progress, seal = storage.unsealed(storage.read_bytes(place / MANIFEST, "checkpoint"))
+        progress, seal = unsealed(storage.read_bytes(place / MANIFEST, "checkpoint"))
     except ValueError:
         return None
     whole = seal and storage.kind(place / STATE) and storage.sha256(place / STATE) == progress["files"][STATE]
