@@ -32,6 +32,7 @@ from mofe.detection.scores import energy, msp
 from mofe.models.backbone import describe_backbone
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
+from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep
 
@@ -76,6 +77,7 @@ def work_of(
         model.tokens = torch.compile(model.tokens)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(SEED)
     clusters_B = model.expert_of_class_C[batch.labels_a_B] if isinstance(model, MoFE) else None
+    on_host_B = None if clusters_B is None else clusters_B.cpu()
 
     def forward() -> None:
         model.eval()
@@ -90,7 +92,8 @@ def work_of(
             if step is None:
                 loss = nn.functional.cross_entropy(model(batch.images), batch.labels_a_B)
             else:
-                loss = step(batch, generator).total
+                pairs = pairs_with_negatives(on_host_B, model.num_experts, generator)
+                loss = step(batch, *pairs).total
         loss.backward()
         optimiser.step()
         synchronise()

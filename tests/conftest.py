@@ -4,7 +4,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mofe.stages.extract import extract
 from mofe.stages.index import index
+from mofe.training import termination
 
 torch.set_num_threads(1)  # models this small only wait for their threads
 
@@ -48,6 +51,21 @@ def trained(prepared: Path, tmp_path: Path) -> Callable[..., SimpleNamespace]:
     """Partitions by hand and fine-tunes; ``trained(epochs=2)``, ``trained("again")``. Paths of all artifacts."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     return partial(train_small, tmp_path)
+
+
+@pytest.fixture
+def told_to_end(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """``with told_to_end(3):`` a training is sent SIGTERM in its third step, and ends after it."""
+
+    @contextmanager
+    def told(step: int) -> Iterator[None]:
+        answers = chain([False] * (step - 1), repeat(True))
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+            patched.setattr(termination, "deferred", lambda: nullcontext(lambda: next(answers)))
+            yield
+        assert end.value.code == termination.STATUS
+
+    return told
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """finetune: it learns, it repeats, it goes on after a kill, it leaves what it must leave, it says what is wrong."""
 
+import errno
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -129,15 +131,15 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: 
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as in this process: see conftest.py
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread) as process:
         for _ in range(2400):  # until two epochs are on disk
-            if len({p.name for p in (place / "checkpoints").glob("*/step-*")} - {"step-00000000"}) >= 2:
+            if len({p.name for p in (place / "checkpoints").glob("*/step-*")} - {"step-00001-0000000"}) >= 2:
                 break
             time.sleep(0.05)
         os.kill(process.pid, how)
     assert process.returncode == (143 if how == signal.SIGTERM else -signal.SIGKILL)
     assert not (place / "model").exists()
-    steps = [int(p.name.removeprefix("step-")) for p in (place / "checkpoints").glob("*/step-*")]
+    newest = max(p.name for p in (place / "checkpoints").glob("*/step-*"))
     if how == signal.SIGTERM:
-        assert max(steps) % 4, "it wrote one in the middle of an epoch, which has four steps"
+        assert not newest.endswith("-0000000"), "it wrote one in the middle of an epoch, which has four steps"
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread)
     assert "resuming in epoch" in done.stdout
     assert same(weights(SimpleNamespace(model=place / "model")), weights(paths))
@@ -145,11 +147,39 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: 
     assert [e.epoch for e in History.read(place / "history").epochs] == list(range(7))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "step"), [(16, 6), (16, 8), (48, 4), (128, 2)],
+    ids=["within an epoch", "at its end", "after the smaller last step", "where an epoch is one step"],
+)  # fmt: skip
+def test_told_to_end_after_any_step_it_goes_on_from_there(
+    trained: Trained, tmp_path: Path, told_to_end: Callable[[int], Any], batch_size: int, step: int
+) -> None:
+    options = {"epochs": 3, "batch_size": batch_size, "drop_path": 0.2}
+    undisturbed = trained("undisturbed", **options)
+    with told_to_end(step):
+        trained("told", checkpoints=str(tmp_path / "kept"), **options)
+    told = trained("told", checkpoints=str(tmp_path / "kept"), **options)
+    assert same(weights(told), weights(undisturbed))
+    one, two = (
+        [e.model_dump(exclude={"images_per_second"}) for e in History.read(paths.history).epochs]
+        for paths in (undisturbed, told)
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("mixup", "sigma"), [({"mixup": "fixed", "mixup_sigma": 0.3}, 0.3), ({"mixup": "none"}, 0.0)], ids=["fixed", "none"]
+)
+def test_the_history_has_the_sigma_that_mixup_drew_from(trained: Trained, mixup: dict[str, Any], sigma: float) -> None:
+    assert {s for e in History.read(trained(**SHORT, **mixup).history).epochs for s in e.sigma} == {sigma}
+
+
 def test_a_checkpoint_of_other_parameters_is_not_taken(trained: Trained, tmp_path: Path) -> None:
     trained("a", checkpoints=str(tmp_path / "kept"))
-    fresh = weights(trained("b", seed=5))
-    assert same(weights(trained("c", seed=5, checkpoints=str(tmp_path / "kept"))), fresh)
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    for number, other in enumerate(({"seed": 5}, {"precision": "bf16"}), 2):
+        fresh = weights(trained("b", **other))
+        assert same(weights(trained("c", checkpoints=str(tmp_path / "kept"), **other)), fresh)
+        assert len(list((tmp_path / "kept").iterdir())) == number
 
 
 def test_a_training_that_came_to_its_end_begins_afresh(
@@ -161,6 +191,32 @@ def test_a_training_that_came_to_its_end_begins_afresh(
         monkeypatch.setenv("KFP_RUN_ID", run)
         trained(run, **kept)
         assert ("resuming" in capsys.readouterr().out) == resumes, "another try of the same run only hands on its model"
+
+
+def test_a_model_that_could_not_be_written_is_not_trained_again(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"epochs": 1, "checkpoints": str(tmp_path / "kept")}
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    with monkeypatch.context() as full, pytest.raises(OSError, match="No space left"):
+        full.setattr("mofe.stages.finetune.save_model", Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+        trained(**kept)
+    monkeypatch.setenv("KFP_RUN_ID", "run-2")
+    capsys.readouterr()
+    trained(**kept)
+    assert "resuming in epoch 2 after step 0" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_never_of_numbers_that_are_not_finite(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient may be infinite where the loss is not."""
+    monkeypatch.setattr("mofe.training.loop.CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, _: [p.grad.mul_(torch.inf)
+                        for p in parameters if p.grad is not None])  # fmt: skip
+    with pytest.raises(MofeError, match=r"values that are not finite: try a lower learning_rate"):
+        trained(checkpoints=str(tmp_path / "kept"))
+    assert [p.name for p in (tmp_path / "kept").glob("*/*")] == ["step-00001-0000000"]
 
 
 def test_accumulated_micro_batches_are_one_step_of_the_learning_rate(trained: Trained) -> None:

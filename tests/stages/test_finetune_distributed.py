@@ -94,7 +94,7 @@ def test_told_to_end_all_stop_after_the_same_step(
     assert run.returncode > 0, printed[-2000:]
     assert printed.count("told to end") == 1, printed[-2000:]
     newest = max((tmp_path / "kept").glob("*/step-*"))
-    assert json.loads((newest / "checkpoint.json").read_text())["micro_batch"], "in the middle of an epoch"
+    assert json.loads((newest / "checkpoint.json").read_text())["step"], "in the middle of an epoch"
 
     capfd.readouterr()
     trained("killed", processes=2, **options)
@@ -102,6 +102,20 @@ def test_told_to_end_all_stop_after_the_same_step(
     assert losses(tmp_path / "killed") == losses(tmp_path / "undisturbed")
     one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("undisturbed", "killed"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_another_number_of_processes_goes_on_after_the_same_images(
+    trained: Callable[..., SimpleNamespace], tmp_path: Path, told_to_end: Callable[[int], Any]
+) -> None:
+    """One stops after three steps of 16 images; two, whose micro-batches have 8, begin with the fourth."""
+    options: dict[str, Any] = {**RECIPE, "epochs": 1, "batch_size": 16, "micro_batch_size": 16}
+    alone = trained("alone", **options)
+    with told_to_end(3):
+        trained("both", checkpoints=str(tmp_path / "kept"), **options)
+    done = torchrun(alone, tmp_path / "both", 2, checkpoints=tmp_path / "kept", **options)
+    assert "resuming in epoch 1 after step 3" in done.stdout, done.stderr[-2000:]
+    # Mixup and negatives are drawn in each micro-batch, so they are others
+    assert losses(tmp_path / "both")[1][:2] == pytest.approx(losses(tmp_path / "alone")[1][:2], rel=0.02)
 
 
 def test_the_parent_of_the_processes_ends_as_one_that_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

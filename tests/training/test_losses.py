@@ -149,12 +149,16 @@ def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
     assert found.expert.item() == pytest.approx(sum(terms) / 5, rel=1e-5)
 
 
+def pairs_of(labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pairs_with_negatives(torch.tensor(CLUSTERS)[labels_B], 3, torch.Generator().manual_seed(0))
+
+
 def test_an_expert_without_an_image_gets_no_gradient(backbone: VisionTransformer) -> None:
     model = MoFE(backbone, make_partition(CLUSTERS))
     step = TrainingStep(model, "none", 0.0)
     labels_B = torch.tensor([0, 3, 5, 0])  # all of cluster 0
     batch = Mixed(torch.randn(4, 3, 16, 16), labels_B, labels_B, torch.ones(4))
-    losses = step(batch, torch.Generator().manual_seed(0))
+    losses = step(batch, *pairs_of(labels_B))
     losses.total.backward()
     assert torch.isfinite(losses.total)
     assert all(p.grad is not None and p.grad.any() for p in model.experts[0].parameters() if p.ndim > 1)
@@ -172,7 +176,7 @@ def test_a_compiled_step_is_the_same_step(backbone: VisionTransformer, monkeypat
     for compiled in (False, True):
         step = TrainingStep(model, "none", 0.0, compiled=compiled)
         assert (step.tokens == model.tokens) is not compiled
-        losses = step(batch, torch.Generator().manual_seed(0))
+        losses = step(batch, *pairs_of(a))
         gradients = torch.autograd.grad(losses.total, list(model.parameters()), allow_unused=True)
         found.append([*losses, *(g for g in gradients if g is not None)])
     for plain, quick in zip(*found, strict=True):

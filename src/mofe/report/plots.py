@@ -111,5 +111,5 @@ def training_plot(epochs: Sequence[Epoch]) -> str:
         axes.set_xlabel("epoch (0: after the linear probe)", size=9)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-    sigmas.set_ylim(0, 1.05)
+    sigmas.set_ylim(0, 1.05 * max(1.0, by_quantile.max()))
     return svg(figure)

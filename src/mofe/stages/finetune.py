@@ -22,7 +22,7 @@ from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
 from mofe.training import distributed
-from mofe.training.checkpoint import forget_finished
+from mofe.training.checkpoint import forget_handed_on, handed_on
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.nodes import train_on_nodes
 from mofe.training.recipe import Recipe
@@ -208,9 +208,9 @@ def finetune(
                 trainer.train()
                 return trainer
 
-            place = storage.resolve(checkpoints) / _digest_of(config) if checkpoints else None
+            place = storage.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
             if place and distributed.is_first():
-                forget_finished(place, epochs)
+                forget_handed_on(place)
             distributed.wait_for_all()
             start = create_backbone(config.backbone, drop_path=drop_path)
             embeddings = partial(stored_embeddings, known)
@@ -225,6 +225,8 @@ def finetune(
                     History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
                 with storage.staged(model) as folder:
                     save_model(folder, trainer.model, config)
+                if place:
+                    handed_on(place)
             distributed.wait_for_all()
 
 
@@ -249,9 +251,12 @@ def computed_embeddings(
             precision=precision,
         )
     ]
+    model.zero_grad(set_to_none=True)
+    model.cpu()  # room on the device for the model that is trained next
     return Embeddings(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _digest_of(config: ModelConfig) -> str:
+def _digest_of(config: ModelConfig, precision: str) -> str:
     """What a checkpoint must agree in to be gone on from: everything that shapes the result."""
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+    shape = {**config.model_dump(mode="json"), "precision": precision}
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]

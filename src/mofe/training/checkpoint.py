@@ -1,6 +1,7 @@
 """Checkpoints of a training run: written whole or not at all, the last two kept, plain tensors and JSON."""
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -17,46 +18,46 @@ from mofe.sealed_json import sealed, unsealed
 
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
+END = "end.json"
 
 
 def save_checkpoint(
-    folder: UPath, step: int, model: nn.Module, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
+    folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
 ) -> None:
-    """Write ``folder/step-NNNNNNNN`` and drop all but the last two.
+    """Write ``folder/step-EEEEE-SSSSSSS`` and drop all but the last two.
 
     Args:
         folder: of this run.
-        step: optimiser steps so far.
         model: its parameters are saved.
         optimiser: its state is saved.
-        progress: JSON values from which the loop goes on.
+        progress: JSON values from which the loop goes on; ``epoch`` and ``step``, how many of its steps are done.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    with storage.staged(str(folder / f"step-{step:08d}")) as place:
+    with storage.staged(str(folder / f"step-{progress['epoch']:05d}-{progress['step']:07d}")) as place:
         storage.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
-        manifest = {**progress, "run": _pipeline_run(), "files": storage.written(place)}
+        manifest = {**progress, "files": storage.written(place)}
         storage.write_bytes(place / MANIFEST, sealed(manifest))
     for old in _steps(folder)[:-KEPT]:
         _remove(old)
 
 
-def forget_finished(folder: UPath, epochs: int) -> None:
-    """Remove the checkpoints of a training that came to its end, unless it was this very pipeline run's.
+def handed_on(folder: UPath) -> None:
+    """Note that the training whose checkpoints lie in ``folder`` came to its end, and that its model was written."""
+    storage.write_json(folder / END, {"run": _pipeline_run()})
 
-    Whoever trains again after the end means to: the code has changed, or the stage is to run again. Within one pipeline
-    run it is another try, after the model could not be handed on.
 
-    Args:
-        folder: of this training's checkpoints.
-        epochs: that it takes.
+def forget_handed_on(folder: UPath) -> None:
+    """Remove the checkpoints of a training whose model was written, unless this very pipeline run wrote it.
+
+    Whoever trains again after that means to: the code has changed, or the stage is to run again. Within one pipeline
+    run it is another try, after the model did not reach its place.
     """
-    _, progress = _newest(folder)
-    if progress is None:
-        return
-    if progress["epoch"] > epochs and not (progress.get("run") and progress["run"] == _pipeline_run()):
-        _remove(folder)
+    if storage.kind(folder / END):
+        run = json.loads(storage.read_bytes(folder / END, "note of a training's end"))["run"]
+        if not run or run != _pipeline_run():
+            _remove(folder)
 
 
 def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ on as if it had not been, and several processes (:mod:`mofe.training.distributed
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
 from mofe.training.checkpoint import load_checkpoint, save_checkpoint
+from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
 from mofe.training.probe import linear_probe, predict_from_features
@@ -44,6 +45,8 @@ from mofe.training.step import TrainingStep
 CHECKPOINT_MINUTES = 15.0
 COMPILED_FROM = 100_000
 """Images to be trained on, in all epochs, from which half a minute of compiling is won back on a GPU."""
+ADVICE = "try a lower learning_rate, a longer warmup_epochs, a clip_norm, or precision=fp32"
+NOT_FINITE = f"after the latest steps the model gives values that are not finite: {ADVICE}"
 
 
 class Embeddings(NamedTuple):
@@ -94,6 +97,7 @@ class Trainer:
         torch.use_deterministic_algorithms(True, warn_only=self.device.type not in ("cpu", "cuda"))
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.model.to(self.device)
+        self.clusters_C = self.model.expert_of_class_C.cpu()
         self.labels_N = self.shards.labels_N
         is_validation_N = validation_mask(self.labels_N, recipe.validation_fraction, recipe.seed)
         self.validation = np.flatnonzero(is_validation_N)
@@ -130,18 +134,20 @@ class Trainer:
         resumed = load_checkpoint(self.checkpoints, self.model, self.optimiser) if self.checkpoints else None
         if resumed is None:
             self._probe()
-            resumed = {"epoch": 1, "micro_batch": 0, "sums": None, "history": []}
+            resumed = {"epoch": 1, "step": 0, "sums": [0.0] * 3}
             self._save(resumed)
         else:
             self.history = [Epoch.model_validate(e) for e in resumed["history"]]
-            print(f"resuming in epoch {resumed['epoch']} at micro-batch {resumed['micro_batch']}", flush=True)
-        self._set_sigma(self.history[-1])
+            self._set_sigma(self.history[-1].class_accuracy)
+            print(f"resuming in epoch {resumed['epoch']} after step {resumed['step']}", flush=True)
         self.step: nn.Module = step
         if distributed.num_processes() > 1 and recipe.epochs:  # an expert may have no image in a batch
             self.step = DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
         with termination.deferred() as self.is_to_end:
             for epoch in range(resumed["epoch"], recipe.epochs + 1):
-                self._train_epoch(epoch, resumed if epoch == resumed["epoch"] else None)
+                self._train_epoch(epoch, resumed["step"], np.array(resumed["sums"]))
+                resumed = {"epoch": epoch + 1, "step": 0, "sums": [0.0] * 3}
+                self._save(resumed)
 
     def _probe(self) -> None:
         """Train router and heads on stored embeddings, and measure."""
@@ -155,16 +161,15 @@ class Trainer:
             0, self.recipe.probe_learning_rate, np.zeros(3), predicted, routed, seen / (time.monotonic() - started)
         )
 
-    def _train_epoch(self, epoch: int, resumed: dict[str, Any] | None) -> None:
+    def _train_epoch(self, epoch: int, steps: int, sums: np.ndarray) -> None:
+        """Train and measure; ``steps`` of the epoch are done, with these sums of the losses over images."""
         recipe = self.recipe
         started = time.monotonic()
         dataset = ShardDataset(self.shards, training_transform(self.preprocessing, recipe.augmentation), recipe.seed)
         dataset.epoch = epoch
         order = shuffled_positions([rows for _, _, rows in self.shards.row_groups], recipe.seed, epoch)
         order = order[self.is_training_N[order]][: self.micro_batches * self.micro_batch_size]
-        # a whole number of steps, also where another number of processes wrote the checkpoint
-        done = resumed["micro_batch"] // self.accumulate * self.accumulate if resumed else 0
-        sums = np.array(resumed["sums"]) if resumed and resumed["sums"] else np.zeros(3)
+        done = min(steps * self.accumulate, self.micro_batches)
         processes, rank = distributed.num_processes(), distributed.rank()
         own = order.reshape(self.micro_batches, -1)[done + rank :: processes].reshape(-1)
         self.model.train()
@@ -180,10 +185,9 @@ class Trainer:
                 ends_step = number + processes > last
                 rate = self._learning_rate(epoch, number)
                 share = (last - first + 1) // processes
-                batch, generator = self._mixed(images, labels_B, epoch, number)
                 with nullcontext() if ends_step else self._unsynchronised():
-                    parts = self._backward(batch, generator, epoch, number, share, rate)
-                of_step += parts
+                    parts = self._backward(images, labels_B, epoch, number, share, rate)
+                of_step += parts * len(images)
                 if ends_step:
                     torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or float("inf"))
                     set_learning_rate(self.optimiser, rate)
@@ -192,7 +196,7 @@ class Trainer:
                     sums += of_all[:-1]
                     to_end = of_all[-1] > 0  # one is told, and all end after the same step
                     if to_end or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
-                        self._save({"epoch": epoch, "micro_batch": last + 1, "sums": sums.tolist()})
+                        self._save({"epoch": epoch, "step": first // self.accumulate + 1, "sums": sums.tolist()})
                     if to_end:
                         print(f"told to end in epoch {epoch}, after micro-batch {last}: {self._kept()}", flush=True)
                         distributed.wait_for_all()  # torchrun ends all when one has ended
@@ -201,10 +205,8 @@ class Trainer:
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
         seen = (self.micro_batches - done) * self.micro_batch_size
         rate_of_images = seen / (time.monotonic() - started)
-        predicted, routed = self.predict_validation()
-        self._record(epoch, rate, sums / self.micro_batches, predicted, routed, rate_of_images)
-        self._set_sigma(self.history[-1])
-        self._save({"epoch": epoch + 1, "micro_batch": 0, "sums": None})
+        rate = self._learning_rate(epoch, self.micro_batches - 1)
+        self._record(epoch, rate, sums / len(order), *self.predict_validation(), rate_of_images)
 
     def _group_of(self, number: int) -> tuple[int, int]:
         """First and last micro-batch of the optimiser step that micro-batch ``number`` belongs to."""
@@ -218,8 +220,8 @@ class Trainer:
         warmup = round(recipe.warmup_epochs * self.steps_per_epoch)
         return learning_rate(step, total, warmup, recipe.learning_rate, recipe.min_learning_rate)
 
-    def _mixed(self, images: Tensor, labels_B: Tensor, epoch: int, number: int) -> tuple[Mixed, torch.Generator]:
-        """A micro-batch after Mixup, on the device, and what its negatives are drawn with; sets all random state."""
+    def _mixed(self, images: Tensor, labels_B: Tensor, epoch: int, number: int) -> tuple[Mixed, Tensor, Tensor]:
+        """A micro-batch after Mixup, on the device, and its pairs of image and expert; sets all random state."""
         recipe = self.recipe
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
@@ -229,24 +231,25 @@ class Trainer:
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
             batch = self.mixup(images, labels_B)
-        return Mixed(*(t.to(self.device, non_blocking=True) for t in batch)), generator
+        image_P, expert_P = pairs_with_negatives(self.clusters_C[labels_B], self.model.num_experts, generator)
+        return Mixed(*(t.to(self.device, non_blocking=True) for t in batch)), image_P, expert_P
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Within it gradients stay with the process that computed them."""
         return self.step.no_sync() if isinstance(self.step, DistributedDataParallel) else nullcontext()
 
     def _backward(
-        self, batch: Mixed, generator: torch.Generator, epoch: int, number: int, share: int, rate: float
+        self, images: Tensor, labels_B: Tensor, epoch: int, number: int, share: int, rate: float
     ) -> np.ndarray:
         """Add the gradient of one micro-batch of ``share``; its route loss, expert loss and regulariser."""
+        batch, image_P, expert_P = self._mixed(images, labels_B, epoch, number)
         with autocast(self.precision, training=True):
-            losses = self.step(batch, generator)
+            losses = self.step(batch, image_P, expert_P)
         parts = torch.stack(losses).detach().cpu().double().numpy()
         if not np.isfinite(parts).all():
             raise MofeError(
                 f"the loss is not finite in epoch {epoch}, micro-batch {number} (route, expert, regulariser = "
-                f"{', '.join(f'{p:g}' for p in parts)}; learning rate {rate:.2e}): try a lower learning_rate, a longer "
-                "warmup_epochs, a clip_norm, or precision=fp32"
+                f"{', '.join(f'{p:g}' for p in parts)}; learning rate {rate:.2e}): {ADVICE}"
             )
         (losses.total / share).backward()
         return parts
@@ -262,10 +265,7 @@ class Trainer:
                 with autocast(self.precision, training=True):
                     output = self.model(normalised(images.to(self.device), self.preprocessing))
                 if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
-                    raise MofeError(
-                        "after the latest steps the model gives values that are not finite: try a lower "
-                        "learning_rate, a longer warmup_epochs, a clip_norm, or precision=fp32"
-                    )
+                    raise MofeError(NOT_FINITE)
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
         nothing = np.empty(0, np.int64)  # what a process holds that has no image
@@ -279,8 +279,7 @@ class Trainer:
         right = predicted == labels
         total_C = np.bincount(labels, minlength=len(self.shards.info.classes))
         accuracy_C = np.bincount(labels, weights=right, minlength=len(total_C)) / np.maximum(total_C, 1)
-        self.mixup.update(accuracy_C)
-        clusters_C = self.model.expert_of_class_C.cpu().numpy()
+        self._set_sigma(accuracy_C)
         measured = Epoch(
             epoch=epoch,
             learning_rate=rate,
@@ -289,7 +288,7 @@ class Trainer:
             expert_loss=float(parts[1]),
             regulariser=float(parts[2]),
             validation_accuracy=float(right.mean()),
-            router_accuracy=float((routed == clusters_C[labels]).mean()),
+            router_accuracy=float((routed == self.clusters_C.numpy()[labels]).mean()),
             class_accuracy=tuple(accuracy_C.tolist()),
             sigma=tuple(self.mixup.sigma_C.tolist()),
             images_per_second=speed,
@@ -302,12 +301,13 @@ class Trainer:
             flush=True,
         )
 
-    def _set_sigma(self, measured: Epoch) -> None:
-        """What Mixup draws from in the coming epoch."""
-        if self.recipe.mixup == "fixed":
-            self.mixup.sigma_C = np.full(len(measured.class_accuracy), self.recipe.mixup_sigma)
+    def _set_sigma(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
+        """What Mixup draws from in the coming epoch; 0, which would leave every image as it is, where there is none."""
+        if self.recipe.mixup == "dynamic":
+            self.mixup.update(accuracy_C)
         else:
-            self.mixup.update(measured.class_accuracy)
+            sigma = self.recipe.mixup_sigma if self.recipe.mixup == "fixed" else 0.0
+            self.mixup.sigma_C = np.full(len(accuracy_C), sigma)
 
     def _kept(self) -> str:
         return "the same command goes on from here" if self.checkpoints else "without a folder for checkpoints"
@@ -315,7 +315,8 @@ class Trainer:
     def _save(self, progress: dict[str, Any]) -> None:
         if self.checkpoints is None or not distributed.is_first():
             return
-        done = (progress["epoch"] - 1) * self.micro_batches + progress["micro_batch"]
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise MofeError(NOT_FINITE)
         history = [epoch.model_dump(mode="json") for epoch in self.history]
-        save_checkpoint(self.checkpoints, done, self.model, self.optimiser, {**progress, "history": history})
+        save_checkpoint(self.checkpoints, self.model, self.optimiser, {**progress, "history": history})
         self.last_saved = time.monotonic()

@@ -10,7 +10,6 @@ from mofe.training.losses import (
     embedding_norm,
     expert_loss,
     expert_targets,
-    pairs_with_negatives,
     route_loss,
     router_targets,
 )
@@ -88,11 +87,9 @@ class TrainingStep(nn.Module):
         self.weight = weight
         self.negative_weight = negative_weight
 
-    def forward(self, batch: Mixed, generator: torch.Generator) -> Losses:
-        """Losses of a batch; each expert sees its own images and as many others (``generator``, of the CPU, picks)."""
+    def forward(self, batch: Mixed, image_P: Tensor, expert_P: Tensor) -> Losses:
+        """Losses of a batch, of which image ``image_P[p]`` is shown to expert ``expert_P[p]``; the pairs on the CPU."""
         model = self.model
-        cluster_B = model.expert_of_class_C[batch.labels_a_B].cpu()  # before the device has anything long to do
-        image_P, expert_P = pairs_with_negatives(cluster_B, model.num_experts, generator)
         tokens_BTD = self.tokens(batch.images)
         router_outputs = model.router_outputs(tokens_BTD[:, 0])
         embedding_PD = model.norm(model.run_experts(tokens_BTD, image_P, expert_P))
