@@ -189,16 +189,13 @@ class Trainer:
                     parts = self._backward(images, labels_B, epoch, number, share, rate)
                 of_step += parts * len(images)
                 if ends_step:
-                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm or float("inf"))
-                    set_learning_rate(self.optimiser, rate)
-                    self.optimiser.step()
-                    of_all = distributed.summed(np.append(of_step, self.is_to_end()))
-                    sums += of_all[:-1]
-                    to_end = of_all[-1] > 0  # one is told, and all end after the same step
+                    of_all, to_end = self._finish_step(of_step, rate)
+                    sums += of_all
+                    steps += 1
                     if to_end or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
-                        self._save({"epoch": epoch, "step": first // self.accumulate + 1, "sums": sums.tolist()})
+                        self._save({"epoch": epoch, "step": steps, "sums": sums.tolist()})
                     if to_end:
-                        print(f"told to end in epoch {epoch}, after micro-batch {last}: {self._kept()}", flush=True)
+                        print(f"told to end in epoch {epoch}, after step {steps}: {self._kept()}", flush=True)
                         distributed.wait_for_all()  # torchrun ends all when one has ended
                         sys.exit(termination.STATUS)
                 bar.update(len(images) * processes)
@@ -207,6 +204,14 @@ class Trainer:
         rate_of_images = seen / (time.monotonic() - started)
         rate = self._learning_rate(epoch, self.micro_batches - 1)
         self._record(epoch, rate, sums / len(order), *self.predict_validation(), rate_of_images)
+
+    def _finish_step(self, of_step: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
+        """Change the weights; the losses of all processes, and whether one was told to end, so that all do after it."""
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or float("inf"))
+        set_learning_rate(self.optimiser, rate)
+        self.optimiser.step()
+        of_all = distributed.summed(np.append(of_step, self.is_to_end()))
+        return of_all[:-1], bool(of_all[-1])
 
     def _group_of(self, number: int) -> tuple[int, int]:
         """First and last micro-batch of the optimiser step that micro-batch ``number`` belongs to."""
