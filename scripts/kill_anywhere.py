@@ -44,9 +44,10 @@ from unittest.mock import patch
 
 from kfp.dsl import executor_main
 
-from mofe import cli, local_runner, storage
+from mofe import cli, storage
 from mofe.commands.data import digits
 from mofe.sealed_json import unsealed
+from mofe.stage_process import StageProcesses
 from mofe.stages import STAGES
 
 FORK = multiprocessing.get_context("fork")
@@ -83,12 +84,14 @@ def run_mofe(arguments: list[str], printed: Path) -> None:
     os.chdir(ROOT)
     speak_into(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
     sys.argv = ["mofe", *arguments]
-    with patch.object(local_runner, "_run_process", start_stage):
+    with patch.object(StageProcesses, "run", start_stage):
         cli.main()
 
 
-def start_stage(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
-    """Instead of local_runner's: the same command in a forked process."""
+def start_stage(
+    _: StageProcesses, command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]
+) -> int:
+    """Instead of StageProcesses.run: the same command in a forked process."""
     reader, writer = os.pipe()
     process = FORK.Process(target=run_stage, args=(command, environment, writer))
     process.start()

@@ -1,6 +1,7 @@
 """Tracking against a real SQLite store: the tree of runs; nothing it does hurts a stage or tells a secret."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_events_left_in_a_folder_are_carried_by_one_process(
     with pytest.raises(ValueError, match="boom"), tracking.stage_run("finetune", {}):
         raise ValueError("boom")
     (events / "end").touch()
-    subprocess.run([sys.executable, "-m", "mofe.tracking_store", str(events)], check=True)
+    subprocess.run([sys.executable, "-m", "mofe.tracking_store", str(events), str(os.getpid())], check=True)
     client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("mofe").experiment_id])
     status = {run.info.run_name: run.info.status for run in runs}
@@ -114,3 +115,10 @@ def test_a_run_that_the_platform_made_is_joined_and_left_open(
     assert run.data.metrics == {"loss": 0.5}
     assert run.data.params["mofe.extract.rate"] == "0.1"
     assert client.get_experiment_by_name("mofe") is None
+
+
+def test_the_carrier_of_events_ends_where_who_started_it_is_gone(store: str, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    command = [sys.executable, "-m", "mofe.tracking_store", str(events), "1"]  # a parent that it does not have
+    subprocess.run(command, check=True, timeout=300)

@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,12 +25,14 @@ from unittest.mock import patch
 
 import yaml
 
+from mofe import storage
 from mofe.digests import stamp
 from mofe.docker_runner import require_engine, run_container, surroundings
 from mofe.errors import MofeError
 from mofe.local_console import Console, label_of, named
 from mofe.rerun import Documents, EarlierRun, cut, renewed, stage_of
 from mofe.run_record import Execution, RunRecord
+from mofe.stage_process import StageProcesses
 
 Runner = Literal["subprocess", "docker"]
 PIPELINE = "pipeline.yaml"
@@ -134,10 +135,10 @@ def _start(
     if runner == "docker":
         require_engine()
     work = work.resolve()
-    work.mkdir(parents=True, exist_ok=True)
     run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     logs = work / "logs" / run_id
-    logs.mkdir(parents=True)
+    with storage.access(work, "work folder"):
+        logs.mkdir(parents=True)
     environment = {
         "KFP_RUN_ID": run_id,
         "MOFE_RUN_NAME": name or run_id,
@@ -153,7 +154,11 @@ def _start(
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
-            outputs = _run(documents[0], parameters, work, runner, console, chatter, again)
+            try:
+                outputs = _run(documents[0], parameters, work, runner, console, chatter, again)
+            except (KeyboardInterrupt, SystemExit):
+                print(console.failed("stopped; the same command goes on from here"), file=sys.stderr)
+                raise
     return RunResult(run_id, console.record.executions, outputs)
 
 
@@ -179,7 +184,12 @@ def _run(
 
     where = local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner()
     graph, uncached = _for_this_machine(pipeline)
-    with redirect_stdout(chatter), _hooked(console, parameters, work, uncached, again):
+    stages = StageProcesses()
+    with (
+        redirect_stdout(chatter),
+        _hooked(console, stages, parameters, work, uncached, again),
+        stages.ended_by_signals(),
+    ):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
         loaded = components.load_component_from_text(_text([graph]))
         try:
@@ -216,9 +226,9 @@ def _tracked(logs: Path, console: Console) -> Iterator[None]:
 
     def start() -> None:
         if not sender and any(events.iterdir()):
-            command = [sys.executable, "-m", "mofe.tracking_store", str(events)]
+            command = [sys.executable, "-m", "mofe.tracking_store", str(events), str(os.getpid())]
             with (logs / "tracking.log").open("wb") as log:
-                sender.append(subprocess.Popen(command, stdout=log, stderr=log))
+                sender.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
 
     console.after_stage = start
     try:
@@ -250,7 +260,12 @@ def _only_run_in(work: Path) -> Iterator[None]:
 
 @contextmanager
 def _hooked(
-    console: Console, parameters: dict[str, Any], work: Path, uncached: set[str], again: _Again | None
+    console: Console,
+    stages: StageProcesses,
+    parameters: dict[str, Any],
+    work: Path,
+    uncached: set[str],
+    again: _Again | None,
 ) -> Iterator[None]:
     from kfp.local import cache, subprocess_task_handler
     from kfp.local.orchestrator import enhanced_dag_orchestrator
@@ -294,7 +309,7 @@ def _hooked(
             self.conservative_max = self.max_workers = 1
 
     def in_process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        return console.execute(full_command, lambda out: _run_process(full_command, env_vars or {}, out))
+        return console.execute(full_command, lambda out: stages.run(full_command, env_vars or {}, out))
 
     def in_container(client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
         around = surroundings(parameters, work)
@@ -328,21 +343,6 @@ def _docker_patch(in_container: Callable[..., int]) -> Iterator[None]:
         return
     with patch.object(docker_task_handler, "run_docker_container", in_container):
         yield
-
-
-def _run_process(command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
-    # kfp and MLflow leave files behind; a stage that is stopped may still be writing some
-    with tempfile.TemporaryDirectory(prefix="mofe-", ignore_cleanup_errors=True) as temporary:
-        around = {**os.environ, "TMPDIR": temporary, **environment}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=around) as process:
-            assert process.stdout is not None
-            try:
-                while piece := os.read(process.stdout.fileno(), 1 << 16):
-                    on_output(piece)
-                return process.wait()
-            except BaseException:
-                process.terminate()
-                raise
 
 
 def _as_doubles(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Carries the events of stages to MLflow.
 
-    python -m mofe.tracking_store FOLDER
+    python -m mofe.tracking_store FOLDER PARENT
 
-follows the event files in a folder until a file named ``end`` appears there: it is the process that the local runner
-starts beside the stages. The journals stay in the folder, marked as sent.
+follows the event files in a folder until a file named ``end`` appears there, or the process PARENT is gone: it is what
+the local runner starts beside the stages. The journals stay in the folder, marked as sent.
 """
 
 import fcntl
@@ -127,6 +127,7 @@ class Store:
 
     def _log_detector(self, run_id: str, uri: str) -> None:
         """As a model of MLflow's; only one that lies on this machine, with the server elsewhere, is copied into it."""
+        import mlflow
         import mlflow.pyfunc  # needs pandas, which only the image of index has
         from mlflow.models import Model, ModelSignature
         from mlflow.types import ColSpec, Schema
@@ -148,6 +149,7 @@ class Store:
         quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"  # a server answers when it has stored a file
         try:
+            mlflow.set_experiment(experiment_id=experiment)  # in which, not in the run's, a model is made
             Model.log(
                 None,  # a path, which MLflow 3 has no more use for
                 name="detector",
@@ -199,8 +201,8 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-def follow(folder: Path) -> None:
-    """Carry the events in ``folder`` as they come, until the file ``end`` is there and all has been carried.
+def follow(folder: Path, parent: int) -> None:
+    """Carry the events in ``folder`` as they come, until the file ``end`` is there, or this process has another parent.
 
     While the server fails it is left alone for a while, and tried a last time at the end.
     """
@@ -208,7 +210,7 @@ def follow(folder: Path) -> None:
     stages: dict[Path, tuple[Callable[[Event], None], int]] = {}
     silent_until = 0.0
     while True:
-        ended = (folder / END).exists()
+        ended = (folder / END).exists() or os.getppid() != parent
         if ended or time.monotonic() >= silent_until:
             try:
                 store = store or Store()
@@ -270,7 +272,7 @@ def _events(journal: bytes) -> list[Event]:
 
 if __name__ == "__main__":
     try:
-        follow(Path(sys.argv[1]))
+        follow(Path(sys.argv[1]), int(sys.argv[2]))
     except Exception as error:
         warn(error)
         sys.exit(1)

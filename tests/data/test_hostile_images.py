@@ -66,7 +66,7 @@ def odd() -> dict[str, bytes]:
         **{f"moving.{kind}": encoded(PHOTO, kind, **frames) for kind in ("gif", "webp", "png", "tiff")},
         **{f"turned-{n}.{kind}": rotated(n, kind) for n in range(1, 9) for kind in ("jpeg", "png", "webp", "tiff")},
         **{f"one.{kind}": encoded(Image.new("RGB", (1, 1)), kind) for kind in ("png", "jpeg", "webp", "bmp", "gif")},
-        "long.png": encoded(Image.new("L", (20_000, 1)), "PNG"),
+        "long.png": encoded(Image.new("L", (20_000, 200)), "PNG"),
         "progressive.jpg": encoded(PHOTO, "JPEG", progressive=True),
         "png-by-content.jpg": encoded(PHOTO, "PNG"),
         "gif-by-content.png": encoded(PHOTO, "GIF"),
@@ -106,6 +106,8 @@ def bad() -> dict[str, bytes]:
         "huge.gif": b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + encoded(PHOTO, "GIF")[10:],
         "huge.bmp": encoded(PHOTO, "BMP")[:18] + struct.pack("<ii", 40_000, 40_000) + encoded(PHOTO, "BMP")[26:],
         "headless.jpg": whole[20:],
+        "thread.png": png_of(1, 101),
+        "not-finite.tiff": encoded(Image.fromarray(np.full((8, 9), np.nan, np.float32)), "TIFF"),
         "text-bomb.png": encoded(PHOTO, "PNG")[:33] + text_chunk(b"k\0\0" + zlib.compress(bytes(80 << 20), 9)),
     }
 

@@ -64,6 +64,11 @@ def test_every_mode_becomes_rgb(photo: Image.Image, mode: str) -> None:
     assert to_rgb(photo.convert(mode)).mode == "RGB"
 
 
+def test_a_white_that_is_a_little_more_than_1_is_white() -> None:
+    grey = Image.fromarray(np.array([[0, 0.5, 1.0001]], np.float32))
+    assert np.asarray(decode(encoded(grey, "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
+
+
 def test_the_first_frame_of_an_animation(photo: Image.Image) -> None:
     content = encoded(photo, "WEBP", save_all=True, append_images=[Image.new("RGB", photo.size)], lossless=True)
     np.testing.assert_array_equal(np.asarray(decode(content)), np.asarray(photo))

@@ -1,7 +1,12 @@
 """What runs again when something changes, and what does not: the real graph and runner, with stand-ins for stages."""
 
 import ast
+import json
+import os
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +46,54 @@ def test_stages_leave_no_temporary_files(run: Run, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     run()
     assert list(temporary.iterdir()) == []
+
+
+LASTS = """
+import os, signal, sys, time
+from pathlib import Path
+def end(*_):
+    Path({told!r}).touch()
+    sys.exit(143)
+def {name}(*paths, **parameters):
+    signal.signal(signal.SIGTERM, end)
+    Path({begun!r}).write_text(str(os.getpid()))
+    time.sleep(100)
+"""
+
+
+def is_alive(process: str) -> bool:
+    state = Path("/proc", process, "stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("stage", ["finetune", "score"], ids=["alone", "in a loop"])
+@pytest.mark.parametrize(("how", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_run_that_is_stopped_lets_its_stage_end(
+    run: Run, tmp_path: Path, stage: str, how: signal.Signals, end: type[BaseException]
+) -> None:
+    """Told by SIGTERM, the stage has the time for a checkpoint; and nothing of it stays behind."""
+    begun, told = tmp_path / "begun", tmp_path / "told"
+    code = LASTS.format(name=stage, begun=str(begun), told=str(told))
+    (tmp_path / "stand-ins" / "mofe" / "stages" / f"{stage}.py").write_text(code)
+
+    def stop() -> None:
+        while not (begun.exists() and begun.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), how)
+
+    threading.Thread(target=stop, daemon=True).start()
+    before = signal.getsignal(how)
+    with pytest.raises(end):
+        run()
+    assert signal.getsignal(how) is before
+    assert told.exists()
+    for _ in range(100):  # its output ends a moment before it does
+        if not is_alive(begun.read_text()):
+            break
+        time.sleep(0.05)
+    assert not is_alive(begun.read_text())
+    (record,) = (tmp_path / "work" / "logs").glob("*/run.json")
+    assert "stopped" in json.loads(record.read_text())["failure"]
 
 
 def test_a_default_that_is_given_changes_nothing(run: Run) -> None:

@@ -56,6 +56,8 @@ def test_digits(tmp_path: Path) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["knn.digits-8-9.auroc"] == pytest.approx(knn.auroc)
     assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"metrics.json", "report.html"}
+    (model,) = client.search_logged_models([parent.info.experiment_id])
+    assert model.artifact_location.startswith((tmp_path / "run" / "mlartifacts").as_uri())
     tuned = next(r for r in runs if r.info.run_name == "finetune")
     assert [m.step for m in client.get_metric_history(tuned.info.run_id, "validation_accuracy")] == [0, 1, 2]
 

@@ -7,6 +7,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MOST_PIXELS = 100_000_000
 """A larger image is refused before it is decoded: 300 MB of pixels, more than any camera makes."""
+MOST_SLENDER = 100
+"""An image that is so many times as long as it is wide is refused: its shorter side is brought to a model's size."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is read, whatever a file is called; Pillow knows others, some of which start programs (EPS)."""
@@ -34,15 +36,17 @@ def _is_upright(image: Image.Image) -> bool:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """A 16- or 32-bit grey image with its range scaled; Pillow's own conversion clips it."""
     values = np.asarray(image, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it has pixels that are not finite")
     if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1 else 255.0
+        top = 1.0 if values.max(initial=0) <= 1.01 else 255.0  # a little beyond 1 is what resizing makes of white
     else:
         top = 65535.0 if values.max(initial=0) <= 65535 else 2.0**31 - 1
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
 def opened(content: bytes, *, load: bool = True) -> Image.Image:
-    """The image as it was saved, of at most :data:`MOST_PIXELS`; if not ``load``, its header alone has been read.
+    """The image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`; its header alone if not ``load``.
 
     Raises:
         ValueError: as :func:`decode`.
@@ -51,7 +55,8 @@ def opened(content: bytes, *, load: bool = True) -> Image.Image:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height <= MOST_PIXELS:
+        slender = max(image.size) > MOST_SLENDER * min(image.size)
+        if image.width * image.height <= MOST_PIXELS and not slender:
             if load:
                 image.load()
             return image
@@ -61,6 +66,8 @@ def opened(content: bytes, *, load: bool = True) -> Image.Image:
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ValueError(f"it does not decode: {error}") from error
+    if slender:
+        raise ValueError(f"of {image.width} × {image.height} pixels one side is over {MOST_SLENDER} times the other")
     raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
 
 
