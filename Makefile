@@ -41,12 +41,13 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/bandit -q -r src -c pyproject.toml
 
-compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
+compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py, docs/parameters.md from those
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/
+	@$(BIN)/python -m scripts.parameters
 
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
