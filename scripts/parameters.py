@@ -72,7 +72,7 @@ def table(parameters: dict[str, dict[str, Any]]) -> str:
 def written(default: Any, kind: str) -> str:
     """A default as one would write it: whole numbers are compiled as 1.0."""
     text = json.dumps(default, ensure_ascii=False)
-    return text if kind == "NUMBER_DOUBLE" else text.replace(".0", "")
+    return text if kind in ("NUMBER_DOUBLE", "STRING") else text.replace(".0", "")
 
 
 if __name__ == "__main__":
