@@ -41,12 +41,19 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/bandit -q -r src -c pyproject.toml
 
-compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py
+compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py, docs/parameters.md from those
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@cp pipelines/*.yaml charts/mofe/files/
+	@$(BIN)/python -m scripts.parameters
+
+# uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
+pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
+	@grep -oP 'pip install \K[^\\&]*' docker/Dockerfile | tr ' ' '\n' | grep '^[a-z]' | uv pip compile --quiet pyproject.toml - \
+	  --all-extras --group dev --group audit --group fuzz --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-annotate --custom-compile-command 'make pins' --no-emit-index-url -o docker/constraints.txt $(ARGS)
 
 BENCHMARKS := knn_scoring image_loading training_step partition metrics_and_detectors pipeline_overhead gpu gpu_stages
 
@@ -56,7 +63,7 @@ $(VENV)/.bench: $(READY)
 	else $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[bench]'; fi
 	@touch $@
 
-benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: 20 minutes; writes docs/benchmarks.md
+benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: under 20 minutes; writes docs/benchmarks.md
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	@$(BIN)/python benchmarks/render.py
 
@@ -73,4 +80,4 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile benchmark images test-containers audit clean
+.PHONY: help setup demo test lint compile pins benchmark images test-containers audit clean

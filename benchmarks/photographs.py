@@ -1,8 +1,8 @@
 """What the benchmarks on photographs share: the data, the backbones, the machine.
 
 The data is 100 classes of Tiny-ImageNet as ID, 40 others as near-OOD, textures as far-OOD (Parquet files of Hugging
-Face's image schema: id-train, id-test, near-ood, far-ood). ``every`` thins the ID classes: 7 takes each seventh in the
-order of the file, whatever it is.
+Face's image schema: id-train, id-test, near-ood, far-ood; docs/reproduce.md tells how they are made). ``every`` thins
+the ID classes: 7 takes each seventh in the order of the file, whatever it is.
 """
 
 import os
@@ -29,7 +29,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         },
         "weights": str(HERE / "photograph-vit.safetensors"),
     },
-    # a plain transformer, 16 epochs of supervision on the same 60 classes; it lies beside the data
+    # a plain transformer, 16 epochs of supervision on the same 60 classes; not published, looked for beside the data
     "standin-vit": {
         "backbone": "vit_tiny_patch16_224",
         "backbone_args": {"img_size": 64, "patch_size": 8, "depth": 8, "pretrained_cfg_overlay": IMAGENET},

@@ -22,6 +22,7 @@ import mofe.cli
 from mofe.digests import shipped
 from mofe.parameter_file import check_parameters, pipeline_parameters, settings_of
 from mofe.stages import STAGES
+from scripts import parameters
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -118,30 +119,31 @@ def rows(page: str, first: str) -> list[list[str]]:
 
 
 def test_what_stages_cost_is_what_was_compiled() -> None:
-    pipeline, platform = yaml.safe_load_all(shipped("sharded.yaml").read_text())  # which has all stages of mofe.yaml
-    own = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-
     def value(amount: str) -> str:
         parameter = re.search(r"pipelinechannel--(\w+)", amount)
         return parameter.group(1) if parameter else amount
 
     costs: dict[str, list[str]] = {}
-    for name, executor in pipeline["deploymentSpec"]["executors"].items():
-        resources = executor["container"]["resources"]
-        days = int(own[name]["activeDeadlineSeconds"]) // (24 * 60 * 60)
-        costs[re.sub(r"^exec-|-\d+$", "", name)] = [
-            value(resources["resourceCpuRequest"]),
-            f"{value(resources['resourceMemoryRequest'])}, {value(resources['resourceMemoryLimit'])}",
-            value(resources.get("accelerator", {}).get("resourceCount", "")),
-            f"{days} day{'s' if days > 1 else ''}",
-        ]
+    for file in ("sharded.yaml", "tables.yaml", "detect.yaml"):  # the first has all stages of mofe.yaml
+        pipeline, platform = yaml.safe_load_all(shipped(file).read_text())
+        own = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        for name, executor in pipeline["deploymentSpec"]["executors"].items():
+            resources = executor["container"]["resources"]
+            days = int(own[name]["activeDeadlineSeconds"]) // (24 * 60 * 60)
+            cost = [
+                value(resources["resourceCpuRequest"]),
+                f"{value(resources['resourceMemoryRequest'])}, {value(resources['resourceMemoryLimit'])}",
+                value(resources.get("accelerator", {}).get("resourceCount", "")),
+                f"{days} day{'s' if days > 1 else ''}",
+            ]
+            assert costs.setdefault(re.sub(r"^exec-|-\d+$", "", name), cost) == cost, f"{name} in {file}"
     documented = {row[0]: [cell.replace("`", "") for cell in row[1:5]] for row in rows("kubeflow.md", "stage")}
     assert documented == costs
 
 
 def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
     images: dict[str, set[str]] = {}
-    for file in ("tables.yaml", "sharded.yaml"):
+    for file in ("tables.yaml", "sharded.yaml", "detect.yaml"):
         pipeline = next(iter(yaml.safe_load_all(shipped(file).read_text())))
         for name, executor in pipeline["deploymentSpec"]["executors"].items():
             target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
@@ -150,6 +152,10 @@ def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
     documented = {row[0]: set(row[2].split(", ")) for row in rows("kubeflow.md", "image")}
     assert documented.pop("pipeline") and documented.pop("serve"), "which run no stage"
     assert documented == images
+
+
+def test_the_page_of_parameters_is_what_was_compiled() -> None:
+    assert parameters.PAGE.read_text() == parameters.page(), "stale: run `make compile` and commit"
 
 
 def test_the_parameters_of_the_pool_have_these_defaults() -> None:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from mofe import __version__
 
@@ -80,3 +84,28 @@ def test_a_missing_content_is_pushed_with_the_plain_tag(state: Path) -> None:
     state.write_text(json.dumps([here, there]))
     images()
     assert registry(state)[gone] == registry(state)[plain] != old
+
+
+def test_every_package_of_an_image_is_pinned() -> None:
+    """With all that it requires, as far as it is installed here."""
+    lines = (ROOT / "docker" / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    commands = re.findall(r"pip install ([^\\&\n]*)", (ROOT / "docker" / "Dockerfile").read_text())
+    found = {Requirement(word) for words in commands for word in words.split() if word[0].isalpha()}
+    assert len(found) > 20
+    waiting = list(found)
+    while waiting:
+        package = waiting.pop()
+        assert canonicalize_name(package.name) in pinned, f"{package.name} is not pinned: run `make pins` and commit"
+        for needed in map(Requirement, required(package.name)):
+            wanted = needed.marker is None or any(needed.marker.evaluate({"extra": e}) for e in ("", *package.extras))
+            if wanted and needed not in found:
+                found.add(needed)
+                waiting.append(needed)
+
+
+def required(package: str) -> list[str]:
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:
+        return []

@@ -1,5 +1,6 @@
 """The Helm chart: what it renders, against Kubernetes' own schemas; what it must never render."""
 
+import itertools
 import json
 import re
 import shutil
@@ -89,6 +90,17 @@ def test_lint_and_schemas(name: str) -> None:
     for document in rendered(name):
         if not document["apiVersion"].startswith("pipelines.kubeflow.org"):  # a custom resource has no schema there
             validate(document, KUBERNETES, strict=True)
+
+
+def test_every_value_is_documented_in_its_place() -> None:
+    """By a comment above it that begins with ``# --``; what a pod requests, above ``resources``."""
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        key = re.match(r" *(\w+):", line)
+        group = line.endswith(":") and key and key[1] != "resources"
+        if key and not group and key[1] not in ("requests", "limits"):
+            above = list(itertools.takewhile(lambda text: text.lstrip().startswith("#"), reversed(lines[:number])))
+            assert above and above[-1].lstrip().startswith("# -- "), f"{key[1]} in line {number + 1} has no comment"
 
 
 def test_what_each_value_set_renders() -> None:

@@ -78,8 +78,10 @@ def test_digits(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the Tiny-ImageNet files are not here")
 def test_photographs(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text((ROOT / "examples" / "tiny-imagenet.yaml").read_text().replace(" data/", f" {PHOTOGRAPHS}/"))
     small = ["train_images_per_class=6", "evaluation_images_per_class=3", "epochs=1", "probe_epochs=5", "compare=false"]
-    mofe("run", "-f", "examples/tiny-imagenet.yaml", "--work", str(tmp_path), "--set", *small)
+    mofe("run", "-f", str(params), "--work", str(tmp_path), "--set", *small)
     metrics = Metrics.read_file(tmp_path / "metrics.json")
     assert {(r.ood, r.score) for r in metrics.results} >= {("near-ood", "knn"), ("textures", "energy")}
     assert metrics.id_accuracy > 0.03  # of 100 classes, from six small images each

@@ -25,7 +25,7 @@ def detect(
     A file that is no readable image is reported and skipped. Exit status: 0 if every image is known, 3 if some are
     unknown, 4 if some files could not be read, 1 after any other error.
 
-    Example: mofe detect --detector runs/digits/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
+    Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
     Args:
         images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs.
