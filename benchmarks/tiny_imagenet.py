@@ -20,7 +20,7 @@ from photographs import BACKBONES, HERE, machine, parameters
 from mofe.digests import shipped
 from mofe.local_runner import run_pipeline
 from mofe.parameter_file import check_parameters, pipeline_parameters
-from mofe.report.comparison import ComparedTable, format_tables
+from mofe.report.comparison import format_tables, read_tables
 
 PLACES = ("train_data", "test_data", "ood_data", "weights", "checkpoints")
 """Parameters that only this machine knows."""
@@ -50,8 +50,7 @@ def main() -> None:
     check_parameters(given, pipeline_parameters(pipeline), "benchmarks/photographs.yaml")
     result = run_pipeline(pipeline, given, options.work, name=name)
     tables = json.loads(result.outputs["results"].read_text())
-    text = format_tables([ComparedTable.from_dict(table) for table in tables])
-    print(f"\n{text}\n")
+    print(f"\n{format_tables(read_tables(result.outputs['results']))}\n")
     report = {
         "neighbours_accuracy": accuracy,
         "tables": tables,

@@ -1,12 +1,14 @@
 """The command line as a person meets it: help that teaches, parameters checked before any work, errors in one line."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers import command_line
+from helpers import command_line, write_report
 
 from mofe.digests import shipped
 from mofe.errors import MofeError
@@ -120,6 +122,25 @@ def test_bad_parameter_files(tmp_path: Path, text: str, message: str) -> None:
     assert output.startswith("mofe: ")
     assert not (tmp_path / "work").exists()
     assert "no parameter file" in mofe("run", "-f", str(tmp_path / "none.yaml"), code=1)
+    for folder in (str(tmp_path), ""):
+        assert "cannot read the parameter file" in mofe("run", "-f", folder, code=1)
+
+
+def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("train_data: Größe\nσ: 1\n", encoding="utf-8")
+    ascii_only = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, env=ascii_only)
+
+    assert b"the pipeline has no parameter '\\u03c3'" in run("run", "-f", str(tmp_path / "p.yaml")).stderr
+    assert run("compile").stdout == shipped("mofe.yaml").read_bytes()
+    spread = {"mean": 0.5, "std": None}
+    row = {"label": "größer", "settings": {}, "score": "knn", "seeds": 1, "id_accuracy": spread,
+           "router_accuracy": spread, "fpr95": {"far": spread}, "auroc": {"far": spread}, "paper_fpr95": None,
+           "paper_auroc": None}  # fmt: skip
+    (tmp_path / "tables.json").write_text(json.dumps([{"title": "t", "rows": [row]}]), encoding="utf-8")
+    assert "größer".encode() in run("report", str(tmp_path), "--format", "csv").stdout
 
 
 @pytest.mark.parametrize("example", sorted(Path(__file__).parents[1].glob("examples/*.yaml")), ids=lambda p: p.stem)
@@ -146,3 +167,54 @@ def test_one_stage_again_needs_its_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in mofe("run", *arguments, code=1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"run": "r", "name": "n", "parameters": []}', "\udcff"])
+def test_a_damaged_record_of_a_run_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "logs/r").mkdir(parents=True)
+    (tmp_path / "logs/r/run.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    again = mofe("run", "--only", "index", "--from-run", "r", "--work", str(tmp_path), code=1)
+    assert again.startswith(f"mofe: {tmp_path}/logs/r/run.json is not a valid record of a run: ")
+
+
+@pytest.mark.parametrize("content", ["", "[{", "{}", "[3]", '[{"title": "t", "rows": [{"label": "l"}]}]', "\udcff"])
+def test_damaged_tables_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tables.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    assert mofe("report", str(tmp_path), code=1).startswith(f"mofe: {tmp_path}/tables.json is not a valid comparison: ")
+
+
+def test_a_folder_in_the_place_of_a_link_does_not_hide_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = {"metrics": tmp_path / "metrics", "report": write_report(tmp_path), "detector": tmp_path / "made"}
+    monkeypatch.setattr("mofe.local_runner.run_pipeline", lambda *_, **__: SimpleNamespace(outputs=outputs))
+    (tmp_path / "p.yaml").write_text(json.dumps(LEAST), encoding="utf-8")
+    run = ["run", "-f", str(tmp_path / "p.yaml"), "--work", str(tmp_path)]
+    assert "ID accuracy" in mofe(*run)
+    assert (tmp_path / "detector").readlink() == Path("made")
+    (tmp_path / "detector").unlink()
+    (tmp_path / "detector").mkdir()
+    shown = mofe(*run)
+    assert "ID accuracy" in shown
+    assert f"{tmp_path}/detector is no link to this run's detector, which is at {tmp_path}/made: " in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["detect", "--detector", "d", ""], "IMAGES"),
+        (["detect", "--detector", " ", "a.png"], "--detector"),
+        (["detect", "--detector", "d", "a.png", "--unknown", ""], "--unknown"),
+        (["serve", "--detector", ""], "--detector"),
+        (["run", "-f", "p.yaml", "--work", ""], "--work"),
+        (["report", ""], "FOLDER"),
+        (["data", "digits", "--to", ""], "--to"),
+        (["stage", "partition", "--features", "f", "--partition", ""], "--partition"),
+    ],
+)
+def test_an_empty_place_is_not_the_current_folder(
+    arguments: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mofe(*arguments, code=1).startswith(f"mofe: {place} was given an empty place")
+    assert not list(tmp_path.iterdir())

@@ -140,6 +140,14 @@ def test_thresholds(judge: Detector, folder: Path) -> None:
         next(detect(judge, [str(folder)], score="odin"))
 
 
+def test_of_images_known_to_be_unknown_too_the_unreadable_are_reported(judge: Detector, folder: Path) -> None:
+    broken, *found = detect(judge, [str(folder / "0.png")], threshold="fpr=0.5", unknown=[str(folder)])
+    assert broken == Unreadable(str(folder / "8.png"), "it is not an image that can be read")
+    assert len(found) == 1
+    with pytest.raises(MofeError, match=r"no image at .*8\.png can be read: .*8\.png: it is not an image"):
+        next(detect(judge, [str(folder)], threshold="fpr=0.5", unknown=[str(folder / "8.png")]))
+
+
 def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Path) -> None:
     """Asked one image at a time they are those of the score stage, and they decide as others do."""
     known = load_detector(detector.detector)
@@ -193,6 +201,10 @@ def test_the_command(detector: SimpleNamespace, folder: Path, tmp_path: Path) ->
 
     people = command(*ask)
     assert people.out.decode().count("\n") == 1 + 2 * 8
+
+    (folder / "9.png").write_bytes(b"no image")
+    measured = command(*ask[:2], str(folder / "0.png"), "--threshold", "fpr=0.5", "--unknown", str(folder))
+    assert (measured.code, "1 unreadable" in measured.err) == (4, True)
 
 
 def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def detect(
     neighbours: int = 0,
     batch_size: int = 32,
 ) -> Iterator[Verdict | Unreadable]:
-    """A verdict on every image, in order.
+    """A verdict on every image, in order; before the first, the files of ``unknown`` that could not be read.
 
     Args:
         detector: see :func:`mofe.load_detector`.
@@ -42,9 +42,12 @@ def detect(
         batch_size: images at once.
 
     Raises:
-        MofeError: a place holds nothing, or the threshold or score does not exist.
+        MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
     """
-    limit = limit_of(detector, threshold, score, unknown)
+    unreadable: list[Unreadable] = []
+    strangers = tuple(unknown)
+    limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
+    yield from unreadable
     pending = _read_ahead(list_images(places))
     while batch := list(islice(pending, batch_size)):
         readable = [(name, image) for name, image, _ in batch if image]
@@ -53,17 +56,26 @@ def detect(
             yield next(found) if image else Unreadable(name, reason)
 
 
-def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[str] = ()) -> float:
-    """The least score of an image that is taken for known; arguments and errors as for :func:`detect`."""
+def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
+    """The least score of an image that is taken for known.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
+        score: which of the detector's scores decides.
+        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+
+    Raises:
+        MofeError: the threshold or score does not exist, or has no use for such images.
+    """
     if score not in detector.thresholds:
         raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
     validation_n = detector.calibration[score].to_numpy()
     unknown_m = None
-    if unknown := tuple(unknown):
+    if unknown is not None:
         if not threshold.strip().startswith("fpr"):
             raise MofeError(f"images known to be unknown set a threshold fpr=SHARE; {threshold!r} has no use for them")
-        strangers = (image for _, image, _ in _read_ahead(list_images(unknown)) if image)
-        unknown_m = detector.score(strangers, scores=[score]).values[score]
+        unknown_m = detector.score(unknown, scores=[score]).values[score]
     return chosen_threshold(threshold, validation_n, unknown_m)
 
 
@@ -108,6 +120,20 @@ def judged(
 def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
     label = detector.bank["label"][row].as_py()
     return Neighbour(detector.bank["id"][row].as_py(), detector.classes[label], distance)
+
+
+def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
+    """The images at ``places``, of which there must be one; ``unreadable`` takes the files that are none."""
+    found = False
+    for name, image, reason in _read_ahead(list_images(places)):
+        if image:
+            found = True
+            yield image
+        else:
+            unreadable.append(Unreadable(name, reason))
+    if not found:
+        first = unreadable[0]
+        raise MofeError(f"no image at {', '.join(places)} can be read: {first.image}: {first.reason}")
 
 
 def _read_ahead(images: Iterable[LabelledImage]) -> Iterator[tuple[str, Image.Image | None, str]]:

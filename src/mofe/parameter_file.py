@@ -25,12 +25,14 @@ def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     """The parameters of a YAML file, and of ``--set name=value …``, which override them.
 
     Raises:
-        MofeError: there is no such file, or it holds something else.
+        MofeError: there is no such file, it cannot be read, or it holds something else.
     """
     try:
-        content = _yaml(file.read_text(), str(file))
+        content = _yaml(file.read_text(encoding="utf-8"), str(file))
     except FileNotFoundError as error:
         raise MofeError(f"there is no parameter file {file}") from error
+    except OSError as error:
+        raise MofeError(f"cannot read the parameter file {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise MofeError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -59,7 +61,7 @@ def _yaml(text: str, where: str) -> Any:
 def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
     """The parameters of a compiled pipeline: name → its type, default and description."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    root = next(iter(yaml.load_all(pipeline.read_text(), loader)))["root"]
+    root = next(iter(yaml.load_all(pipeline.read_text(encoding="utf-8"), loader)))["root"]
     return dict(root["inputDefinitions"]["parameters"])
 
 

@@ -1,12 +1,12 @@
 """What a run on this machine was asked and what came of it: ``run.json`` in its folder of logs, kept up to date."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mofe import storage
 from mofe.errors import MofeError
+from mofe.typed_json import read_json
 
 FILE = "run.json"
 
@@ -48,7 +48,7 @@ class RunRecord:
         """The record of a run.
 
         Raises:
-            MofeError: the work folder has none of this run; with those that it has.
+            MofeError: the work folder has none of this run; with those that it has. Or the record is damaged.
         """
         file = work / "logs" / run / FILE
         if not run or not file.is_file():
@@ -56,5 +56,4 @@ class RunRecord:
             raise MofeError(
                 f"there is no record of a run {run!r} in {work}; runs there: {', '.join(known[:5]) or 'none'}"
             )
-        content = json.loads(file.read_text())
-        return cls(**{**content, "executions": [Execution(**execution) for execution in content["executions"]]})
+        return read_json(file, cls, "record of a run")

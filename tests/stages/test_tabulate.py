@@ -9,7 +9,7 @@ import pytest
 from mofe.ablations import TABLES, name_of
 from mofe.artifacts.metrics import Metrics, Result
 from mofe.errors import MofeError
-from mofe.report.comparison import ComparedTable, format_tables
+from mofe.report.comparison import format_tables, read_tables
 from mofe.stages.tabulate import tabulate
 
 SCORES = ("knn", "msp", "max_logit", "energy")
@@ -54,7 +54,7 @@ def test_mean_and_deviation_over_seeds_beside_the_paper(tmp_path: Path, capsys: 
     best = min(table["rows"], key=lambda row: row["fpr95"]["average"]["mean"])["fpr95"]["average"]
     assert f"<b>{100 * best['mean']:.2f} ± {100 * best['std']:.2f}</b>" in page
     assert "http" not in page
-    assert format_tables([ComparedTable.from_dict(table)]) in printed
+    assert format_tables(read_tables(tmp_path / "tables.json")) in printed
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

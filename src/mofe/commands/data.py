@@ -1,5 +1,7 @@
 """``mofe data``: what the demo and the partition read."""
 
+from mofe.commands.places import check_places
+
 
 def digits(to: str) -> None:
     """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
@@ -9,6 +11,7 @@ def digits(to: str) -> None:
     """
     from mofe.data.digits import write_digits
 
+    check_places("--to", to)
     print(f"wrote {to}" if write_digits(to) else f"{to} is complete already")
 
 

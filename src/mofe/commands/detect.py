@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mofe.commands.places import check_places
 from mofe.errors import MofeError
 
 
@@ -22,8 +23,8 @@ def detect(
 ) -> None:
     """Ask a trained detector about images: what each shows, and whether it is like anything that was taught.
 
-    A file that is no readable image is reported and skipped. Exit status: 0 if every image is known, 3 if some are
-    unknown, 4 if some files could not be read, 1 after any other error.
+    A file that is no readable image is reported and skipped, one of --unknown too. Exit status: 0 if every image is
+    known, 3 if some are unknown, 4 if some files could not be read, 1 after any other error.
 
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
@@ -45,6 +46,8 @@ def detect(
     from mofe.parameters import check_values
     from mofe.progress import progress
 
+    for option, places in (("IMAGES", images), ("--detector", (detector,)), ("--unknown", unknown)):
+        check_places(option, *places)
     check_values(
         {"threshold": threshold, "score": score, "neighbours": neighbours, "batch_size": batch_size}, "mofe detect"
     )

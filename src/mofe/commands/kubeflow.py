@@ -1,5 +1,6 @@
 """``mofe compile``, ``register``, ``schedule``: the pipelines as Kubeflow knows them."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -26,13 +27,13 @@ def compile(
     from mofe import storage
     from mofe.digests import shipped, stamp
 
-    text = shipped(f"{pipeline}.yaml").read_text()
+    text = shipped(f"{pipeline}.yaml").read_text(encoding="utf-8")
     if registry:
         text = stamp(text, registry.rstrip("/"))
     if output:
         storage.write_bytes(storage.resolve(output), text.encode())
     else:
-        print(text, end="")
+        sys.stdout.buffer.write(text.encode())
 
 
 def register(

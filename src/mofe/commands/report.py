@@ -1,12 +1,12 @@
 """``mofe report``: results again."""
 
-import json
 import os
 import sys
 from typing import Literal
 
 import tyro
 
+from mofe.commands.places import check_places
 from mofe.errors import MofeError
 
 
@@ -26,6 +26,7 @@ def report(
     """
     from mofe import storage
 
+    check_places("FOLDER", folder)
     place = storage.resolve(folder)
     if sync:
         database = place / "mlflow.db"
@@ -38,16 +39,16 @@ def report(
         journals, events = send_journals(place)
         print(f"sent {events} events of {journals} stages to MLflow")
     elif storage.kind(place / "tables.json"):
-        from mofe.report.comparison import ComparedTable, format_tables
+        from mofe.report.comparison import format_tables, read_tables
         from mofe.report.export import tables_as_csv, tables_as_latex
 
-        tables = json.loads(storage.read_bytes(place / "tables.json", "comparison"))
         shapes = {"table": lambda tables: format_tables(tables) + "\n", "csv": tables_as_csv, "latex": tables_as_latex}
-        sys.stdout.write(shapes[format]([ComparedTable.from_dict(table) for table in tables]))
+        text = shapes[format](read_tables(place / "tables.json"))
+        sys.stdout.buffer.write(text.encode())
     else:
         from mofe.artifacts.metrics import Metrics
         from mofe.report.export import as_csv, as_latex
         from mofe.report.text import format_table
 
         show = {"table": lambda metrics: format_table(metrics) + "\n", "csv": as_csv, "latex": as_latex}[format]
-        sys.stdout.write(show(Metrics.read(place)))
+        sys.stdout.buffer.write(show(Metrics.read(place)).encode())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mofe.commands.places import check_places
 from mofe.errors import MofeError
 from mofe.parameter_file import PipelineName, check_parameters, pipeline_parameters, read_parameters, settings_of
 
@@ -16,7 +18,7 @@ from mofe.parameter_file import PipelineName, check_parameters, pipeline_paramet
 def run(
     params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
-    work: Path | None = None,
+    work: str | None = None,
     pipeline: PipelineName = "mofe",
     runner: Literal["subprocess", "docker", "kubeflow"] = "subprocess",
     host: str = "",
@@ -58,17 +60,19 @@ def run(
     """
     from mofe.digests import shipped
 
+    check_places("--work", work)
+    folder = Path(work) if work else None
     if only or from_run:
-        _run_again(only, from_run, params, settings, work, runner, host, namespace, registry)
+        _run_again(only, from_run, params, settings, folder, runner, host, namespace, registry)
         return
     if params is None:
         raise MofeError("name the file with the pipeline's parameters: mofe run -f params.yaml")
     started = time.monotonic()
     file = shipped(f"{pipeline}.yaml")
-    work = work or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
+    folder = folder or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
     known = pipeline_parameters(file)
     keeps = runner != "kubeflow" and "checkpoints" in known
-    here = {"checkpoints": str((work / "checkpoints").resolve())} if keeps else {}
+    here = {"checkpoints": str((folder / "checkpoints").resolve())} if keeps else {}
     parameters = {**here, **read_parameters(params, settings)}
     check_parameters(parameters, known, str(params))
     if runner == "kubeflow":
@@ -79,9 +83,9 @@ def run(
 
     from mofe.local_runner import run_pipeline
 
-    result = run_pipeline(file, parameters, work, runner, name=params.stem, registry=registry or None)
+    result = run_pipeline(file, parameters, folder, runner, name=params.stem, registry=registry or None)
     show = {"mofe": _show_result, "sharded": _show_result, "tables": _show_tables, "detect": _show_verdicts}[pipeline]
-    show(result.outputs, work, time.monotonic() - started)
+    show(result.outputs, folder, time.monotonic() - started)
 
 
 def _run_again(
@@ -137,23 +141,29 @@ def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
 
 def _show_tables(outputs: dict[str, Path], work: Path, seconds: float) -> None:
     from mofe import storage
-    from mofe.report.comparison import ComparedTable, format_tables
+    from mofe.report.comparison import format_tables, read_tables
 
     for name, source in (("tables.json", outputs["results"]), ("tables.html", outputs["report"])):
         storage.write_bytes(storage.resolve(work / name), source.read_bytes())
-    tables = [ComparedTable.from_dict(table) for table in json.loads(outputs["results"].read_text())]
-    print(f"\n{format_tables(tables)}\n\nreport: {work / 'tables.html'}   ({seconds:.1f} s)")
+    print(f"\n{format_tables(read_tables(outputs['results']))}\n\nreport: {work / 'tables.html'}   ({seconds:.1f} s)")
 
 
 def _show_verdicts(outputs: dict[str, Path], work: Path, seconds: float) -> None:
-    _link(work / "verdicts", outputs["verdicts"])
-    counts = json.loads(outputs["counts"].read_text())
+    verdicts = _link(work / "verdicts", outputs["verdicts"])
+    counts = json.loads(outputs["counts"].read_text(encoding="utf-8"))
     for name, count in counts.pop("known_by_class").items():
         print(f"{count:9,}  {name}")
     print(f"\n{', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
-    print(f"verdicts: {work / 'verdicts' / 'verdicts'}   ({seconds:.1f} s)")
+    print(f"verdicts: {verdicts / 'verdicts'}   ({seconds:.1f} s)")
 
 
-def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(target, link.parent))
+def _link(link: Path, target: Path) -> Path:
+    """Make ``link`` lead to ``target``, and return it; where something is in its way, say so, and return ``target``."""
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
+    except OSError as error:
+        reason = "a folder is in its place: move it away" if link.is_dir() else error.strerror
+        print(f"{link} is no link to this run's {link.name}, which is at {target}: {reason}", file=sys.stderr)
+        return target
+    return link

@@ -1,5 +1,6 @@
 """``mofe serve``: new images, over HTTP."""
 
+from mofe.commands.places import check_places
 from mofe.errors import MofeError
 
 
@@ -29,6 +30,7 @@ def serve(
     """
     from mofe.parameters import check_values
 
+    check_places("--detector", detector)
     limits = {"port": port, "most_megabytes": most_megabytes, "most_images": most_images}
     check_values({"threshold": threshold, "score": score, **limits}, "mofe serve")
     try:

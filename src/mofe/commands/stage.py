@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from mofe.commands.places import check_places
 from mofe.errors import MofeError
 from mofe.stages import STAGES
 
@@ -29,7 +30,11 @@ def stage(arguments: Sequence[str]) -> None:
     def checked(*given: Any, **named: Any) -> Any:
         from mofe.parameters import check_passwords, check_values
 
-        values = inspect.signature(function).bind(*given, **named).arguments
+        signature = inspect.signature(function)
+        values = signature.bind(*given, **named).arguments
+        for option, value in values.items():
+            if isinstance(value, str) and signature.parameters[option].default is inspect.Parameter.empty:
+                check_places(f"--{option.replace('_', '-')}", value)
         check_passwords(values)
         check_values({n: v for n, v in values.items() if isinstance(v, int | float | str)}, f"mofe stage {name}")
         return function(*given, **named)

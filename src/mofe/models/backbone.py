@@ -25,7 +25,7 @@ def describe_backbone(
     """What is to be known of a backbone without its weights, above all how it wants its images.
 
     Raises:
-        MofeError: timm does not know the name, or the model cannot carry a MoFE layer.
+        MofeError: timm does not know the name, ``args`` do not suit it, or the model cannot carry a MoFE layer.
     """
     model = _build(name, args, pretrained=False)
     blocks = len(model.blocks)
@@ -84,10 +84,8 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
 def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransformer:
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-    except TypeError as error:
-        raise MofeError(f"backbone_args {dict(args)} do not suit {name}: {error}") from error
-    except Exception as error:
-        if pretrained or name.startswith("hf-hub:"):
+    except Exception as error:  # timm and torch each raise their own
+        if (pretrained or name.startswith("hf-hub:")) and not isinstance(error, TypeError):
             raise MofeError(
                 f"the pre-trained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
                 "where there is no network, give a file or URI in `weights`"
@@ -97,7 +95,8 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
             raise MofeError(
                 f"timm knows no model {name!r}" + (f"; it has, for example, {close}" if close else "")
             ) from error
-        raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise MofeError(f"backbone_args {dict(args)} do not suit {name} ({reason})") from error
     if not isinstance(model, VisionTransformer) or not len(model.blocks):
         raise MofeError(f"{name} is a {type(model).__name__}: a MoFE needs timm's VisionTransformer, with blocks")
     if model.cls_token is None or model.global_pool != "token":

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from mofe import storage
 from mofe.ablations import Row, Table, name_of
 from mofe.artifacts.metrics import Metrics
 from mofe.errors import MofeError
 from mofe.report.shell import environment
+from mofe.typed_json import read_json
 
 AVERAGE = "average"
 
@@ -53,23 +55,14 @@ class ComparedTable:
     title: str
     rows: list[ComparedRow]
 
-    @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> "ComparedTable":
-        """What :meth:`to_dict` gave."""
-
-        def spreads(values: dict[str, Any]) -> dict[str, Spread]:
-            return {name: Spread(**spread) for name, spread in values.items()}
-
-        rows = []
-        for row in table["rows"]:
-            single = spreads({name: row[name] for name in ("id_accuracy", "router_accuracy")})
-            by_set = {name: spreads(row[name]) for name in ("fpr95", "auroc")}
-            rows.append(ComparedRow(**{**row, **single, **by_set}))
-        return cls(table["title"], rows)
-
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self)
+
+
+def read_tables(file: storage.Location) -> list[ComparedTable]:
+    """The tables that tabulate wrote; errors as for :func:`mofe.typed_json.read_json`."""
+    return read_json(file, list[ComparedTable], "comparison")
 
 
 def compare(tables: Sequence[Table], measured: Sequence[Metrics]) -> list[ComparedTable]:

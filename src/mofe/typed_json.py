@@ -1,0 +1,27 @@
+"""JSON files without a seal, held against the types of what they should hold."""
+
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from mofe import storage
+from mofe.errors import MofeError
+
+T = TypeVar("T")
+
+
+def read_json(file: storage.Location, kind: type[T], what: str) -> T:
+    """The content of a JSON file as a ``kind``: a dataclass, or a list of them.
+
+    Raises:
+        MofeError: it is missing, not JSON, or holds something else; with the first thing that is wrong.
+    """
+    path = storage.resolve(file)
+    content = storage.read_bytes(path, what)
+    try:
+        return TypeAdapter(kind).validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{place}: {first['msg']}" if place else first["msg"]
+        raise MofeError(f"{path} is not a valid {what}: {reason}") from error
