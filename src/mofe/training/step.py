@@ -91,7 +91,7 @@ class TrainingStep(nn.Module):
     def forward(self, batch: Mixed, generator: torch.Generator) -> Losses:
         """Losses of a batch; each expert sees its own images and as many others (``generator``, of the CPU, picks)."""
         model = self.model
-        cluster_B = model.expert_of_class_C[batch.labels_a_B].cpu()  # before the device has anything long to do
+        cluster_B = model.expert_of_class_C[batch.labels_a].cpu()  # before the device has anything long to do
         image_P, expert_P = pairs_with_negatives(cluster_B, model.num_experts, generator)
         tokens_BTD = self.tokens(batch.images)
         router_outputs = model.router_outputs(tokens_BTD[:, 0])
