@@ -137,6 +137,20 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
         assert text in page
 
 
+def test_classes_whose_names_read_alike_keep_their_own_accuracy(tmp_path: Path, inputs: dict[str, str]) -> None:
+    two_cranes = PARTITION.model_copy(update={"names": ("crane", "class1", "crane")})
+    (Path(inputs["partition"]) / "partition.json").write_bytes(two_cranes.sealed())
+    scores = [write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)]
+    evaluate(scores, **inputs)
+    known = pq.read_table(f"{scores[0]}/scores.parquet").to_pandas()
+    right = (known["label"] == known["predicted"]).groupby(known["label"]).mean()
+    accuracy = Metrics.read_file(inputs["metrics"]).class_accuracy
+    assert accuracy == pytest.approx({two_cranes.classes[c]: right[c] for c in range(3)})
+    page = Path(inputs["report"]).read_text()
+    for c in (0, 2):
+        assert f"crane {100 * right[c]:.2f}" in page
+
+
 def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str, str]) -> None:
     names = (*SCORED, "tuned.vim", "text.mcm")
     scores = [write_scores(tmp_path, "id-test", "test", 2, names), write_scores(tmp_path, "near", "ood", 1, names)]
