@@ -139,8 +139,7 @@ def mofe(
         expert_init: backbone (experts are copies of its last blocks as they are) or naive (after fine-tuning without
             experts; twice the time).
         validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
-        knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 for the 1 281 167
-            of ImageNet-1K, in proportion for others, at least 5.
+        knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
         bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
         compare: also score with the detectors of the literature, on the untouched backbone and on the fine-tuned model.
         inference_batch_size: images at once where nothing is trained.

@@ -3,7 +3,10 @@
 import base64
 import json
 import re
+import time
 from pathlib import Path
+from threading import Semaphore
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +19,12 @@ from mofe import storage
 from mofe.artifacts.metrics import Metrics
 from mofe.artifacts.model import Epoch, History
 from mofe.artifacts.scores import ScoreTable
+from mofe.detection.bootstrap import Intervals, bootstrap_intervals
 from mofe.errors import MofeError
 from mofe.report.export import as_latex
 from mofe.report.page import render
 from mofe.report.text import format_table
-from mofe.stages.evaluate import evaluate
+from mofe.stages.evaluate import MOST_AT_ONCE, evaluate
 
 PARTITION = make_partition([0, 1, 0])
 
@@ -66,6 +70,26 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
     table = format_table(metrics)
     assert f"{100 * auroc:.2f}" in table
     assert "average" in table
+
+
+def test_few_bootstraps_are_held_at_once_however_many_cores_there_are(
+    tmp_path: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.process_cpu_count", lambda: 64, raising=False)
+    at_work, seen = Semaphore(MOST_AT_ONCE), []
+
+    def watched(*given: Any) -> Intervals:
+        seen.append(at_work.acquire(blocking=False))
+        time.sleep(0.02)
+        at_work.release()
+        return bootstrap_intervals(*given, resamples=1)
+
+    monkeypatch.setattr("mofe.stages.evaluate.bootstrap_intervals", watched)
+    names = ("knn", *(f"tuned.{i}" for i in range(20)))
+    scores = [write_scores(tmp_path, name, role, 0, names) for name, role in (("id-test", "test"), ("near", "ood"))]
+    evaluate(scores, **inputs)
+    assert seen == [True] * 21
 
 
 def test_near_and_far_have_averages_of_their_own(tmp_path: Path, inputs: dict[str, str]) -> None:
