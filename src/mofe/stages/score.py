@@ -9,14 +9,7 @@ import pyarrow.parquet as pq
 from mofe import storage, tracking
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
-from mofe.artifacts.scores import (
-    ScoreInfo,
-    ScorePart,
-    ScoreTable,
-    embedding_schema,
-    score_schema,
-    write_scores,
-)
+from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards
