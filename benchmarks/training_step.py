@@ -76,7 +76,7 @@ def work_of(
     if compiled:
         model.tokens = torch.compile(model.tokens)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(SEED)
-    clusters_B = model.expert_of_class_C[batch.labels_a_B] if isinstance(model, MoFE) else None
+    clusters_B = model.expert_of_class_C[batch.labels_a] if isinstance(model, MoFE) else None
     on_host_B = None if clusters_B is None else clusters_B.cpu()
 
     def forward() -> None:
@@ -90,7 +90,7 @@ def work_of(
         optimiser.zero_grad(set_to_none=True)
         with autocast(precision, training=True):
             if step is None:
-                loss = nn.functional.cross_entropy(model(batch.images), batch.labels_a_B)
+                loss = nn.functional.cross_entropy(model(batch.images), batch.labels_a)
             else:
                 pairs = pairs_with_negatives(on_host_B, model.num_experts, generator)
                 loss = step(batch, *pairs).total

@@ -10,6 +10,7 @@ from components.images import image
 @dsl.component(base_image=image("report"), install_kfp_package=False)
 def tabulate(
     metrics: dsl.Input[List[dsl.Metrics]],  # noqa: UP006
+    runs: List[Dict[str, Any]],  # noqa: UP006
     tables: List[str],  # noqa: UP006
     configurations: List[Dict[str, Any]],  # noqa: UP006
     results: dsl.Output[dsl.Artifact],
@@ -17,4 +18,6 @@ def tabulate(
 ):
     from mofe.stages import tabulate as stage
 
-    stage.tabulate([run.path for run in metrics], tables, configurations, results=results.path, report=report.path)
+    stage.tabulate(
+        [run.path for run in metrics], runs, tables, configurations, results=results.path, report=report.path
+    )

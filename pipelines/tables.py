@@ -3,7 +3,7 @@
     python -m pipelines.tables      # writes pipelines/tables.yaml
     mofe run -f params.yaml --pipeline tables
 
-One loop over all runs: plan lists them (rows of several tables that ask for the same are one run), configure puts the
+One loop over all runs: plan lists them (rows of several tables that come to the same are one run), configure puts the
 settings of a run over the parameters, the second half of the main pipeline follows, and tabulate sets all beside the
 paper.
 """
@@ -16,7 +16,8 @@ from kfp import compiler, dsl
 from components.configure import configure
 from components.plan import plan
 from components.tabulate import tabulate
-from pipelines.graph import NO_TEXTS, detector_of, features_of
+from mofe.ablations import CHANGEABLE
+from pipelines.graph import NO_TEXTS, TRAINING, detector_of, features_of
 from pipelines.placement import Pool, on_cpu
 
 COMPILED = Path(__file__).with_suffix(".yaml")
@@ -160,7 +161,9 @@ def tables(
         credentials: on a cluster: a Secret whose keys are variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …); it may
             be missing.
     """
-    planned = plan(tables=tables, configurations=configurations, seeds=seeds)
+    given = locals()
+    base = {name: given[name] for name in CHANGEABLE}
+    planned = plan(tables=tables, configurations=configurations, seeds=seeds, **base)
     on_cpu(planned, credentials)
     inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
@@ -182,25 +185,7 @@ def tables(
         accelerators=accelerators,
     )
     with dsl.ParallelFor(planned.output, name="runs") as run:
-        configured = configure(
-            run=run,
-            num_experts=num_experts,
-            strategy=strategy,
-            top_k=top_k,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            mixup=mixup,
-            mixup_scale=mixup_scale,
-            mixup_sigma=mixup_sigma,
-            fold_lambda=fold_lambda,
-            regulariser=regulariser,
-            regulariser_weight=regulariser_weight,
-            negative_weight=negative_weight,
-            router=router,
-            expert_init=expert_init,
-            knn_k=knn_k,
-            bank=bank,
-        )
+        configured = configure(run=run, **base)
         on_cpu(configured, credentials)
         chosen = configured.outputs
         judged = detector_of(
@@ -209,35 +194,7 @@ def tables(
             num_experts=chosen["num_experts"],
             strategy=chosen["strategy"],
             seed=chosen["seed"],
-            training={
-                "top_k": chosen["top_k"],
-                "epochs": chosen["epochs"],
-                "probe_epochs": probe_epochs,
-                "probe_learning_rate": probe_learning_rate,
-                "batch_size": batch_size,
-                "micro_batch_size": micro_batch_size,
-                "learning_rate": chosen["learning_rate"],
-                "min_learning_rate": min_learning_rate,
-                "warmup_epochs": warmup_epochs,
-                "weight_decay": weight_decay,
-                "layer_decay": layer_decay,
-                "drop_path": drop_path,
-                "clip_norm": clip_norm,
-                "augmentation": augmentation,
-                "mixup": chosen["mixup"],
-                "mixup_scale": chosen["mixup_scale"],
-                "mixup_sigma": chosen["mixup_sigma"],
-                "fold_lambda": chosen["fold_lambda"],
-                "regulariser": chosen["regulariser"],
-                "regulariser_weight": chosen["regulariser_weight"],
-                "negative_weight": chosen["negative_weight"],
-                "router": chosen["router"],
-                "expert_init": chosen["expert_init"],
-                "validation_fraction": validation_fraction,
-                "num_nodes": num_nodes,
-                "node_resources": node_resources,
-                "checkpoints": checkpoints,
-            },
+            training={name: (chosen if name in CHANGEABLE else given)[name] for name in TRAINING},
             knn_k=chosen["knn_k"],
             bank=chosen["bank"],
             compare=False,
@@ -248,7 +205,9 @@ def tables(
             accelerators=accelerators,
             train_accelerators=train_accelerators,
         )
-    compared = tabulate(metrics=dsl.Collected(judged.metrics), tables=tables, configurations=configurations)
+    compared = tabulate(
+        metrics=dsl.Collected(judged.metrics), runs=planned.output, tables=tables, configurations=configurations
+    )
     on_cpu(compared, credentials)
     return Outputs(results=compared.outputs["results"], report=compared.outputs["report"])
 

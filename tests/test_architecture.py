@@ -38,6 +38,14 @@ def test_the_check_can_fail() -> None:
     assert loads_torch("import mofe.stages.extract")
 
 
+def test_fields_stand_in_the_published_order() -> None:
+    from mofe.models.mofe import MoFEOutput
+    from mofe.training.mixup import Mixed
+
+    assert MoFEOutput._fields[:4] == ("router_logits_BE", "expert_B", "embedding_BD", "logits")
+    assert Mixed._fields == ("images", "labels_a", "labels_b", "lam")
+
+
 def imports(file: Path) -> set[tuple[str, str]]:
     """``(module, name)`` of every ``from module import name`` and ``(module, "")`` of every ``import module``."""
     found = set()

@@ -151,7 +151,7 @@ STAGES: dict[str, tuple[str, Stage]] = {
     "evaluate": ("scores-id-test/scores.parquet", lambda r: ask_evaluate(r)),
     "tabulate": (
         "report/metrics",
-        lambda r: tabulate([str(r / "report/metrics")], [], [], results=str(r / "out"), report=str(r / "page")),
+        lambda r: tabulate([str(r / "report/metrics")], [], [], [], results=str(r / "out"), report=str(r / "page")),
     ),
 }
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import command_line, write_report
 
+from mofe.cli import main
 from mofe.digests import shipped
 from mofe.errors import MofeError
 from mofe.parameter_file import check_parameters, pipeline_parameters
@@ -47,6 +48,27 @@ def test_a_stages_docstring_is_its_help(stage: str) -> None:
     assert f"usage: mofe stage {stage}" in text
     assert "--help" in text
     assert text.count("--") > 3
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error(unbuffered: str) -> None:
+    command = [sys.executable, "-m", "mofe", "stage", "--help"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_connection_that_broke_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(arguments: list[str]) -> None:
+        raise BrokenPipeError("a connection")
+
+    monkeypatch.setattr("mofe.cli._run", refused)
+    with pytest.raises(BrokenPipeError, match="a connection"):
+        main()
 
 
 def test_a_stage_by_hand(tmp_path: Path) -> None:

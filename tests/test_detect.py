@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,3 +215,15 @@ def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder:
     assert "there is no detector at" in missing.err
     assert not (tmp_path / "x.csv").exists()
     assert "--format parquet needs a file" in command("--detector", detector.detector, "x", "--format", "parquet").err
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(detector: SimpleNamespace, folder: Path) -> None:
+    command = [sys.executable, "-m", "mofe", "detect", "--detector", detector.detector, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read().decode()
+    assert process.returncode == 141
+    assert "Error" not in told
+    assert "Exception ignored" not in told

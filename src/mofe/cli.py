@@ -1,6 +1,8 @@
 """The command line: mofe run, report, compile, register, schedule, detect, serve, stage, data."""
 
+import io
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -43,37 +45,57 @@ SUMMARY = """An image classifier that knows what it does not know.
 
 def main() -> None:
     """The entry point of the ``mofe`` command."""
-    arguments = sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that knows no ✓
     try:
-        if not arguments or arguments[0] in ("-h", "--help"):
-            print(SUMMARY)
-        elif arguments[0] == "--version":
-            print(f"mofe {__version__}")
-        elif arguments[0] == "stage":
-            stage(arguments[1:])
-        elif arguments[0] == "data":
-            commands: dict[str, Callable[..., Any]] = {"digits": data.digits, "wordnet": data.wordnet}
-            tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
-        else:
-            tyro.extras.subcommand_cli_from_dict(
-                {
-                    "run": run,
-                    "report": report,
-                    "compile": compile,
-                    "register": register,
-                    "schedule": schedule,
-                    "detect": detect,
-                    "serve": serve,
-                },
-                prog="mofe",
-                args=arguments,
-            )
+        try:
+            _run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except MofeError as error:
         if os.environ.get("MOFE_DEBUG"):
             raise
         sys.exit(f"mofe: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the interpreter ends
+        sys.exit(141)  # as of who dies of SIGPIPE
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(SUMMARY)
+    elif arguments[0] == "--version":
+        print(f"mofe {__version__}")
+    elif arguments[0] == "stage":
+        stage(arguments[1:])
+    elif arguments[0] == "data":
+        commands: dict[str, Callable[..., Any]] = {"digits": data.digits, "wordnet": data.wordnet}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
+    else:
+        tyro.extras.subcommand_cli_from_dict(
+            {
+                "run": run,
+                "report": report,
+                "compile": compile,
+                "register": register,
+                "schedule": schedule,
+                "detect": detect,
+                "serve": serve,
+            },
+            prog="mofe",
+            args=arguments,
+        )
+
+
+def _reader_has_gone() -> bool:
+    """Whether the pipe that broke is the output, as in ``mofe detect … | head``, and not a connection."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return bool(output.poll(0))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _digest(files: Sequence[Path], target: str) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(_root())}\0".encode() + file.read_bytes())
-    digest.update(dockerfile_target(shipped("Dockerfile").read_text(), target).encode())
+    digest.update(dockerfile_target(shipped("Dockerfile").read_text("utf-8"), target).encode())
     digest.update(shipped("constraints.txt").read_bytes())
     return digest.hexdigest()[:12]
 

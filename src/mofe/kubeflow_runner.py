@@ -60,7 +60,7 @@ def submit(
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
     client = _client(host, namespace)
-    stamped = stamp(pipeline.read_text(), registry.rstrip("/") or None)
+    stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
     return _submit(
         client, stamped, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
     )
@@ -134,7 +134,7 @@ def _submit(
 ) -> str:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
         file = Path(folder) / "pipeline.yaml"
-        file.write_text(pipeline)
+        file.write_text(pipeline, "utf-8")
         try:
             run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
@@ -168,11 +168,11 @@ def register(
     client = _client(host, namespace)
     for pipeline in pipelines:
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
-        content = _with_defaults(stamp(pipeline.read_text(), registry.rstrip("/") or None), defaults or {})
+        content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
             stamped = Path(folder) / "pipeline.yaml"
-            stamped.write_text(content)
+            stamped.write_text(content, "utf-8")
             try:
                 known = client.get_pipeline_id(name)
                 if known is None:
@@ -224,7 +224,7 @@ def schedule(
     place, old = _scheduled(client, name, host, experiment, namespace)
     with tempfile.TemporaryDirectory() as folder:
         stamped = Path(folder) / "pipeline.yaml"
-        stamped.write_text(stamp(pipeline.read_text(), registry.rstrip("/") or None))
+        stamped.write_text(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), "utf-8")
         try:
             client.create_recurring_run(
                 place, name, cron_expression=cron, no_catchup=True, params=parameters,

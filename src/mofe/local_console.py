@@ -111,7 +111,7 @@ def _data_set(arguments: dict[str, Any]) -> str:
         uri = given.get("uri") if isinstance(given, dict) else getattr(given, "uri", None)
         manifest = Path(str(uri)) / file
         if uri and manifest.is_file():
-            label = str(json.loads(manifest.read_text()).get(key, ""))
+            label = str(json.loads(manifest.read_text("utf-8")).get(key, ""))
             return "" if label == "train" else label
     return ""
 
@@ -129,7 +129,7 @@ def _place(output: Any) -> Any:
 
 def _cause(log: Path, status: int) -> str:
     """Why a stage failed, in one line: the exception that ended it, or the signal."""
-    text = log.read_text(errors="replace")
+    text = log.read_text("utf-8", errors="replace")
     raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", text)
     if raised:
         kind, message = raised[-1]

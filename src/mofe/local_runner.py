@@ -69,7 +69,7 @@ def run_pipeline(
     Raises:
         MofeError: a stage failed (which, why, and where its log is), or another run is using the folder.
     """
-    return _start(_documents(stamp(pipeline.read_text(), registry)), parameters, work, runner, name)
+    return _start(_documents(stamp(pipeline.read_text("utf-8"), registry)), parameters, work, runner, name)
 
 
 def earlier_run(work: Path, run_id: str) -> EarlierRun:
@@ -80,7 +80,7 @@ def earlier_run(work: Path, run_id: str) -> EarlierRun:
     """
     record = RunRecord.read(work, run_id)
     return EarlierRun(
-        run_id, record.name, _documents((work / "logs" / run_id / PIPELINE).read_text()), record.parameters
+        run_id, record.name, _documents((work / "logs" / run_id / PIPELINE).read_text("utf-8")), record.parameters
     )
 
 
@@ -149,11 +149,11 @@ def _start(
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
         "MOFE_TRACKING_CARRIED": "1",
     }
-    (logs / PIPELINE).write_text(_text(documents))
+    (logs / PIPELINE).write_text(_text(documents), "utf-8")
     console = Console(logs, RunRecord(run_id, name, parameters, again.earlier.run if again else ""))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with (logs / "kfp.log").open("w") as chatter, _tracked(logs, console):
+        with (logs / "kfp.log").open("w", encoding="utf-8") as chatter, _tracked(logs, console):
             try:
                 outputs = _run(documents[0], parameters, work, runner, console, chatter, again)
             except (KeyboardInterrupt, SystemExit):

@@ -4,16 +4,17 @@ MLflow keeps a copy of this file with the model and runs it when the model is lo
 of an image file, in the column ``image``; in JSON it is base64.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
 
 from mofe.data.images import decode
 from mofe.detector import load_detector
-
-BATCH = 64
+from mofe.errors import MofeError
 
 
 class DetectorModel(PythonModel):
@@ -26,20 +27,28 @@ class DetectorModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """A row an image: ``known``, ``class``, ``expert``, ``p_value`` and every score, like ``mofe detect``."""
-        images = [decode(content) for content in model_input["image"]]
-        rows = []
-        for start in range(0, len(images), BATCH):
-            scores = self.detector.score(images[start : start + BATCH])
-            named = [self.detector.classes[c] for c in scores.predicted_B]
-            verdict = {
-                "known": scores.values["knn"] >= self.detector.thresholds["knn"],
-                "class": named,
-                "expert": scores.expert_B,
-                "p_value": self.detector.p_values(scores),
-            }
-            rows.append(pd.DataFrame({**verdict, **scores.values}))
-        return pd.concat(rows, ignore_index=True)
+        """A row an image: ``known``, ``class``, ``expert``, ``p_value`` and every score, like ``mofe detect``.
+
+        Raises:
+            MofeError: a row is no image; the message says which and why.
+        """
+        scores = self.detector.score(_decoded(model_input["image"]))
+        verdict = {
+            "known": scores.values["knn"] >= self.detector.thresholds["knn"],
+            "class": [self.detector.classes[c] for c in scores.predicted_B],
+            "expert": scores.expert_B,
+            "p_value": self.detector.p_values(scores),
+        }
+        return pd.DataFrame({**verdict, **scores.values})
+
+
+def _decoded(contents: Iterable[bytes]) -> Iterator[Image.Image]:
+    """The images as they are asked for: a batch of them is held, not all."""
+    for row, content in enumerate(contents):
+        try:
+            yield decode(content)
+        except (OSError, ValueError) as error:
+            raise MofeError(f"row {row} cannot be scored: {error}") from error
 
 
 set_model(DetectorModel())

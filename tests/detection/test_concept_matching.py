@@ -9,7 +9,8 @@ from scipy.special import softmax
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mofe.detection.concept_matching import cosines, gl_mcm, local_mcm, mcm, zero_shot_logits, zero_shot_msp
+from mofe.detection.concept_matching import cosines, gl_mcm, local_mcm, mcm, zero_shot_logits
+from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -30,8 +31,8 @@ def test_mcm_against_pytorch_ood(temperature: float, sample: Sample) -> None:
 def test_zero_shot_by_definition() -> None:
     np.testing.assert_allclose(zero_shot_logits(IMAGES, TEXTS, 30.0), 30 * by_definition(IMAGES, TEXTS), atol=1e-5)
     expected = softmax(100 * by_definition(IMAGES, TEXTS), axis=1).max(1)
-    np.testing.assert_allclose(zero_shot_msp(IMAGES, TEXTS), expected, rtol=1e-4)
-    torch.testing.assert_close(zero_shot_msp(IMAGES, TEXTS, 100.0), mcm(IMAGES, TEXTS, 0.01), rtol=1e-5, atol=0)
+    np.testing.assert_allclose(msp(zero_shot_logits(IMAGES, TEXTS)), expected, rtol=1e-4)
+    torch.testing.assert_close(mcm(IMAGES, TEXTS, 0.01), msp(zero_shot_logits(IMAGES, TEXTS)), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])

@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch.nn.functional import normalize
 
-from mofe.detection.concept_matching import gl_mcm, mcm, zero_shot_msp
+from mofe.detection.concept_matching import gl_mcm, mcm, zero_shot_logits
 from mofe.detection.ensemble import cooked
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.metrics import ood_metrics
 from mofe.detection.negative_labels import neg_label
 from mofe.detection.negative_prompts import clipn_atd, lsn
+from mofe.detection.scores import msp
 from mofe.detection.text_space import TextSpace
 from mofe.detection.texts import Texts
 
@@ -58,7 +59,7 @@ def test_scores_are_those_of_the_functions(space: TextSpace) -> None:
     weight, bias = linear_probe((torch.from_numpy(Z[TRAIN]).float() @ PROJECTION).half().numpy(), Y[TRAIN])
     zero_shot = 40 * normalize(image_BP, dim=1) @ CLASSES.T
     expected = {
-        "msp": zero_shot_msp(image_BP, CLASSES, 40.0),
+        "msp": msp(zero_shot_logits(image_BP, CLASSES, 40.0)),
         "max_logit": zero_shot.amax(dim=1),
         "energy": zero_shot.logsumexp(dim=1),
         "mcm": mcm(image_BP, CLASSES),

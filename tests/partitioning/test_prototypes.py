@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mofe import storage
+from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.errors import MofeError
 from mofe.partitioning.prototypes import ClassSums
 
@@ -38,6 +40,10 @@ def test_parts_add_up_to_the_same_bits(tmp_path: Path) -> None:
         joined.join(ClassSums.read(storage.resolve(tmp_path / "part")))
     np.testing.assert_array_equal(joined.sum_CD, whole.sum_CD)
     np.testing.assert_array_equal(joined.count_C, whole.count_C)
+    with storage.staged(tmp_path / "whole") as folder:
+        whole.write_prototypes(folder, ["dog", "fox"], "the-images")
+    assert pq.read_table(tmp_path / "part" / Features.SUMS).schema == sum_schema(5)
+    assert pq.read_table(tmp_path / "whole" / Features.PROTOTYPES).schema == prototype_schema(5)
 
 
 def test_a_class_without_images_is_named(tmp_path: Path) -> None:

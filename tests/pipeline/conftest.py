@@ -36,7 +36,7 @@ STAND_INS = {
             (Path(images) / "dataset.json").write_text(json.dumps({"name": name, "digest": digest}))
     """,
     "plan": """
-        def plan(tables, configurations, seeds):
+        def plan(tables, configurations, seeds, base):
             return [{"name": c["name"], "seed": s, "settings": c} for s in seeds for c in configurations]
     """,
     "configure": """
@@ -51,7 +51,7 @@ STAND_INS = {
     "tabulate": """
         import json
         from pathlib import Path
-        def tabulate(metrics, tables, configurations, *, results, report):
+        def tabulate(metrics, runs, tables, configurations, *, results, report):
             for path in (results, report):
                 Path(path).write_text(json.dumps([json.loads(Path(m).read_text()) for m in metrics]))
     """,

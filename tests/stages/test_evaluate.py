@@ -3,7 +3,10 @@
 import base64
 import json
 import re
+import time
 from pathlib import Path
+from threading import Semaphore
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,11 +19,12 @@ from mofe import storage
 from mofe.artifacts.metrics import Metrics
 from mofe.artifacts.model import Epoch, History
 from mofe.artifacts.scores import ScoreTable
+from mofe.detection.bootstrap import Intervals, bootstrap_intervals
 from mofe.errors import MofeError
 from mofe.report.export import as_latex
 from mofe.report.page import render
 from mofe.report.text import format_table
-from mofe.stages.evaluate import evaluate
+from mofe.stages.evaluate import MOST_AT_ONCE, evaluate
 
 PARTITION = make_partition([0, 1, 0])
 
@@ -66,6 +70,26 @@ def test_numbers_page_and_curves(tmp_path: Path, inputs: dict[str, str]) -> None
     table = format_table(metrics)
     assert f"{100 * auroc:.2f}" in table
     assert "average" in table
+
+
+def test_few_bootstraps_are_held_at_once_however_many_cores_there_are(
+    tmp_path: Path, inputs: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.process_cpu_count", lambda: 64, raising=False)
+    at_work, seen = Semaphore(MOST_AT_ONCE), []
+
+    def watched(*given: Any) -> Intervals:
+        seen.append(at_work.acquire(blocking=False))
+        time.sleep(0.02)
+        at_work.release()
+        return bootstrap_intervals(*given, resamples=1)
+
+    monkeypatch.setattr("mofe.stages.evaluate.bootstrap_intervals", watched)
+    names = ("knn", *(f"tuned.{i}" for i in range(20)))
+    scores = [write_scores(tmp_path, name, role, 0, names) for name, role in (("id-test", "test"), ("near", "ood"))]
+    evaluate(scores, **inputs)
+    assert seen == [True] * 21
 
 
 def test_near_and_far_have_averages_of_their_own(tmp_path: Path, inputs: dict[str, str]) -> None:
@@ -135,6 +159,20 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
         "expert 1",
     ):
         assert text in page
+
+
+def test_classes_whose_names_read_alike_keep_their_own_accuracy(tmp_path: Path, inputs: dict[str, str]) -> None:
+    two_cranes = PARTITION.model_copy(update={"names": ("crane", "class1", "crane")})
+    (Path(inputs["partition"]) / "partition.json").write_bytes(two_cranes.sealed())
+    scores = [write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)]
+    evaluate(scores, **inputs)
+    known = pq.read_table(f"{scores[0]}/scores.parquet").to_pandas()
+    right = (known["label"] == known["predicted"]).groupby(known["label"]).mean()
+    accuracy = Metrics.read_file(inputs["metrics"]).class_accuracy
+    assert accuracy == pytest.approx({two_cranes.classes[c]: right[c] for c in range(3)})
+    page = Path(inputs["report"]).read_text()
+    for c in (0, 2):
+        assert f"crane {100 * right[c]:.2f}" in page
 
 
 def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str, str]) -> None:

@@ -1,21 +1,24 @@
 """index: the bank is the training images through their own expert; thresholds keep 95 % of those held out."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import TINY
 
 from mofe import load_detector
-from mofe.artifacts.detector import DetectorInfo
+from mofe.artifacts.detector import BANK_SCHEMA, DetectorInfo, calibration_schema
 from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
-from mofe.detection.knn import ExpertKNN
+from mofe.detection.knn import ExpertKNN, default_k
 from mofe.errors import MofeError
 from mofe.models.device import device
+from mofe.stages.extract import extract
 from mofe.stages.index import index
 from mofe.training.split import validation_mask
 
@@ -24,7 +27,9 @@ def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: Simple
     judge = load_detector(detector.detector)
     shards = ImageShards(detector.images)
     held_N = validation_mask(shards.labels_N, 0.05, 0)
-    bank = pq.read_table(f"{detector.detector}/bank.parquet").to_pydict()
+    table = pq.read_table(f"{detector.detector}/bank.parquet")
+    assert table.schema == BANK_SCHEMA
+    bank = table.to_pydict()
     known = np.flatnonzero(~held_N)
     assert bank["id"] == [shards.image(i)[1] for i in known]
     preprocessing = judge.config.backbone.preprocessing
@@ -50,17 +55,31 @@ def test_thresholds_keep_the_validation_images(detector: SimpleNamespace) -> Non
     for name, values in scores.values.items():
         assert (values >= judge.thresholds[name] - 1e-3).mean() >= 0.95
     assert judge.info.num_validation == len(held)
+    assert judge.calibration.schema == calibration_schema(judge.thresholds)
 
 
 def test_k_grows_with_the_training_set(detector: SimpleNamespace) -> None:
     assert load_detector(detector.detector).knn.k == 3
     index(detector.images, detector.features, detector.model, detector.detector, num_workers=0)
     assert load_detector(detector.detector).knn.k == 5
+    assert (default_k(1_281_167), default_k(128_117), default_k(1)) == (1000, 100, 5)
 
 
 def test_a_model_of_other_images_is_refused(detector: SimpleNamespace, make_images: Callable[..., str]) -> None:
     with pytest.raises(MofeError, match="was not trained on the images"):
         index(make_images("others"), detector.features, detector.model, detector.detector, num_workers=0)
+
+
+def test_what_cannot_be_is_refused_before_an_image_is_embedded(
+    detector: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mofe.stages.index.embed_shards", None)
+    with pytest.raises(MofeError, match="knn_k = -1 must be at least 1, or 0"):
+        index(detector.images, detector.features, detector.model, str(tmp_path / "out"), knn_k=-1)
+    extract(detector.images, str(tmp_path / "features"), backbone="vit_tiny_patch16_224", backbone_args=TINY,
+            weights="random", weights_digest="other", num_workers=0)  # fmt: skip
+    with pytest.raises(MofeError, match="was not trained with the features"):
+        index(detector.images, str(tmp_path / "features"), detector.model, str(tmp_path / "out"))
 
 
 def test_a_global_bank_is_one_index_of_all_images(detector: SimpleNamespace) -> None:

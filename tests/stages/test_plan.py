@@ -2,13 +2,21 @@
 
 import pytest
 
-from mofe.ablations import TABLES, checked, name_of
+from mofe.ablations import CHANGEABLE, TABLES, checked, name_of
+from mofe.digests import shipped
 from mofe.errors import MofeError
+from mofe.parameter_file import pipeline_parameters
 from mofe.stages.plan import plan
+
+BASE = {
+    name: spec["defaultValue"]
+    for name, spec in pipeline_parameters(shipped("tables.yaml")).items()
+    if name in CHANGEABLE
+}
 
 
 def test_rows_of_several_tables_that_ask_for_the_same_are_one_run() -> None:
-    runs = plan(["1-3", "4", "7"], [], [0, 1])
+    runs = plan(["1-3", "4", "7"], [], [0, 1], BASE)
     names = [run["name"] for run in runs]
     assert names == 2 * [
         "epochs=0 num_experts=1", "mixup=none num_experts=1", "the method", "mixup=none", "num_experts=1",
@@ -18,12 +26,22 @@ def test_rows_of_several_tables_that_ask_for_the_same_are_one_run() -> None:
 
 
 def test_further_configurations_and_floats_from_json() -> None:
-    (run,) = plan([], [{"name": "w = 0.5", "mixup_scale": 0.5, "num_experts": 4.0}], [3.0])  # type: ignore[list-item]
+    (run,) = plan([], [{"name": "w = 0.5", "mixup_scale": 0.5, "num_experts": 4.0}], [3.0], BASE)  # type: ignore[list-item]
     assert run == {
         "name": "mixup_scale=0.5 num_experts=4",
         "seed": 3,
         "settings": {"mixup_scale": 0.5, "num_experts": 4},
+        "rows": ["mixup_scale=0.5 num_experts=4"],
     }
+
+
+def test_a_row_that_changes_nothing_is_the_method_and_is_run_once() -> None:
+    runs = plan(["1-3", "4", "5", "6", "7"], [{"name": "the default w", "mixup_scale": 0.9}], [0], BASE)
+    assert len(runs) == 16
+    (method,) = [run for run in runs if not run["settings"]]
+    assert method["rows"] == ["the method", "num_experts=7", "mixup_scale=0.9"]
+    (of_five,) = [run for run in plan(["5"], [], [0], {**BASE, "num_experts": 5.0}) if not run["settings"]]
+    assert (of_five["name"], of_five["rows"]) == ("the method", ["num_experts=5"])
 
 
 @pytest.mark.parametrize(
@@ -41,7 +59,7 @@ def test_further_configurations_and_floats_from_json() -> None:
 )
 def test_what_cannot_be_run_is_refused(tables: list[str], configurations: list, seeds: list, message: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(MofeError, match=message):
-        plan(tables, configurations, seeds)
+        plan(tables, configurations, seeds, BASE)
 
 
 def test_every_row_of_every_table_can_be_run_and_has_a_name_of_its_own() -> None:

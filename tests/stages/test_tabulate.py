@@ -10,6 +10,7 @@ from mofe.ablations import TABLES, name_of
 from mofe.artifacts.metrics import Metrics, Result
 from mofe.errors import MofeError
 from mofe.report.comparison import format_tables, read_tables
+from mofe.stages.plan import plan
 from mofe.stages.tabulate import tabulate
 
 SCORES = ("knn", "msp", "max_logit", "energy")
@@ -37,7 +38,8 @@ def test_mean_and_deviation_over_seeds_beside_the_paper(tmp_path: Path, capsys: 
         for s in range(3)
         for name, value in ((n, v[s]) for n, v in values.items())
     ]
-    tabulate(files, ["1-3"], [], results=str(tmp_path / "tables.json"), report=str(tmp_path / "tables.html"))
+    runs = plan(["1-3"], [], [0, 1, 2], {})
+    tabulate(files, runs, ["1-3"], [], results=str(tmp_path / "tables.json"), report=str(tmp_path / "tables.html"))
 
     (table,) = json.loads((tmp_path / "tables.json").read_text())
     for row, definition in zip(table["rows"], TABLES["1-3"].rows, strict=True):
@@ -61,14 +63,33 @@ def test_one_seed_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "runs").mkdir()
     file = written(tmp_path / "runs", "knn_k=5", np.full((2, 4), 0.25))
     own = [{"name": "five", "knn_k": 5}]
-    tabulate([file], [], own, results=str(tmp_path / "t.json"), report=str(tmp_path / "t.html"))
+    tabulate([file], plan([], own, [0], {}), [], own, results=str(tmp_path / "t.json"), report=str(tmp_path / "t.html"))
     printed = capsys.readouterr().out
     assert "| five | 12.50 | 25.00 / 75.00 | 25.00 / 75.00 | 25.00 / 75.00 | – / – |" in printed
     assert "±" not in printed
+
+
+def test_rows_that_are_one_run_both_show_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    file = written(tmp_path / "runs", "the method", np.full((2, 4), 0.25))
+    own = [{"name": "seven", "num_experts": 7}, {"name": "as it is"}]
+    runs = plan([], own, [0], {"num_experts": 7})
+    tabulate([file], runs, [], own, results=str(tmp_path / "t.json"), report=str(tmp_path / "t.html"))
+    (table,) = json.loads((tmp_path / "t.json").read_text())
+    assert [(row["label"], row["seeds"], row["fpr95"]["near"]["mean"]) for row in table["rows"]] == [
+        ("seven", 1, 0.25), ("as it is", 1, 0.25),
+    ]  # fmt: skip
 
 
 def test_a_row_without_a_run_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     file = written(tmp_path / "runs", "the method", np.full((2, 4), 0.5))
     with pytest.raises(MofeError, match="no run of the configuration 'mixup=none num_experts=1'"):
-        tabulate([file], ["4"], [], results=str(tmp_path / "t.json"), report=str(tmp_path / "t.html"))
+        tabulate(
+            [file],
+            plan(["4"], [], [0], {}),
+            ["4"],
+            [],
+            results=str(tmp_path / "t.json"),
+            report=str(tmp_path / "t.html"),
+        )

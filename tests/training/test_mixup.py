@@ -61,7 +61,7 @@ def test_a_batch_of_one_class_is_left_as_it_is() -> None:
     images = torch.randn(5, 3, 4, 4)
     mixed = DynamicBetaMixup(2, 0.9)(images, torch.ones(5, dtype=torch.int64))
     torch.testing.assert_close(mixed.images, images)
-    assert mixed.labels_b_B.tolist() == [1] * 5
+    assert mixed.labels_b.tolist() == [1] * 5
 
 
 def test_the_blend_is_the_convex_combination() -> None:
@@ -69,11 +69,11 @@ def test_the_blend_is_the_convex_combination() -> None:
     images = torch.randn(6, 3, 4, 4)
     mixed = DynamicBetaMixup(6, 0.9, np.random.default_rng(2))(images, labels)
     for b in range(6):
-        lam = mixed.lam_B[b]
+        lam = mixed.lam[b]
         assert 0.5 <= lam <= 1
-        expected = lam * images[b] + (1 - lam) * images[mixed.labels_b_B[b]]
+        expected = lam * images[b] + (1 - lam) * images[mixed.labels_b[b]]
         torch.testing.assert_close(mixed.images[b], expected)
-    assert torch.equal(mixed.labels_a_B, labels)
+    assert torch.equal(mixed.labels_a, labels)
 
 
 @pytest.mark.parametrize("scale", [-0.1, 1.1])

@@ -1,6 +1,9 @@
 """A model that knows what is unusual: banks of known images, and thresholds."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
 
 from mofe.artifacts.manifest import Manifest
 
@@ -24,3 +27,12 @@ class DetectorInfo(Manifest):
     """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.comparison`."""
     parameters: dict[str, Any]
     """Of the pipeline, that decided what it is."""
+
+
+BANK_SCHEMA = pa.schema({"id": pa.string(), "label": pa.int32(), "expert": pa.int32()})
+"""Which training image each row of the indexes is."""
+
+
+def calibration_schema(scores: Iterable[str]) -> pa.Schema:
+    """The scores of the validation images, a column a score; float64, as those of other images are."""
+    return pa.schema([(name, pa.float64()) for name in scores])

@@ -59,6 +59,16 @@ def feature_schema(dim: int) -> pa.Schema:
     return pa.schema([("id", pa.string()), ("label", pa.int32()), ("trunk", vector), ("embedding", vector)])
 
 
+def prototype_schema(dim: int) -> pa.Schema:
+    """A row a class: how many images it has, and their mean trunk embedding."""
+    return pa.schema([("label", pa.int32()), ("count", pa.int64()), ("prototype", pa.list_(pa.float32(), dim))])
+
+
+def sum_schema(dim: int) -> pa.Schema:
+    """The same of a part of the images, with the sum in the place of the mean."""
+    return pa.schema([("label", pa.int32()), ("count", pa.int64()), ("sum", pa.list_(pa.float64(), dim))])
+
+
 @contextmanager
 def write_features(file: IO[bytes], dim: int) -> Iterator[Callable[[pa.Table], None]]:
     """A function that appends tables of :func:`feature_schema`; row groups of :data:`FEATURE_ROWS`.

@@ -57,7 +57,7 @@ class Metrics(Manifest):
     results: tuple[Result, ...]
     experts: tuple[ExpertResult, ...] = ()
     class_accuracy: dict[str, float] = Field(default_factory=dict)
-    """Of the classes that the ID test set has images of."""
+    """Of the classes that the ID test set has images of, by their own names: two may read alike."""
     kinds: dict[str, str] = Field(default_factory=dict)
     """Of OOD sets, "near" or "far", where that was said."""
     parameters: dict[str, Any] = Field(default_factory=dict)

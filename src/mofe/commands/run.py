@@ -44,11 +44,13 @@ def run(
     Args:
         params: YAML file with the pipeline's parameters.
         settings: parameters that override the file's, as name=value; the value is read as YAML.
-        work: folder for results, cache and logs; runs/NAME by default, NAME being the file's.
+        work: folder for results, cache and logs; by default runs/NAME, NAME being the file's, and runs/NAME-PIPELINE
+            for any pipeline but mofe.
         pipeline: mofe makes one detector; sharded the same one, with extract and score in as many tasks at once as its
             further parameter shards says; tables runs the configurations of the paper's tables, or your own, with
-            several seeds, and compares them. It takes the same parameters, and tables, configurations and seeds.
-            detect asks a detector about very many images, in shards; its parameters are images, detector, ….
+            several seeds, and compares them: its parameters are mofe's, with seeds in the place of seed and without
+            compare and text_…, and tables and configurations. detect asks a detector about very many images, in
+            shards; its parameters are images, detector, ….
         runner: subprocess (each stage in a process of its own), docker (in its container), or kubeflow: submit the
             run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
         host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.

@@ -86,7 +86,7 @@ def _write_all(folder: Path) -> None:
         for i in members.tolist():
             _save(folder / name / NAMES[labels[i]] / f"{i:04d}.png", scans[i])
     rows = [f"{name},{synset}" for name, synset in zip(NAMES, SYNSETS, strict=False)]
-    (folder / "train" / "synsets.csv").write_text("\n".join(["class,synset", *rows]) + "\n")
+    (folder / "train" / "synsets.csv").write_text("\n".join(["class,synset", *rows]) + "\n", "utf-8")
     for i, (name, pixels) in enumerate(_letters()):
         _save(folder / "far-ood-letters" / f"{i:04d}-{name}.png", pixels)
     for i, pixels in enumerate(_patches()):

@@ -25,6 +25,7 @@ from mofe.detection.suite import Suite
 from mofe.detection.text_space import TextSpace
 from mofe.detection.texts import Texts
 from mofe.errors import MofeError
+from mofe.models.mofe import MoFE
 
 TENSORS = "detectors.safetensors"
 
@@ -34,6 +35,12 @@ class Head(NamedTuple):
 
     weight_QD: Tensor
     bias_Q: Tensor
+
+
+def heads_of(model: MoFE) -> list[Head]:
+    """The head of each expert, on the CPU."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.heads.state_dict().items()}
+    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(model.num_experts)]
 
 
 class Space(NamedTuple):

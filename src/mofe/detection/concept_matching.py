@@ -32,11 +32,6 @@ def zero_shot_logits(image_BD: Tensor, text_CD: Tensor, logit_scale: float = 100
     return logit_scale * cosines(image_BD, text_CD)
 
 
-def zero_shot_msp(image_BD: Tensor, text_CD: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """max_c softmax(s cos(f, t_c))_c, (B,)."""
-    return msp(zero_shot_logits(image_BD, text_CD, logit_scale))
-
-
 def mcm(image_BD: Tensor, text_CD: Tensor, temperature: float = 1.0) -> Tensor:
     """MCM (Ming et al., 2022): max_c softmax(cos(f, t_c) / τ)_c, (B,).
 

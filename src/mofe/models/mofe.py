@@ -31,12 +31,12 @@ class MoFEOutput(NamedTuple):
     router_logits_BE: Tensor
     expert_B: Tensor
     """The expert of the highest router probability, or the one that the caller asked for."""
-    trunk_BD: Tensor
-    """Class embedding z⁰ that enters the MoFE layer."""
     embedding_BD: Tensor
     """Final class embedding F⁰ (after the norm), not L2-normalised."""
     logits: Tensor
     """B × K: the expert's logits at its own classes, "others" in the last column, −inf at other experts' classes."""
+    trunk_BD: Tensor
+    """Class embedding z⁰ that enters the MoFE layer."""
 
 
 class MoFE(nn.Module):
@@ -82,7 +82,8 @@ class MoFE(nn.Module):
         self.experts = nn.ModuleList(copy.deepcopy(last) for _ in range(self.num_experts))
         self.routes_by_class = router == "class"
         self.router = nn.Linear(self.dim, self.num_classes if router == "class" else self.num_experts)
-        cluster_sizes = [len(partition.classes_of(e)) for e in range(self.num_experts)]
+        clusters = [partition.classes_of(e) for e in range(self.num_experts)]
+        cluster_sizes = [len(cluster) for cluster in clusters]
         self.head_widths = [size + self.has_others for size in cluster_sizes]
         self.heads = nn.ModuleList(nn.Linear(self.dim, width) for width in self.head_widths)
         for linear in (self.router, *self.heads):
@@ -98,9 +99,10 @@ class MoFE(nn.Module):
         self.others_slot_E: Tensor
         self.register_buffer("others_slot_E", torch.tensor(cluster_sizes), persistent=False)
         # where class c stands in its expert's head
-        slot_of_class = [partition.classes_of(e).index(c) for c, e in enumerate(partition.expert_of_class)]
+        slot_of_class = {c: slot for cluster in clusters for slot, c in enumerate(cluster)}
         self.slot_of_class_C: Tensor
-        self.register_buffer("slot_of_class_C", torch.tensor(slot_of_class), persistent=False)
+        slots = torch.tensor([slot_of_class[c] for c in range(self.num_classes)])
+        self.register_buffer("slot_of_class_C", slots, persistent=False)
 
     def tokens(self, images: Tensor) -> Tensor:
         """The tokens (B, T, D) that enter the MoFE layer, class token first; images (B, 3, H, W), normalised."""
@@ -146,7 +148,7 @@ class MoFE(nn.Module):
             stacked_EBQ = torch.stack([_padded(head(embedding_BD.float()), widest) for head in self.heads])
         own_BQ = stacked_EBQ[expert_B, torch.arange(len(expert_B), device=expert_B.device)]
         mine_BC = self.expert_of_class_C[None, :] == expert_B[:, None]
-        by_class_BC = own_BQ.gather(1, self.slot_of_class_C.expand(len(own_BQ), -1).clamp(max=widest - 1))
+        by_class_BC = own_BQ.gather(1, self.slot_of_class_C.expand(len(own_BQ), -1))
         logits_BK[:, :-1] = torch.where(mine_BC, by_class_BC, -torch.inf)
         if self.has_others:
             logits_BK[:, -1] = own_BQ.gather(1, self.others_slot_E[expert_B][:, None])[:, 0]
@@ -187,7 +189,7 @@ class MoFE(nn.Module):
         mixed_BD = (weights_BS[..., None].to(output_PD.dtype) * output_PD.view(batch, chosen, self.dim)).sum(dim=1)
         embedding_BD = self.norm(mixed_BD)
         top_B = experts_BS[:, 0]
-        return MoFEOutput(router_logits_BE, top_B, trunk_BD, embedding_BD, self.classify(embedding_BD, top_B))
+        return MoFEOutput(router_logits_BE, top_B, embedding_BD, self.classify(embedding_BD, top_B), trunk_BD)
 
 
 def by_expert(expert_P: Tensor, num_experts: int) -> tuple[Tensor, list[int]]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe import storage
-from mofe.artifacts.features import Features
+from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.errors import MofeError
 
@@ -54,7 +54,7 @@ class ClassSums:
 
     def write(self, folder: UPath) -> None:
         """Write the sums, into a part of a feature set."""
-        self._write(folder / Features.SUMS, {"sum": fixed_size_lists(self.sum_CD, pa.float64())})
+        self._write(folder / Features.SUMS, self.sum_CD, sum_schema(self.sum_CD.shape[1]))
 
     @classmethod
     def read(cls, folder: UPath) -> Self:
@@ -79,9 +79,9 @@ class ClassSums:
         empty = np.flatnonzero(self.count_C == 0)
         if empty.size:
             raise MofeError(f"{where}: class {classes[empty[0]]!r} has no image to make a prototype of")
-        self._write(folder / Features.PROTOTYPES, {"prototype": fixed_size_lists(self.mean_CD, pa.float32())})
+        self._write(folder / Features.PROTOTYPES, self.mean_CD, prototype_schema(self.sum_CD.shape[1]))
 
-    def _write(self, place: UPath, column: dict[str, pa.Array]) -> None:
-        columns = {"label": pa.array(np.arange(len(self.count_C)), pa.int32()), "count": pa.array(self.count_C)}
+    def _write(self, place: UPath, values_CD: np.ndarray, schema: pa.Schema) -> None:
+        columns = [np.arange(len(self.count_C)), self.count_C, fixed_size_lists(values_CD, schema[2].type.value_type)]
         with storage.writing(place) as file:
-            pq.write_table(pa.table(columns | column), file)
+            pq.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema), file)

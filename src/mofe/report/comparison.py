@@ -1,6 +1,6 @@
 """Tables that set configurations beside each other and beside the paper: as values, as text, as a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -65,23 +65,30 @@ def read_tables(file: storage.Location) -> list[ComparedTable]:
     return read_json(file, list[ComparedTable], "comparison")
 
 
-def compare(tables: Sequence[Table], measured: Sequence[Metrics]) -> list[ComparedTable]:
+def compare(
+    tables: Sequence[Table], runs: Sequence[Mapping[str, Any]], measured: Sequence[Metrics]
+) -> list[ComparedTable]:
     """Each table with what was measured.
 
     Args:
         tables: which configurations stand together.
+        runs: what the stage plan listed: the rows that the runs of a name stand for.
         measured: of every run; those of one name differ by their seed.
 
     Raises:
         MofeError: a row has no run.
     """
-    return [ComparedTable(table.title, [_compared(row, measured) for row in table.rows]) for table in tables]
+    name_of_run = {asked: run["name"] for run in runs for asked in run["rows"]}
+    return [
+        ComparedTable(table.title, [_compared(row, name_of_run, measured) for row in table.rows]) for table in tables
+    ]
 
 
-def _compared(row: Row, measured: Sequence[Metrics]) -> ComparedRow:
-    runs = [run for run in measured if run.name == name_of(row.settings)]
+def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
+    asked = name_of(row.settings)
+    runs = [run for run in measured if run.name == name_of_run.get(asked)]
     if not runs:
-        raise MofeError(f"there is no run of the configuration {name_of(row.settings)!r}")
+        raise MofeError(f"there is no run of the configuration {asked!r}")
 
     def by_set(metric: str) -> dict[str, Spread]:
         of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]

@@ -151,7 +151,7 @@ def _experts(metrics: Metrics, partition: Partition) -> list[dict[str, Any]]:
             "number": found.expert,
             "seed": partition.seeds[found.expert].synset if partition.seeds else "",
             "classes": [
-                (partition.names[c], metrics.class_accuracy.get(partition.names[c]))
+                (partition.names[c], metrics.class_accuracy.get(partition.classes[c]))
                 for c in partition.classes_of(found.expert)
             ],
             "found": found,

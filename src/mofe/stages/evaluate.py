@@ -18,6 +18,9 @@ from mofe.progress import progress
 from mofe.report.page import PRIMARY, render
 from mofe.report.text import format_table
 
+MOST_AT_ONCE = 4
+"""Pairs of set and score that are measured at once: each bootstrap of 60 000 images holds 190 MB."""
+
 
 class Evaluation(NamedTuple):
     """What a dashboard shows of an evaluation."""
@@ -60,7 +63,7 @@ def evaluate(
         right = test.table["predicted"].to_numpy() == labels
         routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
         pairs = [(table, score) for table in ood for score in test.info.scores]
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
             measured = pool.map(lambda pair: _result(test, *pair), pairs)
             results = list(progress(measured, label="evaluate", total=len(pairs), unit="score"))
         by_name = {item["dataset"]: item for item in ood_data or []}
@@ -73,7 +76,7 @@ def evaluate(
             zero_shot_accuracy=test.info.zero_shot_accuracy,
             results=tuple(results),
             experts=_by_expert(test, ood, classes),
-            class_accuracy={classes.names[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
+            class_accuracy={classes.classes[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
             kinds={item["dataset"]: item["kind"] for item in sets if item.get("kind")},
             parameters={
                 **test.info.parameters,

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import torch
 
 from mofe import storage, tracking
-from mofe.artifacts.detector import Bank, DetectorInfo
+from mofe.artifacts.detector import BANK_SCHEMA, Bank, DetectorInfo, calibration_schema
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
-from mofe.detection.comparison import Comparison, Head, Space
+from mofe.detection.comparison import Comparison, Space, heads_of
 from mofe.detection.embedding import EmbeddedBatch, embed_shards, untouched
-from mofe.detection.knn import ExpertKNN
+from mofe.detection.knn import ExpertKNN, default_k
 from mofe.detection.local_score import LocalScores
 from mofe.detection.metrics import threshold_at_tpr
 from mofe.detection.texts import read_texts
@@ -55,7 +55,7 @@ def index(
         detector: where to write the detector (path or URI of a folder).
         texts: texts of the classes written by texts (path or URI); "" for none.
         knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
-            the training set, 1000 for the 1.28 million images of ImageNet-1K, at least 5.
+            the training images, held-out ones included: 1000 for the 1 281 167 of ImageNet-1K, at least 5.
         bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
         compare: also fit the detectors of the literature, on the untouched backbone and on the model.
         batch_size: images at once.
@@ -65,10 +65,15 @@ def index(
     with tracking.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
         if bank not in get_args(Bank):
             raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
+        if knn_k < 0:
+            raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to take it in proportion to the training images")
         shards = ImageShards(images)
         network, config = load_model(model)
         if not config.check_source("images", shards.info) or config.partition.classes != shards.info.classes:
             raise MofeError(f"the model {model} was not trained on the images {images}")
+        found = Features(features)
+        if not config.check_source("features", found.info):
+            raise MofeError(f"the model {model} was not trained with the features {features}")
         about, words = read_texts(texts) if texts else (None, None)
         if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
             raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
@@ -97,7 +102,7 @@ def index(
             bank_ND[start : start + len(positions_B)] = output.embedding_BD
             start += len(positions_B)
         experts_N = experts_C[shards.labels_N[known]]
-        k = knn_k or max(5, round(len(known) / 1281))
+        k = knn_k or default_k(len(shards))
         knn = ExpertKNN.build(bank_ND, experts_N if bank == "expert" else None, k)
         sizes = np.bincount(experts_N, minlength=network.num_experts)
         if bank == "expert" and sizes.min() < k:
@@ -111,9 +116,6 @@ def index(
         calibration = {name: np.concatenate([values[name] for values in scored]) for name in SCORES}
         comparison = None
         if compare:
-            found = Features(features)
-            if not config.check_source("features", found.info):
-                raise MofeError(f"the model {model} was not trained with the features {features}")
             labels_N, before_ND = shards.labels_N, found.column("embedding")
             held_MD = torch.cat([output.embedding_BD for output in seen])
             held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
@@ -124,7 +126,7 @@ def index(
                 held_labels_M=labels_N[held],
                 held_experts_M=held_experts_M,
                 experts_C=experts_C,
-                heads=_heads(network),
+                heads=heads_of(network),
                 k=k,
                 texts=words,
             )
@@ -142,6 +144,10 @@ def index(
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
+        tables = {
+            BANK: pa.table(rows, schema=BANK_SCHEMA),
+            CALIBRATION: pa.table(calibration, schema=calibration_schema(calibration)),
+        }
         info = DetectorInfo(
             made_from={
                 "model": config.identity,
@@ -167,9 +173,9 @@ def index(
                     with tempfile.TemporaryDirectory() as local:
                         part.save(Path(local))
                         storage.copy_folder(Path(local), folder / name)
-            for name, columns in ((BANK, rows), (CALIBRATION, calibration)):
+            for name, table in tables.items():
                 with storage.writing(folder / name) as file:
-                    pq.write_table(pa.table(columns), file)
+                    pq.write_table(table, file)
             info.write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
         run.detector(detector)
@@ -191,8 +197,3 @@ def _parameters(images: ImageSet, model: ModelConfig) -> dict[str, Any]:
         "top_k": model.top_k,
         **model.training,
     }
-
-
-def _heads(network: MoFE) -> list[Head]:
-    state = {name: tensor.detach().cpu() for name, tensor in network.heads.state_dict().items()}
-    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(network.num_experts)]

@@ -1,6 +1,5 @@
 """Scores of one evaluation set."""
 
-import io
 from functools import partial
 
 import numpy as np
@@ -10,27 +9,16 @@ import pyarrow.parquet as pq
 from mofe import storage, tracking
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
-from mofe.artifacts.scores import (
-    GALLERY_SCHEMA,
-    ScoreInfo,
-    ScorePart,
-    ScoreTable,
-    embedding_schema,
-    score_schema,
-    write_scores,
-)
+from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
-from mofe.data.images import decode
 from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards
-from mofe.detector import SCORES, Detector, load_detector, scores_of
+from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
-from mofe.report.gallery import chosen
+from mofe.report.thumbnails import gallery
 
 SAMPLE = 400
 """Images whose embeddings are kept, for the map of the feature space."""
-THUMBNAIL = 112
-"""Longest side in pixels."""
 
 
 def score(
@@ -116,8 +104,9 @@ def score(
         with storage.staged(scores) as folder:
             with storage.writing(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
                 write(table)
+            shown = gallery(source, mine, arrays, np.concatenate(nearest), judge.bank, judge.thresholds["knn"])
             with storage.writing(folder / ScoreTable.GALLERY) as file:
-                pq.write_table(_gallery(source, mine, arrays, np.concatenate(nearest), judge), file)
+                pq.write_table(shown, file)
             with storage.writing(folder / ScoreTable.EMBEDDINGS) as file:
                 embeddings = {
                     "label": arrays["label"][sample - mine.start],
@@ -168,26 +157,3 @@ def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
             f"{', '.join(unknown[:5])}: name its classes as the training set does, or give it as an OOD set"
         )
     return np.array([*labels, -1], np.int32)
-
-
-def _gallery(
-    source: ImageShards, mine: range, columns: dict[str, np.ndarray], nearest: np.ndarray, judge: Detector
-) -> pa.Table:
-    """Thumbnails of the most confident mistakes and of borderline images, of :data:`GALLERY_SCHEMA`."""
-    rows = []
-    for kind, places in chosen(source.info.role, columns, judge.thresholds["knn"]).items():
-        for place in places:
-            content, path, _ = source.image(mine[place])
-            row = {name: columns[name][place].item() for name in ("label", "predicted", "expert", "knn")}
-            row |= {"nearest": judge.bank["id"][nearest[place]].as_py()}
-            row |= {"nearest_label": judge.bank["label"][nearest[place]].as_py()}
-            rows.append({"id": path, "kind": kind, "thumbnail": _thumbnail(content), **row})
-    return pa.Table.from_pylist(rows, schema=GALLERY_SCHEMA)
-
-
-def _thumbnail(content: bytes) -> bytes:
-    image = decode(content)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=85)
-    return encoded.getvalue()

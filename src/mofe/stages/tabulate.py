@@ -9,12 +9,19 @@ from mofe.report.comparison import compare, format_tables, render_tables
 
 
 def tabulate(
-    metrics: list[str], tables: list[str], configurations: list[dict[str, Any]], *, results: str, report: str
+    metrics: list[str],
+    runs: list[dict[str, Any]],
+    tables: list[str],
+    configurations: list[dict[str, Any]],
+    *,
+    results: str,
+    report: str,
 ) -> None:
     """Set the runs of a comparison beside each other and beside the paper: mean and standard deviation over seeds.
 
     Args:
         metrics: metrics files written by evaluate, one a run.
+        runs: what plan listed.
         tables: as given to plan.
         configurations: as given to plan.
         results: where to write the tables as JSON (path or URI of a file).
@@ -22,7 +29,7 @@ def tabulate(
     """
     with tracking.stage_run("tabulate", {"tables": ", ".join(tables), "runs": len(metrics)}) as run:
         measured = [Metrics.read_file(uri) for uri in metrics]
-        compared = compare(requested(tables, configurations), measured)
+        compared = compare(requested(tables, configurations), runs, measured)
         storage.write_json(storage.resolve(results), [table.to_dict() for table in compared])
         storage.write_bytes(storage.resolve(report), render_tables(compared).encode())
         print(format_tables(compared))

@@ -148,13 +148,9 @@ def _negative_words(
     each kind the 15 % that are farthest from the classes are kept.
     """
     kinds = {kind: words(kind) for kind in NICE}
-    total, most = sum(map(len, kinds.values())), sum(int(SHARE * len(of_kind)) for of_kind in kinds.values())
-    if not GROUPS <= count <= most:
-        raise MofeError(f"text_negatives = {count} must be 0, or lie between {GROUPS} and {most}")
-    nouns = round(count * len(kinds["n"]) / total)
     random = np.random.default_rng(0)
     chosen, parts = [], []
-    for kind, wanted in (("n", nouns), ("a", count - nouns)):
+    for kind, wanted in _divided(count, {kind: len(of_kind) for kind, of_kind in kinds.items()}).items():
         needed = min(int(np.ceil((wanted + 1) / SHARE)), len(kinds[kind]))
         candidates = [kinds[kind][i] for i in np.sort(random.choice(len(kinds[kind]), needed, replace=False))]
         candidate_KP = embed([NICE[kind].replace("{}", word) for word in candidates], "negative words")
@@ -163,6 +159,16 @@ def _negative_words(
         parts.append(candidate_KP[far])
     order_K = shuffled_groups(len(chosen), GROUPS)
     return [chosen[i] for i in order_K.tolist()], torch.cat(parts)[order_K]
+
+
+def _divided(count: int, there_are: dict[str, int]) -> dict[str, int]:
+    """So many words in proportion to the nouns and adjectives that there are, of neither more than are kept."""
+    most = {kind: int(SHARE * size) for kind, size in there_are.items()}
+    if not GROUPS <= count <= sum(most.values()):
+        raise MofeError(f"text_negatives = {count} must be 0, or lie between {GROUPS} and {sum(most.values())}")
+    nouns = round(count * there_are["n"] / sum(there_are.values()))
+    nouns = min(max(nouns, count - most["a"]), most["n"])
+    return {"n": nouns, "a": count - nouns}
 
 
 def _given(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:

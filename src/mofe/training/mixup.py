@@ -21,12 +21,12 @@ LEAST_SIGMA = 0.05
 
 
 class Mixed(NamedTuple):
-    """A blended batch: image b is ``lam_B[b]`` of class ``labels_a_B[b]``, the rest of ``labels_b_B[b]``."""
+    """A blended batch: image b is ``lam[b]`` of class ``labels_a[b]``, the rest of ``labels_b[b]``."""
 
     images: Tensor
-    labels_a_B: Tensor
-    labels_b_B: Tensor
-    lam_B: Tensor
+    labels_a: Tensor
+    labels_b: Tensor
+    lam: Tensor
 
 
 class DynamicBetaMixup:

@@ -178,7 +178,7 @@ class Cluster:
         try:
             if NAMESPACE.is_file():
                 config.load_incluster_config()
-                self.namespace = NAMESPACE.read_text().strip()
+                self.namespace = NAMESPACE.read_text("utf-8").strip()
             else:
                 config.load_kube_config()
                 self.namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
