@@ -83,6 +83,21 @@ def test_a_glob_and_the_synsets_beside_the_data(data: Path) -> None:
     assert digests(data)[0] != before[1][0]
 
 
+def test_a_list_of_synsets_that_is_named_counts_in_place_of_the_one_beside_the_data(data: Path) -> None:
+    def digest(synsets: str = "") -> str:
+        sets = [{"dataset": "x", "uri": str(data / "ood")}]
+        return fingerprint(str(data / "train"), str(data / "test"), sets, synsets=synsets).train
+
+    own = data / "own.csv"
+    own.write_text("class,synset\na,cat.n.01\n")
+    before = digest(str(own))
+    assert before != digest()
+    own.write_text("class,synset\na,cat.n.0002\n")
+    assert digest(str(own)) != before
+    with pytest.raises(MofeError, match=r"none\.csv"):
+        digest(str(data / "none.csv"))
+
+
 @pytest.mark.parametrize(
     ("ood", "message"),
     [
