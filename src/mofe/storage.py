@@ -185,10 +185,17 @@ def children(folder: UPath, pattern: str) -> list[UPath]:
 
 
 def names(folder: UPath) -> list[str]:
-    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder."""
+    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder.
+
+    A link to a folder is not followed: it is among them, with a slash at its end.
+    """
     base = folder.path.rstrip("/") + "/"
     with access(folder, "folder"):
-        return sorted(name.removeprefix(base) for name in _system(folder).find(folder.path))
+        found = _system(folder).find(folder.path, detail=True)
+    return sorted(
+        name.removeprefix(base) + ("/" if info.get("islink") and Path(name).is_dir() else "")
+        for name, info in found.items()
+    )
 
 
 @contextmanager
@@ -417,6 +424,9 @@ def digest_of_listing(uri: Location) -> str:
         raise MofeError(f"there are no files at {uri}")
     digest = hashlib.sha256()
     for name, info in sorted(files.items()):
+        if info.get("islink"):
+            with suppress(OSError):
+                info["mtime"] = Path(name).stat().st_mtime  # of the file that is read, not of the link
         version = next(
             (
                 info[key]

@@ -41,6 +41,14 @@ def test_it_changes_with_what_changed_and_nothing_else(data: Path) -> None:
     assert digests(data)[0] != before[0]
 
 
+def test_a_file_behind_a_link_counts(data: Path) -> None:
+    (data / "train/a/link.png").symlink_to(data / "w.safetensors")
+    before = digests(data)
+    (data / "w.safetensors").write_bytes((data / "w.safetensors").read_bytes()[::-1])  # same size
+    os.utime(data / "w.safetensors", ns=(1, 1))
+    assert digests(data)[0] != before[0]
+
+
 def test_weights_count_if_they_are_a_file(data: Path) -> None:
     assert digests(data, weights="")[3] == digests(data, weights="random")[3] == ""
     file = str(data / "w.safetensors")
