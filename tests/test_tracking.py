@@ -114,3 +114,27 @@ def test_a_run_that_the_platform_made_is_joined_and_left_open(
     assert run.data.metrics == {"loss": 0.5}
     assert run.data.params["mofe.extract.rate"] == "0.1"
     assert client.get_experiment_by_name("mofe") is None
+
+
+def test_a_journal_that_cannot_be_removed_warns(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(tmp_path / "journals"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+        assert run.journal is not None
+        run.journal.unlink()
+        run.journal.mkdir()  # not even root removes it as a file
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert "has been sent and cannot be removed" in caplog.text
+
+
+def test_a_folder_for_journals_that_cannot_be_opened_warns(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", "s3://user:canary@bucket/x")
+    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+        run.metrics({"loss": 1.0})
+    assert "nothing is tracked in MLflow" in caplog.text
+    assert "canary" not in caplog.text

@@ -61,7 +61,7 @@ def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
     try:
         with storage.reading(archive, "archive") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             while entry := tar.next():
-                tar.members.clear()  # it would keep every header
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
                 if entry.isfile():  # links and devices lead out of the archive
                     wanted = entry.name.lower().endswith(read) and entry.size <= LARGEST
                     file = tar.extractfile(entry) if wanted else None
