@@ -280,6 +280,7 @@ def test_what_a_living_writer_has_is_left_alone(tmp_path: Path) -> None:
     [
         ("https://hf_canary@host/x.tar", "https://host/x.tar"),
         ("https://u:canary@host:8080/a.tar", "https://host:8080/a.tar"),
+        ("https://u:can@ary@host/a@b.tar", "https://host/a@b.tar"),
         ("s3://AKIA:can/ary@bucket/x", "s3://bucket/x"),
         ("tar://a::https://canary@host/x.tar", "tar://a::https://host/x.tar"),
         ("postgresql://u:1234canary@host/x", "postgresql://host/x"),

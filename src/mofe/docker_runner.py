@@ -17,7 +17,7 @@ from mofe.errors import MofeError
 
 PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
 """Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
-OWN = (Path("/"), Path("/tmp"))
+OWN = (Path("/"), Path("/tmp"))  # nosec B108: nothing is written there
 """Folders that a container must have for itself: of these it sees the files that are named, and no more."""
 
 

@@ -138,7 +138,8 @@ RULES: dict[str, Rule] = {
     "shards": _between(1, 100_000),
     "shard": _COUNT,
     "threshold": Rule(
-        lambda value: _is_threshold(value), "must be tpr=SHARE (at most 1), fpr=SHARE (less than 1) or a number"
+        lambda value: _is_threshold(value),
+        "must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from 0, below 1) or a number",
     ),
     "score": _like(r"[a-z0-9_+]+(\.[a-z0-9_+]+)?", "must be the name of a score"),
     "neighbours": _between(0, 1000),

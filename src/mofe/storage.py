@@ -45,7 +45,7 @@ READS = 2
 """Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
 
 USER_INFO = re.compile(
-    r"(?:(?<=http://)|(?<=https://))[^/@\s]+@"  # a token may be the name
+    r"(?:(?<=http://)|(?<=https://))[^/\s]+@"  # a token may be the name
     r"|(?<=://)(?<!git://)(?<!github://)(?!arn:)[^/@:\s]*:(?!:|\d+[/?])[^@\s]*@"
 )
 """What is secret at the beginning of a URI: name and password (there may be slashes in it), a token.
