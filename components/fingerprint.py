@@ -16,6 +16,7 @@ def fingerprint(
     text_model: str,
     text_weights: str,
     text_embeddings: str,
+    synsets: str,
 ) -> NamedTuple(
     "Fingerprints",
     [("train", str), ("test", str), ("weights", str), ("texts", str), ("ood_data", List[Dict[str, str]])],  # noqa: UP006
@@ -30,4 +31,5 @@ def fingerprint(
         text_model=text_model,
         text_weights=text_weights,
         text_embeddings=text_embeddings,
+        synsets=synsets,
     )

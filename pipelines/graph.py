@@ -88,6 +88,7 @@ def features_of(
         text_model=text["text_model"],
         text_weights=text["text_weights"],
         text_embeddings=text["text_embeddings"],
+        synsets=synsets,
     )
     on_cpu(digests.set_caching_options(False), pool.credentials)
     train = prepare(

@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
         "Fine-tunes a vision transformer as a mixture of feature experts with Dynamic-β Mixup, builds a KNN detector "
         "from it, and reports how well it tells the classes it was taught from OOD sets. Give train_data, test_data "
         "and ood_data; the other defaults are the paper's recipe for ImageNet-1K with DINOv2 ViT-B. Data: folders of "
-        "class folders, Hugging Face style Parquet, or CSV manifests (path,label), at any URI."
+        "class folders, Hugging Face style Parquet, tar archives, or CSV manifests (path,label), at any URI."
     ),
 )
 def mofe(

@@ -20,6 +20,7 @@ SECRET_KEYS = (
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
+    "MOFE_TRACKING_FOLDER",
 )
 """What the Secret may hold; the names of its keys are those of the variables."""
 

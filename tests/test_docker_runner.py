@@ -50,25 +50,50 @@ def test_the_exit_status_is_the_containers(status: int) -> None:
 
 
 def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("train", "near", "weights.bin", "clip", "work"):
+    for name in ("train", "near", "weights", "clip", "work"):
         (tmp_path / name).mkdir()
+    (tmp_path / "weights/model.bin").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     parameters = {
         "train_data": "train",
         "ood_data": [{"dataset": "near", "uri": str(tmp_path / "near")}, {"dataset": "far", "uri": "s3://bucket/far"}],
-        "weights": "weights.bin",
+        "weights": "weights/model.bin",
         "text_model": f"local-dir:{tmp_path}/clip",
         "backbone": "vit_tiny_patch16_224",
         "epochs": 3,
     }
     around = surroundings(parameters, tmp_path / "work")
     modes = {Path(place).name: volume["mode"] for place, volume in around["volumes"].items()}
-    assert modes == {"train": "ro", "near": "ro", "weights.bin": "ro", "clip": "ro", "work": "rw"}
+    assert modes == {"train": "ro", "near": "ro", "weights": "ro", "clip": "ro", "work": "rw"}
     assert all(place == volume["bind"] for place, volume in around["volumes"].items())
     assert around["working_dir"] == str(tmp_path)
     assert around["environment"]["AWS_ACCESS_KEY_ID"] == "key"
     assert "PATH" not in around["environment"]
+
+
+def mounted(work: Path, **parameters: Any) -> set[str]:
+    return {place for place in surroundings(parameters, work)["volumes"] if place != str(work)}
+
+
+def test_a_stage_sees_what_lies_beside_a_file_and_what_a_pattern_matches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    for name in ("data/train.csv", "data/cat/1.png", "shards/1.parquet", "work/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "data")
+    data, shards = str(tmp_path / "data"), str(tmp_path / "shards")
+    assert mounted(work, train_data="train.csv", synsets="../shards/1.parquet") == {data, shards}
+    assert mounted(work, images=["../shards/*.parquet", "file://" + data, "nothing/*", "a *"]) == {data, shards}
+    assert mounted(work, train_data=f"{tmp_path}/data/**/*.png") == {data}
+    assert mounted(work, weights=f"{work}/model.safetensors") == set(), "it is there already"
+    (tmp_path / "data/link").symlink_to(f"{shards}/1.parquet")
+    assert mounted(work, train_data="link") == {data, shards}, "the link, and what it leads to"
+    monkeypatch.setattr("mofe.docker_runner.OWN", (tmp_path / "shards",))
+    one = f"{shards}/1.parquet"
+    assert mounted(work, train_data=one) == mounted(work, train_data=f"{shards}/*") == {one}
 
 
 def test_without_an_engine_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

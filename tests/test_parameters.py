@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mofe.digests import shipped
 from mofe.errors import MofeError
 from mofe.parameter_file import check_parameters, pipeline_parameters
-from mofe.parameters import RULES
+from mofe.parameters import RULES, check_values
 from mofe.training.recipe import Recipe
 
 PIPELINES = ("mofe", "sharded", "tables", "detect")
@@ -95,7 +95,10 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
         [{**TOLERATION, "tolerationSeconds": "3"}], [{**TOLERATION, "key": 3}],
     ]),
     "images": st.sampled_from([[], [""], [3], ["a", None]]),
-    "threshold": st.sampled_from(["", "tpr", "tpr=", "tpr=2", "tpr=-1", "fpr=nan", "inf", "nan", "share=0.5", "0.5="]),
+    "threshold": st.sampled_from([
+        "", "tpr", "tpr=", "tpr=0", "tpr=2", "tpr=-1", "fpr=1", "fpr=nan", "fpr=0.05", "inf", "nan", "share=0.5",
+        "0.5=",
+    ]),
     "score": st.sampled_from(["", "KNN", "a b", "a.b.c", "../knn"]),
     "tables": st.sampled_from([[3], ["8"], ["1-3", "none"]]),
     "configurations": st.sampled_from([
@@ -159,6 +162,10 @@ def test_what_can_be_meant_passes(changes: dict[str, Any]) -> None:
     check_parameters({**LEAST["mofe"], **changes}, KNOWN["mofe"], "p.yaml")
 
 
+def test_a_share_of_unknown_images_may_be_asked_for_where_there_are_some() -> None:
+    check_values({"threshold": "fpr=0", "unknown": ("a",)}, "mofe detect")
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_an_unknown_name_is_refused_with_the_nearest(data: st.DataObject) -> None:
@@ -191,6 +198,12 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ("detect --detector d x --batch-size 0", "mofe detect: batch_size = 0 must lie between 1 and 1048576"),
         ("detect --detector d x --neighbours -1", "neighbours = -1 must lie between 0 and 1000"),
         ("detect --detector d x --threshold tpr=7", "threshold = 'tpr=7' must be tpr=SHARE"),
+        ("detect --detector d x --threshold fpr=0.1", "threshold = 'fpr=0.1' must be tpr=SHARE or a number: fpr needs"),
+        (
+            "detect --detector d x --threshold fpr=1 --unknown y",
+            "threshold = 'fpr=1' must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from",
+        ),
+        ("serve --detector d --threshold fpr=0.1", "mofe serve: threshold = 'fpr=0.1' must be tpr=SHARE or a number"),
         ("serve --detector d --port 0", "mofe serve: port = 0 must lie between 1 and 65535"),
         ("serve --detector d --most-images 0", "most_images = 0 must lie between 1"),
         ("stage extract --images a --features b --batch-size 0", "mofe stage extract: batch_size = 0 must lie"),

@@ -1,5 +1,8 @@
 """Files at URIs: on this machine, and on a real S3 server that is killed, lacks things, or refuses."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -202,3 +205,101 @@ def test_a_local_file_by_its_uri(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     with pytest.raises(MofeError, match=r"there is no model at .*/none$"):
         storage.read_bytes(path.parent / "none", "model")
+
+
+KILLED = """
+import os, signal, sys
+from mofe import storage
+{how}
+"""
+HALF_WAY = """
+with storage.staged(sys.argv[1]) as folder, storage.writing(folder / "file") as file:
+    file.write(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+IN_A_FILE = """
+with storage.writing(storage.resolve(sys.argv[1])) as file:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+BETWEEN_TWO_RENAMES = """
+from pathlib import Path
+Path.rename = lambda path, to, rename=Path.rename: (rename(path, to), os.kill(os.getpid(), signal.SIGKILL))
+with storage.staged(sys.argv[1]) as folder:
+    storage.write_bytes(folder / "file", b"new")
+"""
+
+
+def write_artifact(place: Path, content: bytes) -> None:
+    with storage.staged(str(place)) as folder:
+        storage.write_bytes(folder / "file", content)
+
+
+def killed(how: str, place: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED.format(how=how), str(place)])
+    assert done.returncode == -signal.SIGKILL
+    assert [left.name for left in place.parent.iterdir() if left.name.startswith(f".{place.name}.")]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact[1]"
+    killed(HALF_WAY, artifact)
+    write_artifact(artifact, b"old")
+    killed(HALF_WAY, artifact)
+    write_artifact(artifact, b"new")
+    file = storage.resolve(tmp_path / "file")
+    killed(IN_A_FILE, Path(file.path))
+    storage.write_bytes(file, b"content")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact[1]", "file"]
+    assert (artifact / "file").read_bytes() == b"new"
+
+
+def test_what_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
+    artifact = tmp_path / "artifact"
+    write_artifact(artifact, b"old")
+    killed(BETWEEN_TWO_RENAMES, artifact)
+    assert not artifact.exists()
+    with pytest.raises(RuntimeError), storage.staged(str(artifact)):
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+    assert (artifact / "file").read_bytes() == b"old"
+
+
+def test_what_a_living_writer_has_is_left_alone(tmp_path: Path) -> None:
+    artifact, file = tmp_path / "artifact", storage.resolve(tmp_path / "file")
+    with storage.staged(str(artifact)) as folder, storage.writing(file) as stream:
+        storage.write_bytes(folder / "file", b"slow")
+        stream.write(b"slow")
+        write_artifact(artifact, b"quick")
+        storage.write_bytes(file, b"quick")
+    assert (artifact / "file").read_bytes() == storage.read_bytes(file, "file") == b"slow"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "rest"),
+    [
+        ("https://hf_canary@host/x.tar", "https://host/x.tar"),
+        ("https://u:canary@host:8080/a.tar", "https://host:8080/a.tar"),
+        ("https://u:can@ary@host/a@b.tar", "https://host/a@b.tar"),
+        ("s3://AKIA:can/ary@bucket/x", "s3://bucket/x"),
+        ("tar://a::https://canary@host/x.tar", "tar://a::https://host/x.tar"),
+        ("postgresql://u:1234canary@host/x", "postgresql://host/x"),
+    ],
+)
+def test_a_secret_in_a_uri_is_refused_and_not_shown(uri: str, rest: str) -> None:
+    with pytest.raises(MofeError, match="given with a user name and password, or a token") as refused:
+        storage.check_uri(uri)
+    assert str(refused.value).startswith(f"{rest} was given")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "abfs://container@account.dfs.core.windows.net/x", "sftp://user@host:22/a@b", "hdfs://user@host/x",
+        "hf://datasets/a/b@main/x", "github://owner:repository@main/x", "git://path:repository@main/x",
+        "https://host:8080/a@b", "https://host/a:b@c", "s3://bucket/a:b@c.png", "file:///data/a:b@c.png",
+        "zip://*.png::file:///data/a@b.zip", "tar://::file:///data/a@b.tar", "s3://arn:aws:s3:r:1:accesspoint/a/b@c",
+    ],
+)  # fmt: skip
+def test_a_uri_without_a_secret_passes(uri: str) -> None:
+    storage.check_uri(uri)

@@ -122,3 +122,27 @@ def test_the_carrier_of_events_ends_where_who_started_it_is_gone(store: str, tmp
     events.mkdir()
     command = [sys.executable, "-m", "mofe.tracking_store", str(events), "1"]  # a parent that it does not have
     subprocess.run(command, check=True, timeout=300)
+
+
+def test_a_journal_that_cannot_be_removed_warns(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(tmp_path / "journals"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+        assert run.journal is not None
+        run.journal.unlink()
+        run.journal.mkdir()  # not even root removes it as a file
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    assert "has been sent and cannot be removed" in caplog.text
+
+
+def test_a_folder_for_journals_that_cannot_be_opened_warns(
+    store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MOFE_TRACKING_FOLDER", "s3://user:canary@bucket/x")
+    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+        run.metrics({"loss": 1.0})
+    assert "nothing is tracked in MLflow" in caplog.text
+    assert "canary" not in caplog.text

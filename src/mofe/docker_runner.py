@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.errors import MofeError
 
 PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
 """Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
+OWN = (Path("/"), Path("/tmp"))  # nosec B108: nothing is written there
+"""Folders that a container must have for itself: of these it sees the files that are named, and no more."""
 
 
 def require_engine() -> None:
@@ -71,10 +74,12 @@ def run_container(
 def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
     """Options of ``containers.create`` that let a stage work here as it does in a process of its own.
 
-    The work folder, to write to; each local path among the pipeline's parameters, to read; this machine's network;
-    the user who started the run, to whom the files then belong; memory that loader processes share.
+    The work folder, to write to; to read, each local folder that the pipeline's parameters name, and that of each file
+    and pattern, since stages read what lies beside them; this machine's network; the user who started the run, to whom
+    the files then belong; memory that loader processes share.
     """
-    volumes = {str(path): {"bind": str(path), "mode": "ro"} for path in _local_paths(parameters)}
+    places = {place for place in _local_paths(parameters) if not place.is_relative_to(work)}
+    volumes = {str(place): {"bind": str(place), "mode": "ro"} for place in sorted(places)}
     volumes[str(work)] = {"bind": str(work), "mode": "rw"}
     return {
         "volumes": volumes,
@@ -87,8 +92,21 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _local_paths(value: Any) -> Iterator[Path]:
-    if isinstance(value, str) and (place := value.removeprefix(LOCAL_MODEL)) and Path(place).exists():
-        yield Path(place).resolve()
+    """What a parameter's value names: folders, and the folders of files and patterns."""
+    if isinstance(value, str):
+        place = value.removeprefix(LOCAL_MODEL).removeprefix("file://")
+        fixed, star, _ = place.partition("*")
+        if star and "://" not in place and (matches := storage.glob(storage.resolve(place))):
+            folder = _absolute(fixed[: fixed.rfind("/") + 1])
+            yield from [Path(match.path) for match in matches] if folder in OWN else [folder]
+        elif not star and place and Path(place).exists():
+            for found in (_absolute(place), Path(place).resolve()):  # a link, and what it leads to
+                yield found.parent if found.is_file() and found.parent not in OWN else found
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _local_paths(item)
+
+
+def _absolute(place: str) -> Path:
+    """As the stage is given it: links are not followed."""
+    return Path(os.path.normpath(Path(place).absolute()))

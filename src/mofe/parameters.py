@@ -60,7 +60,9 @@ def _is_toleration(value: Any) -> bool:
 def _is_threshold(value: str) -> bool:
     kind, equals, number = value.strip().rpartition("=")
     share = float(number)
-    return math.isfinite(share) and ((kind in ("tpr", "fpr") and 0 <= share <= 1) if equals else True)
+    if not equals:
+        return math.isfinite(share)
+    return (kind == "tpr" and 0 < share <= 1) or (kind == "fpr" and 0 <= share < 1)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -135,7 +137,10 @@ RULES: dict[str, Rule] = {
     ),
     "shards": _between(1, 100_000),
     "shard": _COUNT,
-    "threshold": Rule(lambda value: _is_threshold(value), "must be tpr=SHARE, fpr=SHARE or a number"),
+    "threshold": Rule(
+        lambda value: _is_threshold(value),
+        "must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from 0, below 1) or a number",
+    ),
     "score": _like(r"[a-z0-9_+]+(\.[a-z0-9_+]+)?", "must be the name of a score"),
     "neighbours": _between(0, 1000),
     "tables": Rule(lambda value: all(isinstance(name, str) for name in value), "must hold names of tables"),
@@ -169,6 +174,11 @@ def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, An
     try:
         if "ood_data" in given:
             check_sets(given["ood_data"])
+        if str(given.get("threshold", "")).strip().startswith("fpr") and not given.get("unknown"):
+            raise MofeError(
+                f"threshold = {given['threshold']!r} must be tpr=SHARE or a number: fpr needs images that are known to "
+                "be unknown, which mofe detect takes with --unknown"
+            )
         if {"shards", "train_data"} <= together.keys():
             check_shards(together["shards"])
         if Recipe.__annotations__.keys() - {"seed"} <= together.keys():

@@ -8,6 +8,7 @@ here for S3 (:data:`ATTEMPTS`). What goes wrong in the end is a :class:`MofeErro
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -15,9 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -41,7 +44,15 @@ LONGEST_ANSWER = 60
 READS = 2
 """Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
 
-_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+USER_INFO = re.compile(
+    r"(?:(?<=http://)|(?<=https://))[^/\s]+@"  # a token may be the name
+    r"|(?<=://)(?<!git://)(?<!github://)(?!arn:)[^/@:\s]*:(?!:|\d+[/?])[^@\s]*@"
+)
+"""What is secret at the beginning of a URI: name and password (there may be slashes in it), a token.
+
+Not a name alone: ``abfs://container@account/…``, ``sftp://user@host/…``. Nor what else has a colon and later an @: a
+port and a path, a chain of protocols (``tar://…::file://…``), an ARN, ``github://owner:repository@version/…``.
+"""
 _staged: dict[str, dict[str, str]] = {}
 """Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
@@ -50,15 +61,15 @@ _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError
 
 
 def check_uri(uri: str) -> None:
-    """Refuse a URI that carries a password: it would be written down wherever the URI is.
+    """Refuse a URI that carries a password or token: it would be written down wherever the URI is.
 
     Raises:
         MofeError: it does; the message does not.
     """
-    if _PASSWORD.search(uri):
+    if USER_INFO.search(uri):
         raise MofeError(
-            f"{_PASSWORD.sub('://', uri)} was given with a user name and password: URIs are written into logs and "
-            "artifacts, so give credentials in the environment instead (docs/your-images.md)"
+            f"{USER_INFO.sub('', uri)} was given with a user name and password, or a token: URIs are written into logs "
+            "and artifacts, so give credentials in the environment instead (docs/your-images.md)"
         )
 
 
@@ -185,18 +196,26 @@ def children(folder: UPath, pattern: str) -> list[UPath]:
 
 
 def names(folder: UPath) -> list[str]:
-    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder."""
+    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder.
+
+    A link to a folder is not followed: it is among them, with a slash at its end.
+    """
     base = folder.path.rstrip("/") + "/"
     with access(folder, "folder"):
-        return sorted(name.removeprefix(base) for name in _system(folder).find(folder.path))
+        found = _system(folder).find(folder.path, detail=True)
+    return sorted(
+        name.removeprefix(base) + ("/" if info.get("islink") and Path(name).is_dir() else "")
+        for name, info in found.items()
+    )
 
 
 @contextmanager
 def staged(uri: Location) -> Iterator[UPath]:
     """A folder to fill, which becomes ``uri`` when the block ends without an error.
 
-    Locally the folder lies beside ``uri`` until it is whole, and an older artifact at ``uri`` is replaced in one
-    rename. In an object store it is ``uri`` itself, emptied first: write the manifest last.
+    Locally the folder lies beside ``uri`` until it is whole. An older artifact at ``uri`` is then renamed, the folder
+    takes its name, and the older one is removed; if the process is killed between the two, nothing is at ``uri`` until
+    it is written again. In an object store the folder is ``uri`` itself, emptied first: write the manifest last.
     """
     final = resolve(uri)
     if not is_local(final):
@@ -205,23 +224,71 @@ def staged(uri: Location) -> Iterator[UPath]:
             yield final
         return
     target = Path(final.path)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     with access(uri, "place for the artifact"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        partial, old = _beside(target)
         partial.mkdir()
     try:
-        with _noted(UPath(partial)):
-            yield UPath(partial)
-        if target.is_dir():
-            old = target.with_name(f".{target.name}.old-{os.getpid()}")
-            target.rename(old)
-            partial.rename(target)
-            shutil.rmtree(old)
-        else:
-            partial.replace(target)
+        with _held(partial):
+            with _noted(UPath(partial)):
+                yield UPath(partial)
+            if target.is_dir():
+                with _held(target):
+                    target.rename(old)
+                    partial.rename(target)
+                    shutil.rmtree(old)
+            else:
+                partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where what becomes ``target`` lies until it is whole, and what it replaces; the leavings of killed writers go.
+
+    Whether a writer still lives, its number does not say where containers share a disk, nor its age where a stage
+    takes a day. Its lock does (:func:`_held`), which ends as the process ends. What cannot be locked is left alone.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{escape(target.name)}.old-*"):
+        if not _is_held(left):
+            if target.exists():
+                shutil.rmtree(left, ignore_errors=True)
+            else:  # killed before the new one had its name
+                left.rename(target)
+    for left in target.parent.glob(f".{escape(target.name)}.partial-*"):
+        if not _is_held(left):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    own = uuid.uuid4().hex[:12]
+    return target.with_name(f".{target.name}.partial-{own}"), target.with_name(f".{target.name}.old-{own}")
+
+
+@contextmanager
+def _held(place: Path) -> Iterator[None]:
+    """While it lasts, no other writer takes the file or folder for something that was left."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: there nothing is ever removed
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(place: Path) -> bool:
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -311,14 +378,15 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
     """
     if is_local(path):
         target = Path(path.path)
-        partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
         with access(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            partial, _ = _beside(target)
             try:
-                with partial.open("wb") as local:
-                    hashed = _Hashed(local)
-                    yield cast(IO[bytes], hashed)
-                partial.replace(target)
+                partial.touch()
+                with _held(partial):
+                    with partial.open("wb") as local:
+                        hashed = _Hashed(local)
+                        yield cast(IO[bytes], hashed)
+                    partial.replace(target)
                 _note(path, hashed.sha256.hexdigest())
             finally:
                 with suppress(OSError):
@@ -417,6 +485,9 @@ def digest_of_listing(uri: Location) -> str:
         raise MofeError(f"there are no files at {uri}")
     digest = hashlib.sha256()
     for name, info in sorted(files.items()):
+        if info.get("islink"):
+            with suppress(OSError):
+                info["mtime"] = Path(name).stat().st_mtime  # of the file that is read, not of the link
         version = next(
             (
                 info[key]

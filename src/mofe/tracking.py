@@ -34,8 +34,6 @@ EXPERIMENT = "mofe"
 MOST_CHARACTERS = 500
 PAUSE = 600.0
 """Seconds for which a server that has failed is left alone."""
-USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
-"""User name and password in a URL, which are never written down."""
 
 
 class StageRun:
@@ -84,7 +82,10 @@ class StageRun:
             return
         if self._sent == len(self._events):
             log.warning("tracking in MLflow works again: everything has been sent")
-            self.journal.unlink()
+            try:
+                self.journal.unlink()
+            except Exception as error:
+                log.warning("%s has been sent and cannot be removed: %s", self.journal, error)
         else:
             self._keep_files(self.journal)
             folder = shlex.quote(str(self.journal.parent))
@@ -128,8 +129,8 @@ class StageRun:
 
 def warn(error: Exception) -> None:
     """Say, without secrets, that tracking has failed."""
-    where = USER_INFO.sub("", os.environ.get("MLFLOW_TRACKING_URI", ""))
-    reason = USER_INFO.sub("", " ".join(str(error).split())[:200])
+    where = storage.USER_INFO.sub("", os.environ.get("MLFLOW_TRACKING_URI", ""))
+    reason = storage.USER_INFO.sub("", " ".join(str(error).split())[:200])
     log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)
 
 
@@ -143,9 +144,8 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
         label: tells executions of one stage apart, for example the data set.
     """
     name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
-    journal = _folder() / f"{name}.jsonl" if os.environ.get("MLFLOW_TRACKING_URI") else None
-    run = StageRun(journal, carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
-    shown = {name: USER_INFO.sub("", str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
+    run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
+    shown = {name: storage.USER_INFO.sub("", str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
     run.event(
         "start",
         stage=stage,
@@ -165,5 +165,13 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
     run.end("FINISHED")
 
 
-def _folder() -> UPath:
-    return storage.resolve(os.environ.get("MOFE_TRACKING_FOLDER") or f"{tempfile.gettempdir()}/mofe-tracking")
+def _journal(name: str) -> UPath | None:
+    """Where a stage's events are kept; None where it is not tracked."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    try:
+        folder = os.environ.get("MOFE_TRACKING_FOLDER") or f"{tempfile.gettempdir()}/mofe-tracking"
+        return storage.resolve(folder) / f"{name}.jsonl"
+    except Exception as error:
+        log.warning("nothing is tracked in MLflow, since events cannot be kept: %s", error)
+        return None

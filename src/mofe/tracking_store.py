@@ -31,7 +31,7 @@ from upath import UPath
 
 from mofe import __version__, storage
 from mofe.errors import MofeError
-from mofe.tracking import PAUSE, USER_INFO, Event, warn
+from mofe.tracking import PAUSE, Event, warn
 
 log = logging.getLogger(__name__)
 
@@ -259,8 +259,8 @@ def send_journals(folder: UPath) -> tuple[int, int]:
     except MofeError:
         raise
     except Exception as error:
-        reason = USER_INFO.sub("", " ".join(str(error).split())[:200])
-        where = USER_INFO.sub("", os.environ["MLFLOW_TRACKING_URI"])
+        reason = storage.USER_INFO.sub("", " ".join(str(error).split())[:200])
+        where = storage.USER_INFO.sub("", os.environ["MLFLOW_TRACKING_URI"])
         raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
     return len(journals), sent
 

@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from helpers import striped
 
 from mofe.artifacts.image_shards import ImageShards
 from mofe.data.listing import list_images
-from mofe.data.sources import open_source
+from mofe.data.sources import LabelledImage, open_source
 from mofe.errors import MofeError
 from mofe.stages.prepare import prepare
 
@@ -59,6 +61,33 @@ def test_archives_without_labels(tmp_path: Path) -> None:
     uri = archive(tmp_path / "a.tar", {"1.png": PNG, "2.png": PNG})
     assert [image.path for image in list_images([uri])] == ["1.png", "2.png"]
     assert open_source(uri).classes == ()
+
+
+@pytest.mark.parametrize("images", [lambda uri: open_source(uri).images(), lambda uri: list_images([uri])])
+def test_one_image_is_held_at_a_time_whatever_the_names(
+    tmp_path: Path, images: Callable[[str], Iterator[LabelledImage]]
+) -> None:
+    """Names that are the same up to their first dot are one sample of WebDataset's."""
+    files = {f"s/frame.{i:06d}.jpg": bytes(1 << 18) for i in range(64)} | {"s/frame.cls": b"7"}
+    uri = archive(tmp_path / "a.tar", files)
+    tracemalloc.start()
+    assert sum(len(image.read()) for image in images(uri)) == 64 << 18
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 << 20
+    assert open_source(uri).classes == ("7",)
+
+
+def test_an_archive_to_ask_about_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = archive(tmp_path / "a.tar", {"1.png": PNG, "2.png": PNG})
+    empty = archive(tmp_path / "b.tar", {"notes.txt": b""})
+    opened = []
+    real = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda **options: opened.append(options) or real(**options))
+    assert [image.read() for image in list_images([full])] == [PNG, PNG]
+    assert len(opened) == 1
+    with pytest.raises(MofeError, match="there are no images in"):
+        list(list_images([empty]))
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_folders_globs_and_files(folder: Path) -> None:
     assert names(folder.as_uri() + "/b.png") == ["b.png"]
 
 
+def test_a_link_to_a_folder_is_listed_with_its_reason(folder: Path) -> None:
+    (folder / "more").symlink_to(folder / "deep")
+    linked = next(image for image in list_images([str(folder)]) if image.path == f"{folder}/more")
+    with pytest.raises(ValueError, match="a link to a folder"):
+        linked.read()
+
+
 def test_a_file_is_taken_whatever_its_name(folder: Path) -> None:
     (image,) = list_images([f"{folder}/notes.txt"])
     assert image.read() == b"no image"

@@ -65,6 +65,20 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
+def test_links_to_folders_are_not_followed_and_not_lost(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "d.png")
+    classes, flat = touch(tmp_path / "classes", "cat/a.png"), touch(tmp_path / "flat", "a.png")
+    for place in (classes / "cat/more", flat / "more"):
+        place.symlink_to(tmp_path / "elsewhere")
+        images = {image.path: image for image in open_source(str(place.parents[place.parent.name == "cat"])).images()}
+        assert len(images) == 2
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            next(image for path, image in images.items() if path.endswith("more")).read()
+    (classes / "dog").symlink_to(classes / "cat")
+    with pytest.raises(MofeError, match=r"classes/dog is a link to a folder.*not followed"):
+        open_source(str(classes))
+
+
 def test_an_object_store_and_a_tar_inside_one(tmp_path: Path) -> None:
     import tarfile
 
@@ -99,6 +113,13 @@ def test_a_parquet_row_without_bytes_is_an_unreadable_image(tmp_path: Path) -> N
     first = next(open_source(str(write_parquet(tmp_path / "a.parquet", [0, 1], ["a", "b"], nulls=True))).images())
     with pytest.raises(ValueError, match="no image bytes"):
         first.read()
+
+
+def test_a_path_in_a_parquet_that_is_not_utf8_is_escaped_and_its_image_kept(tmp_path: Path) -> None:
+    latin = pa.StringArray.from_buffers(1, pa.py_buffer(bytes([0, 0, 0, 0, 5, 0, 0, 0])), pa.py_buffer(b"\xe9.png"))
+    images = pa.StructArray.from_arrays([pa.array([b"content"]), latin], ["bytes", "path"])
+    pq.write_table(pa.table({"image": images, "label": [0]}), tmp_path / "a.parquet")
+    assert listed(tmp_path / "a.parquet") == {r"\xe9.png": (0, b"content")}
 
 
 @pytest.mark.parametrize("label", [-1, 2, None])

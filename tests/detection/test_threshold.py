@@ -14,6 +14,7 @@ def test_a_share_of_known_images_is_kept() -> None:
     assert chosen_threshold("tpr=0.95", validation) == 5
     assert chosen_threshold("tpr = 1".replace(" ", ""), validation) == 0
     assert chosen_threshold("-0.25", validation) == -0.25
+    assert chosen_threshold("tpr=1e-12", validation) == 99, "one image at least"
 
 
 @pytest.mark.parametrize(("share", "passing"), [(0.0, 0), (0.05, 5), (0.99, 99)])

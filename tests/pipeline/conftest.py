@@ -20,10 +20,13 @@ STAND_INS = {
             weights: str
             texts: str
             ood_data: list
-        def fingerprint(train_data, test_data, ood_data, weights, *, text_model, text_weights, text_embeddings):
+        def fingerprint(
+            train_data, test_data, ood_data, weights, *, text_model, text_weights, text_embeddings, synsets
+        ):
             read = lambda uri: Path(uri).read_text() if uri else ""
             sets = [{**item, "digest": read(item["uri"])} for item in ood_data]
-            return Fingerprints(read(train_data), read(test_data), weights, read(text_embeddings), sets)
+            train = read(train_data) + read(synsets)
+            return Fingerprints(train, read(test_data), weights, read(text_embeddings), sets)
     """,
     "prepare": """
         from pathlib import Path

@@ -147,6 +147,14 @@ def test_another_image_behind_the_training_uri_starts_at_prepare(run: Run) -> No
     assert executed(run()) == always("prepare", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
 
 
+def test_another_line_in_the_list_of_synsets_starts_at_prepare(run: Run) -> None:
+    Path("synsets").write_text("cat,cat.n.01")
+    run(synsets="synsets")
+    Path("synsets").write_text("cat,cat.n.02")
+    below = always("prepare", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
+    assert executed(run(synsets="synsets")) == below
+
+
 def test_another_image_in_an_ood_set_touches_that_set_alone(run: Run) -> None:
     run()
     Path("far").write_text("far with another image")

@@ -41,6 +41,14 @@ def test_it_changes_with_what_changed_and_nothing_else(data: Path) -> None:
     assert digests(data)[0] != before[0]
 
 
+def test_a_file_behind_a_link_counts(data: Path) -> None:
+    (data / "train/a/link.png").symlink_to(data / "w.safetensors")
+    before = digests(data)
+    (data / "w.safetensors").write_bytes((data / "w.safetensors").read_bytes()[::-1])  # same size
+    os.utime(data / "w.safetensors", ns=(1, 1))
+    assert digests(data)[0] != before[0]
+
+
 def test_weights_count_if_they_are_a_file(data: Path) -> None:
     assert digests(data, weights="")[3] == digests(data, weights="random")[3] == ""
     file = str(data / "w.safetensors")
@@ -81,6 +89,21 @@ def test_a_glob_and_the_synsets_beside_the_data(data: Path) -> None:
     (data / "train/synsets.csv").write_text("class,synset\n")
     assert digests(data, train="train/*/*.png")[0] == before[0][0]
     assert digests(data)[0] != before[1][0]
+
+
+def test_a_list_of_synsets_that_is_named_counts_in_place_of_the_one_beside_the_data(data: Path) -> None:
+    def digest(synsets: str = "") -> str:
+        sets = [{"dataset": "x", "uri": str(data / "ood")}]
+        return fingerprint(str(data / "train"), str(data / "test"), sets, synsets=synsets).train
+
+    own = data / "own.csv"
+    own.write_text("class,synset\na,cat.n.01\n")
+    before = digest(str(own))
+    assert before != digest()
+    own.write_text("class,synset\na,cat.n.0002\n")
+    assert digest(str(own)) != before
+    with pytest.raises(MofeError, match=r"none\.csv"):
+        digest(str(data / "none.csv"))
 
 
 @pytest.mark.parametrize(

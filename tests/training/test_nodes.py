@@ -296,6 +296,11 @@ def test_the_nodes_get_the_arguments(kubernetes: SimpleNamespace) -> None:
     assert "--num-nodes" not in args
 
 
+def test_checkpoints_that_kubeflow_shows_here_are_where_the_nodes_find_them(kubernetes: SimpleNamespace) -> None:
+    args = submitted(kubernetes, checkpoints="/s3/bucket/checkpoints")["spec"]["trainer"]["args"]
+    assert args[args.index("--checkpoints") + 1] == "s3://bucket/checkpoints"
+
+
 @pytest.mark.parametrize(
     ("refusal", "message"),
     [(403, "service account may not create a TrainJob in the namespace ml"), (404, "install Kubeflow Trainer 2.2"),

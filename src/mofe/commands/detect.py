@@ -48,9 +48,8 @@ def detect(
 
     for option, places in (("IMAGES", images), ("--detector", (detector,)), ("--unknown", unknown)):
         check_places(option, *places)
-    check_values(
-        {"threshold": threshold, "score": score, "neighbours": neighbours, "batch_size": batch_size}, "mofe detect"
-    )
+    numbers = {"neighbours": neighbours, "batch_size": batch_size}
+    check_values({"threshold": threshold, "unknown": unknown, "score": score, **numbers}, "mofe detect")
     if format == "parquet" and not output:
         raise MofeError("--format parquet needs a file: --output FILE")
     if not images:

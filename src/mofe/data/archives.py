@@ -2,6 +2,9 @@
 
 An image's class is the folder that it lies in (``tabby/12.jpg``) or, as WebDataset has it, what the neighbour of the
 same name with suffix ``.cls`` says (``000123.jpg``, ``000123.cls``). Nothing is ever extracted to disk.
+
+The ``.cls`` may come after its image, and any number of images may share one. So a pass that asks for classes reads no
+image, and one that asks for images holds one at a time.
 """
 
 import tarfile
@@ -20,43 +23,49 @@ LARGEST = 1 << 28
 
 
 class Member(NamedTuple):
-    """An image file of an archive."""
+    """A file of an archive."""
 
     name: str
-    class_name: str
-    """ "" without one."""
     content: bytes | None
     """None where it was not asked for, or where the file is larger than :data:`LARGEST`."""
 
 
-def members(archive: UPath, suffixes: tuple[str, ...], with_content: bool = True) -> Iterator[Member]:
+def images_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[Member]:
     """The images of an archive, in its order.
 
     Args:
         archive: its place.
         suffixes: of image files, in lower case.
-        with_content: False skips over the content.
 
     Raises:
         MofeError: it is no tar archive, or it ends too early.
     """
+    return (member for member in _files(archive, suffixes) if member.name.lower().endswith(suffixes))
 
-    def read(entry: tarfile.TarInfo) -> bytes | None:
-        file = tar.extractfile(entry) if entry.size <= LARGEST else None
-        return file.read() if file else None
 
+def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The names of the same images, in the same order, each with that of its class, "" without one."""
+    for _, sample in groupby(_files(archive, (".cls",)), key=lambda member: _stem(member.name)):
+        images, class_name = [], ""
+        for name, content in sample:
+            if name.endswith(".cls"):
+                class_name = (content or b"").decode(errors="replace").strip()
+            elif name.lower().endswith(suffixes):
+                images.append(name)
+        for name in images:
+            yield name, class_name or name.removeprefix("./").rpartition("/")[0].split("/")[0]
+
+
+def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
+    """All files of an archive; the content of those whose names end in ``read``."""
     try:
         with storage.reading(archive, "archive") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
-            files = (entry for entry in tar if entry.isfile())  # links and devices lead out of the archive
-            for _, sample in groupby(files, key=lambda entry: _stem(entry.name)):
-                images, class_name = [], ""
-                for entry in sample:
-                    if entry.name.endswith(".cls"):
-                        class_name = (read(entry) or b"").decode(errors="replace").strip()
-                    elif entry.name.lower().endswith(suffixes):
-                        folder = entry.name.removeprefix("./").rpartition("/")[0].split("/")[0]
-                        images.append(Member(entry.name, folder, read(entry) if with_content else None))
-                yield from (image._replace(class_name=class_name or image.class_name) for image in images)
+            while entry := tar.next():
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+                if entry.isfile():  # links and devices lead out of the archive
+                    wanted = entry.name.lower().endswith(read) and entry.size <= LARGEST
+                    file = tar.extractfile(entry) if wanted else None
+                    yield Member(entry.name, file.read() if file else None)
     except (tarfile.TarError, EOFError) as error:
         raise MofeError(f"{archive} is not a whole tar archive: {error}") from error
 

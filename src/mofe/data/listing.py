@@ -10,7 +10,7 @@ from upath import UPath
 
 from mofe import storage
 from mofe.data.archives import ARCHIVES
-from mofe.data.sources import SUFFIXES, LabelledImage, as_text, open_source, read_image
+from mofe.data.sources import SUFFIXES, LabelledImage, archived_images, as_text, image_names, open_source, read_image
 from mofe.errors import MofeError
 
 TABLES = (*ARCHIVES, ".parquet")
@@ -27,7 +27,14 @@ def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
         MofeError: there is nothing at a place, or a folder or archive holds no image.
     """
     for file in list_files(places):
-        if file.name.endswith(TABLES):
+        if file.name.endswith(ARCHIVES):
+            empty = True
+            for image in archived_images(file):
+                empty = False
+                yield image
+            if empty:
+                raise MofeError(f"there are no images in {file} (looked for {' '.join(SUFFIXES)})")
+        elif file.name.endswith(TABLES):
             yield from open_source(str(file)).images()
         else:
             yield LabelledImage(as_text(str(file)), -1, partial(read_image, file))
@@ -35,6 +42,8 @@ def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
 
 def list_files(places: Iterable[str | UPath]) -> Iterator[UPath]:
     """Every file that :func:`list_images` would read: images, archives, Parquet files.
+
+    A link to a folder is not followed: it is listed as an image, which cannot be read, with the reason.
 
     Args:
         places: each a file, a folder (searched to any depth), a glob, a tar archive, or a Parquet file with a column
@@ -61,7 +70,7 @@ def _files_at(path: UPath) -> Iterable[UPath]:
         raise MofeError(f"there is nothing at {path}")
     if kind == "file" or path.name.endswith(TABLES):
         return [path]
-    names = [name for name in storage.names(path) if name.lower().endswith(SUFFIXES)]
+    names = image_names(path)
     if not names:
         raise MofeError(f"there are no images under {path} (looked for {' '.join(SUFFIXES)})")
     return map(path.joinpath, names)

@@ -1,7 +1,8 @@
 """Labelled images at any URI: class folders, tar archives, Hugging Face style Parquet, or a CSV manifest.
 
-What lies at the URI decides which of the four it is. Nothing is read before it is asked for, and no more than asked
-for, so a source of any size costs constant memory (a folder or manifest, its list of names).
+What lies at the URI decides which of the four it is. No image is read before it is asked for, and no more than asked
+for, so a source of any size costs constant memory (a folder or manifest, its list of names; archives, four bytes an
+image).
 """
 
 import csv
@@ -10,6 +11,7 @@ import io
 import json
 import re
 import stat
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe import storage
-from mofe.data.archives import ARCHIVES, LARGEST, Member, members
+from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in
 from mofe.data.memory import bounded
 from mofe.errors import MofeError
 
@@ -137,6 +139,8 @@ def _read_local(file: Path, root: Path | None) -> bytes:
     if root and not file.resolve().is_relative_to(root):
         raise ValueError("it is a link that leads out of the folder; a CSV manifest can name files anywhere")
     found = file.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise ValueError("it is a link to a folder, and such links are not followed")
     if not stat.S_ISREG(found.st_mode):  # a pipe would never end
         raise ValueError("it is not a regular file")
     if found.st_size > LARGEST:
@@ -176,17 +180,28 @@ def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
 # --------------------------------------------------------------------------------------------------- class folders
 
 
+def image_names(folder: UPath) -> list[str]:
+    """The image files in ``folder`` at any depth, and the links to folders, as :func:`mofe.storage.names` has them."""
+    return [name for name in storage.names(folder) if name.lower().endswith((*SUFFIXES, "/"))]
+
+
 def _folders(root: UPath) -> Source:
-    names = [name for name in storage.names(root) if name.lower().endswith(SUFFIXES)]
+    names = image_names(root)
     if not names:
         raise MofeError(f"there are no images under {root} (looked for {' '.join(SUFFIXES)})")
     flat = [name for name in names if "/" not in name]
-    if flat and len(flat) < len(names):
+    if flat and any("/" in name.rstrip("/") for name in names):
         raise MofeError(
             f"{root} holds both images ({flat[0]}) and folders of images: put every image into the folder of its "
             "class, or all of them flat for a set without labels"
         )
-    classes = tuple(sorted({name.split("/", 1)[0] for name in names if "/" in name}))
+    links = [name for name in names if name.find("/") == len(name) - 1]
+    if links and not flat:
+        raise MofeError(
+            f"{root / links[0]} is a link to a folder, and such links are not followed: put the folder of the class "
+            "itself there, or name its images in a CSV manifest"
+        )
+    classes = () if flat else tuple(sorted({name.split("/", 1)[0] for name in names}))
     index = {name: c for c, name in enumerate(classes)}
     # shards should be mixed: a batch is drawn from a few row groups
     order = sorted(names, key=_scattered)
@@ -194,8 +209,8 @@ def _folders(root: UPath) -> Source:
 
     def images() -> Iterator[LabelledImage]:
         for name in order:
-            label = index.get(name.split("/", 1)[0], -1) if classes else -1
-            yield LabelledImage(as_text(name), label, partial(read_image, root / name, inside))
+            label = index.get(name.split("/", 1)[0], -1)
+            yield LabelledImage(as_text(name.rstrip("/")), label, partial(read_image, root / name, inside))
 
     return Source(classes, _own_synsets(classes), len(order), images)
 
@@ -204,23 +219,38 @@ def _folders(root: UPath) -> Source:
 
 
 def _archives(files: Sequence[UPath], uri: str) -> Source:
-    found = [member for file in files for member in members(file, SUFFIXES, with_content=False)]
-    if not found:
+    index: dict[str, int] = {}
+    class_N = array("i")
+    bare = ""
+    for file in files:
+        for name, class_name in classes_in(file, SUFFIXES):
+            class_N.append(index.setdefault(class_name, len(index)))
+            bare = bare or ("" if class_name else name)
+    if not class_N:
         raise MofeError(f"there are no images in {uri} (looked for {' '.join(SUFFIXES)} in tar archives)")
-    labelled = [member for member in found if member.class_name]
-    if labelled and len(labelled) < len(found):
-        bare = next(member.name for member in found if not member.class_name)
+    names = index.keys() - {""}
+    if bare and names:
         raise MofeError(f"{uri}: {bare} has no class (no folder, no .cls beside it), though other images have one")
-    names = {member.class_name for member in labelled}
-    classes = tuple(sorted(names, key=int) if names and all(name.isdecimal() for name in names) else sorted(names))
-    index = {name: c for c, name in enumerate(classes)}
+    classes = tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    rank = {name: c for c, name in enumerate(classes)}
+    label_C = [rank.get(name, -1) for name in index]
 
     def images() -> Iterator[LabelledImage]:
-        for file in files:
-            for member in members(file, SUFFIXES):
-                yield LabelledImage(as_text(member.name), index.get(member.class_name, -1), partial(_content, member))
+        found = (image for file in files for image in archived_images(file))
+        for image, c in zip(found, class_N, strict=True):
+            yield replace(image, label=label_C[c])
 
-    return Source(classes, _own_synsets(classes), len(found), images)
+    return Source(classes, _own_synsets(classes), len(class_N), images)
+
+
+def archived_images(archive: UPath) -> Iterator[LabelledImage]:
+    """The images of a tar archive, in its order, as they come; no labels.
+
+    Raises:
+        MofeError: it is no tar archive, or it ends too early.
+    """
+    for member in images_in(archive, SUFFIXES):
+        yield LabelledImage(as_text(member.name), -1, partial(_content, member))
 
 
 def _content(member: Member) -> bytes:
@@ -314,11 +344,11 @@ def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
 
 
 def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
-    try:
-        image = value.as_py()
-    except UnicodeDecodeError:
-        image = {"bytes": None}
-    content, path = (image, None) if isinstance(image, bytes | None) else (image.get("bytes"), image.get("path"))
+    in_struct = isinstance(value, pa.StructScalar)
+    content = _plain(value["bytes"] if in_struct else value)
+    path = _plain(value["path"]) if in_struct and "path" in value else None
+    if isinstance(path, bytes):
+        path = path.decode(errors="backslashreplace")
 
     def read() -> bytes:
         if content is None:
@@ -326,6 +356,14 @@ def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
         return bytes(content)
 
     return LabelledImage(path or fallback, label, read)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Arrow's as one of Python's; text that is not UTF-8 as its bytes."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes()
 
 
 # ---------------------------------------------------------------------------------------------------- CSV manifest

@@ -83,7 +83,7 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
 
 def kept_at_tpr(count: int, tpr: float) -> int:
     """The fewest of ``count`` images that are a share ``tpr`` of them."""
-    return int(np.ceil(round(tpr * count, 9)))  # 0.55 · 100 is 55, not the next above 55.00000000000001
+    return max(1, int(np.ceil(round(tpr * count, 9))))  # 0.55 · 100 is 55, not the next above 55.00000000000001
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:

@@ -36,6 +36,7 @@ def fingerprint(
     text_model: str = "",
     text_weights: str = "",
     text_embeddings: str = "",
+    synsets: str = "",
 ) -> Fingerprints:
     """Turn data URIs into digests of what lies there: names, sizes and versions of the files, not their content.
 
@@ -51,13 +52,14 @@ def fingerprint(
         text_model: the folder of a text model, if it begins with local-dir:.
         text_weights: the file of a text model's weights, if it has a slash or a dot in it.
         text_embeddings: the file of learned prompts' embeddings; "" if there is none.
+        synsets: the CSV with the synsets of the training classes; "" counts a synsets.csv beside the data, if any.
     """
     check_sets(ood_data)
     files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
     files += [text_weights] if storage.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
     return Fingerprints(
-        train=_digest(train_data),
+        train=_digest(train_data, synsets),
         test=_digest(test_data),
         weights="" if weights in NOT_FILES else _digest(weights),
         texts="-".join(map(_digest, files)),
@@ -93,7 +95,7 @@ def check_sets(ood_data: list[Any]) -> None:
             raise MofeError(f"ood_data names {name!r} twice")
 
 
-def _digest(uri: str) -> str:
+def _digest(uri: str, synsets: str = "") -> str:
     path = storage.resolve(uri)
     if "*" in uri:
         parts = [storage.digest_of_listing(file) for file in storage.glob(path)]
@@ -105,6 +107,6 @@ def _digest(uri: str) -> str:
         listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
         parts += [storage.digest_of_listing(file) if storage.kind(file) else "missing" for file in listed]
     beside = (path if storage.kind(path) == "directory" else path.parent) / SYNSETS
-    if storage.kind(beside):
-        parts.append(storage.digest_of_listing(beside))
+    if synsets or storage.kind(beside):
+        parts.append(storage.digest_of_listing(synsets or beside))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

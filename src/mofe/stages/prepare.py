@@ -35,8 +35,8 @@ def prepare(
     others become lossless PNG.
 
     Args:
-        source: a folder of class folders, Hugging Face style Parquet (file, glob or folder), or a CSV manifest with
-            columns path,label; a local path or any fsspec URI.
+        source: a folder of class folders, Hugging Face style Parquet or tar archives (file, glob or folder), or a CSV
+            manifest with columns path,label; a local path or any fsspec URI.
         images: where to write the image set (path or URI of a folder).
         name: what the set is called in tables and plots.
         role: train, test (in-distribution, of the classes of train) or ood.

@@ -55,7 +55,7 @@ def train_on_nodes(arguments: Mapping[str, Any], num_nodes: int, resources: Mapp
     """
     places = {name: object_uri(name, arguments[name]) for name in (*INPUTS, *OUTPUTS)}
     if arguments["checkpoints"]:
-        object_uri("checkpoints", arguments["checkpoints"])
+        places["checkpoints"] = object_uri("checkpoints", arguments["checkpoints"])
     cluster = Cluster()
     job = train_job(cluster.own_pod(), {**arguments, **places}, num_nodes, resources)
     with cluster.running(job) as name:
