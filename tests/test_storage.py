@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from servers import Server
+from upath import UPath
 
 from mofe import storage
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
+from mofe.sealed_json import sealed
 
 MB = 2**20
 
@@ -95,6 +97,36 @@ def test_an_artifact_replaces_an_older_one_whole(
     with pytest.raises(MofeError, match=f"{s3_bucket}/? is a whole bucket"), storage.staged(s3_bucket):
         pass
     assert exists(f"{uri}/images-00000.parquet")
+
+
+def test_what_is_no_artifact_is_never_replaced(s3_bucket: str, tmp_path: Path) -> None:
+    """A folder of one's own, as after --images and the name of the source; an artifact is, and one half written."""
+    for place in (f"{s3_bucket}/mine", str(tmp_path / "mine")):
+        mine = storage.resolve(place)
+        storage.write_bytes(mine / "dog" / "1.png", b"photograph")
+        storage.write_json(mine / "package.json", {"sha256": "none"})
+        with pytest.raises(MofeError, match=f"{place} is not empty, and holds no artifact"), storage.staged(place):
+            pass
+        assert storage.names(mine) == ["dog/1.png", "package.json"]
+    with pytest.raises(RuntimeError), storage.staged(f"{s3_bucket}/cut-off") as folder:
+        storage.write_bytes(folder / "dog" / "1.png", b"photograph")
+        raise RuntimeError
+    for place in (f"{s3_bucket}/cut-off", str(tmp_path / "new"), str(tmp_path / "new")):
+        write_artifact(storage.resolve(place), b"new")
+        assert storage.names(storage.resolve(place)) == ["file", "manifest.json"]
+
+
+def test_a_file_where_a_folder_should_be_and_a_folder_where_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MofeError, match="file is a file: name a folder"), storage.staged(str(tmp_path / "file")):
+        pass
+    with pytest.raises(MofeError, match="is a folder: name a file"), storage.writing(storage.resolve(tmp_path)):
+        pass
+
+
+def test_a_nul_in_a_uri_is_named() -> None:
+    with pytest.raises(MofeError, match="holds a NUL character"):
+        storage.resolve("data\0")
 
 
 def test_of_a_shard_only_what_is_needed_is_fetched(
@@ -229,9 +261,10 @@ with storage.staged(sys.argv[1]) as folder:
 """
 
 
-def write_artifact(place: Path, content: bytes) -> None:
+def write_artifact(place: Path | UPath, content: bytes) -> None:
     with storage.staged(str(place)) as folder:
         storage.write_bytes(folder / "file", content)
+        storage.write_bytes(folder / "manifest.json", sealed({}))
 
 
 def killed(how: str, place: Path) -> None:

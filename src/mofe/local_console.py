@@ -133,6 +133,8 @@ def _cause(log: Path, status: int) -> str:
     raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", text)
     if raised:
         kind, message = raised[-1]
+        if kind == "MofeError" and " is damaged" in message:
+            return f"{message} (remove its folder, and the next run does)"
         return message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")
     if status < 0 or status in (137, 143):
         signal = -status if status < 0 else status - 128

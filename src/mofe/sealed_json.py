@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 
@@ -18,6 +19,11 @@ def sealed(content: dict[str, Any]) -> bytes:
     blank = as_json({**content, _NAME: ""})
     digest = hashlib.sha256(blank).hexdigest()
     return blank.removesuffix(_END) + digest.encode() + _END
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether it ends as what :func:`sealed` gives; a byte before that may have changed."""
+    return bool(re.search(rb'"sha256": "[0-9a-f]{64}"\n}\n\Z', content))
 
 
 def unsealed(content: bytes) -> tuple[Any, str]:

@@ -30,7 +30,7 @@ from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from upath import UPath
 
 from mofe.errors import MofeError
-from mofe.sealed_json import as_json
+from mofe.sealed_json import as_json, is_sealed
 
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
@@ -56,6 +56,9 @@ port and a path, a chain of protocols (``tar://…::file://…``), an ARN, ``git
 _staged: dict[str, dict[str, str]] = {}
 """Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
+UNFINISHED = ".unfinished"
+"""An object beside those of an artifact that is being written, or whose writer was killed."""
+
 _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError"}
 """Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
 
@@ -66,6 +69,8 @@ def check_uri(uri: str) -> None:
     Raises:
         MofeError: it does; the message does not.
     """
+    if "\0" in uri:
+        raise MofeError(f"{uri!r} holds a NUL character, which no path or URI can")
     if USER_INFO.search(uri):
         raise MofeError(
             f"{USER_INFO.sub('', uri)} was given with a user name and password, or a token: URIs are written into logs "
@@ -143,6 +148,7 @@ def _store_errors() -> tuple[type[Exception], ...]:
         "azure.core.exceptions": "AzureError",
         "huggingface_hub.errors": "HfHubHTTPError",
         "httpx": "HTTPError",
+        "httpx2": "HTTPError",
     }
     return (OSError, *(getattr(sys.modules[module], name) for module, name in known.items() if module in sys.modules))
 
@@ -216,15 +222,25 @@ def staged(uri: Location) -> Iterator[UPath]:
     Locally the folder lies beside ``uri`` until it is whole. An older artifact at ``uri`` is then renamed, the folder
     takes its name, and the older one is removed; if the process is killed between the two, nothing is at ``uri`` until
     it is written again. In an object store the folder is ``uri`` itself, emptied first: write the manifest last.
+
+    Raises:
+        MofeError: what is at ``uri`` is neither an artifact nor an empty folder; it is left as it is.
     """
     final = resolve(uri)
     if not is_local(final):
         with access(uri, "artifact"), _noted(final):
             _empty(final)
+            mark = final / UNFINISHED
+            _system(mark).pipe_file(mark.path, b"")
             yield final
+            _system(mark).rm(mark.path)
         return
     target = Path(final.path)
     with access(uri, "place for the artifact"):
+        if target.exists() and not target.is_dir():
+            raise MofeError(f"{uri} is a file: name a folder for the artifact")
+        if target.is_dir() and any(target.iterdir()):
+            _check_artifact(final, [file.name for file in target.iterdir()])
         partial, old = _beside(target)
         partial.mkdir()
     try:
@@ -333,12 +349,23 @@ class _Hashed:
         return getattr(self.file, name)
 
 
+def _check_artifact(folder: UPath, names: list[str]) -> None:
+    """Refuse to replace what no :func:`staged` has made."""
+    manifests = [name for name in names if name.endswith(".json") and "/" not in name]
+    if UNFINISHED not in names and not any(is_sealed(read_bytes(folder / name, "manifest")) for name in manifests):
+        raise MofeError(
+            f"{folder} is not empty, and holds no artifact that could be replaced: name another folder, or remove it"
+        )
+
+
 def _empty(folder: UPath) -> None:
     """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole."""
     fs = _system(folder)
     if "/" not in folder.path.strip("/"):
         raise MofeError(f"{folder} is a whole bucket: name a folder in it")
     names = fs.find(folder.path)
+    if names:
+        _check_artifact(folder, [name.removeprefix(folder.path.rstrip("/") + "/") for name in names])
     manifests = [name for name in names if name.endswith(".json")]
     for old in (manifests, sorted(set(names) - set(manifests))):
         if old:
@@ -378,6 +405,8 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
     """
     if is_local(path):
         target = Path(path.path)
+        if target.is_dir():
+            raise MofeError(f"{path} is a folder: name a file")
         with access(path):
             partial, _ = _beside(target)
             try:

@@ -49,6 +49,42 @@ def test_webdataset(tmp_path: Path) -> None:
         assert [image.label for image in source.images()] == [1, 0, 1]
 
 
+@pytest.mark.parametrize("hurt", ["a header", "the end", "compressed"])
+@pytest.mark.parametrize("images", [open_source, lambda uri: list(list_images([uri]))])
+def test_an_archive_that_is_damaged_or_cut_off_is_not_taken_for_a_shorter_one(
+    tmp_path: Path, hurt: str, images: Callable[[str], object]
+) -> None:
+    name, mode = ("a.tgz", "w:gz") if hurt == "compressed" else ("a.tar", "w")
+    rng = np.random.default_rng(0)
+    uri = archive(tmp_path / name, {f"{c}/{i}.png": rng.bytes(3000) for c in range(2) for i in range(9)}, mode)
+    whole = Path(uri).read_bytes()
+    cut = bytearray(whole)
+    if hurt == "compressed":
+        cut[-8] ^= 1  # of its checksum
+    else:
+        with tarfile.open(uri) as tar:
+            at = tar.getmembers()[9].offset
+        if hurt == "a header":
+            cut[at + 10] ^= 1
+        else:
+            del cut[at:]
+    Path(uri).write_bytes(cut)
+    with pytest.raises(MofeError, match="is not a whole tar archive"):
+        images(uri)
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    names = ["./dog/1.png", "./dog/._1.png", "./.ipynb_checkpoints/0.png", "./__MACOSX/dog/1.png"]
+    archive(tmp_path / "a.tar", dict.fromkeys(names, PNG))
+    for name in names:
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(PNG)
+    for place in ("a.tar", "folder"):
+        source = open_source(str(tmp_path / place))
+        assert (source.classes, source.total) == (("dog",), 1)
+        assert len(list(list_images([str(tmp_path / place)]))) == 1
+
+
 def test_prepare_reads_them(tmp_path: Path) -> None:
     files = {f"{c}/{i}.png": striped(c, np.random.default_rng(i)) for i in range(4) for c in range(2)}
     prepare(archive(tmp_path / "a.tar", files), str(tmp_path / "images"), name="train", role="train")

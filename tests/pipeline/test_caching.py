@@ -48,6 +48,19 @@ def test_stages_leave_no_temporary_files(run: Run, tmp_path: Path, monkeypatch: 
     assert list(temporary.iterdir()) == []
 
 
+DAMAGED = """
+class MofeError(Exception): pass
+def finetune(*paths, **parameters):
+    raise MofeError("features.parquet is damaged; make the feature set again")
+"""
+
+
+def test_how_a_damaged_artifact_is_made_again_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "stand-ins" / "mofe" / "stages" / "finetune.py").write_text(DAMAGED)
+    with pytest.raises(MofeError, match=r"make the feature set again \(remove its folder, and the next run does\)"):
+        run()
+
+
 LASTS = """
 import os, signal, sys, time
 from pathlib import Path

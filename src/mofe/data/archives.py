@@ -7,10 +7,12 @@ The ``.cls`` may come after its image, and any number of images may share one. S
 image, and one that asks for images holds one at a time.
 """
 
+import gzip
 import tarfile
+import zlib
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple, Self, cast
 
 from upath import UPath
 
@@ -57,17 +59,46 @@ def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
-    """All files of an archive; the content of those whose names end in ``read``."""
-    try:
-        with storage.reading(archive, "archive") as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
-            while entry := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-                if entry.isfile():  # links and devices lead out of the archive
-                    wanted = entry.name.lower().endswith(read) and entry.size <= LARGEST
-                    file = tar.extractfile(entry) if wanted else None
-                    yield Member(entry.name, file.read() if file else None)
-    except (tarfile.TarError, EOFError) as error:
-        raise MofeError(f"{archive} is not a whole tar archive: {error}") from error
+    """All files of an archive that are not hidden; the content of those whose names end in ``read``."""
+    with storage.reading(archive, "archive") as stream:
+        try:
+            if archive.name.endswith("gz"):  # whose checksum tarfile leaves unread
+                with gzip.open(stream) as unpacked:
+                    yield from _entries(unpacked, read)
+                    while unpacked.read(1 << 20):
+                        pass
+            else:
+                yield from _entries(stream, read)
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise MofeError(f"{archive} is not a whole tar archive: {error}") from error
+
+
+def _entries(stream: IO[bytes] | gzip.GzipFile, read: tuple[str, ...]) -> Iterator[Member]:
+    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*", tarinfo=_Entry) as tar:
+        while entry := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            if entry.isfile() and not is_hidden(entry.name):  # links and devices lead out of the archive
+                wanted = entry.name.lower().endswith(read) and entry.size <= LARGEST
+                file = tar.extractfile(entry) if wanted else None
+                yield Member(entry.name, file.read() if file else None)
+
+
+class _Entry(tarfile.TarInfo):
+    """tarfile takes a damaged header, or none, for the end of an archive; that is two blocks of zeros."""
+
+    @classmethod
+    def fromtarfile(cls, tar: Any) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"it is damaged or cut off at byte {tar.offset:,}: {error}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is one that systems and editors keep beside others: a part of its name begins with a dot."""
+    return any((part.startswith(".") and part.strip(".")) or part == "__MACOSX" for part in name.split("/"))
 
 
 def _stem(name: str) -> str:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe import storage
-from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in
+from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in, is_hidden
 from mofe.data.memory import bounded
 from mofe.errors import MofeError
 
@@ -181,8 +181,11 @@ def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
 
 
 def image_names(folder: UPath) -> list[str]:
-    """The image files in ``folder`` at any depth, and the links to folders, as :func:`mofe.storage.names` has them."""
-    return [name for name in storage.names(folder) if name.lower().endswith((*SUFFIXES, "/"))]
+    """The image files in ``folder`` at any depth, and the links to folders, as :func:`mofe.storage.names` has them.
+
+    Hidden ones are left out.
+    """
+    return [name for name in storage.names(folder) if name.lower().endswith((*SUFFIXES, "/")) and not is_hidden(name)]
 
 
 def _folders(root: UPath) -> Source:
