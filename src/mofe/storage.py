@@ -229,9 +229,7 @@ def staged(uri: Location) -> Iterator[UPath]:
     final = resolve(uri)
     if not is_local(final):
         with access(uri, "artifact"), _noted(final):
-            _empty(final)
-            mark = final / UNFINISHED
-            _system(mark).pipe_file(mark.path, b"")
+            mark = _emptied(final)
             yield final
             _system(mark).rm(mark.path)
         return
@@ -358,18 +356,25 @@ def _check_artifact(folder: UPath, names: list[str]) -> None:
         )
 
 
-def _empty(folder: UPath) -> None:
-    """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole."""
+def _emptied(folder: UPath) -> UPath:
+    """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole.
+
+    Returns:
+        The mark of an artifact that is being written, which is all that is left.
+    """
     fs = _system(folder)
     if "/" not in folder.path.strip("/"):
         raise MofeError(f"{folder} is a whole bucket: name a folder in it")
-    names = fs.find(folder.path)
-    if names:
-        _check_artifact(folder, [name.removeprefix(folder.path.rstrip("/") + "/") for name in names])
-    manifests = [name for name in names if name.endswith(".json")]
-    for old in (manifests, sorted(set(names) - set(manifests))):
+    found = names(folder)
+    if found:
+        _check_artifact(folder, found)
+    mark = folder / UNFINISHED
+    fs.pipe_file(mark.path, b"")
+    manifests = [name for name in found if name.endswith(".json")]
+    for old in (manifests, sorted({*found} - {*manifests, UNFINISHED})):
         if old:
-            fs.rm(old)
+            fs.rm([(folder / name).path for name in old])
+    return mark
 
 
 @contextmanager
