@@ -1,12 +1,15 @@
 """A container's exit status is never lost, and the container is always removed."""
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from mofe.docker_runner import require_engine, run_container, surroundings
+from mofe.docker_runner import _is_own, require_engine, run_container, surroundings
 from mofe.errors import MofeError
 
 
@@ -24,6 +27,9 @@ class FakeContainer:
     def wait(self) -> dict[str, int]:
         self.done.append("wait")
         return {"StatusCode": self.status}
+
+    def kill(self) -> None:
+        self.done.append("kill")
 
     def remove(self, force: bool) -> None:
         self.done.append("remove")
@@ -65,7 +71,7 @@ def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, m
     }
     around = surroundings(parameters, tmp_path / "work")
     modes = {Path(place).name: volume["mode"] for place, volume in around["volumes"].items()}
-    assert modes == {"train": "ro", "near": "ro", "weights": "ro", "clip": "ro", "work": "rw"}
+    assert modes == {"train": "ro", "near": "ro", "model.bin": "ro", "clip": "ro", "work": "rw"}
     assert all(place == volume["bind"] for place, volume in around["volumes"].items())
     assert around["working_dir"] == str(tmp_path)
     assert around["environment"]["AWS_ACCESS_KEY_ID"] == "key"
@@ -89,11 +95,35 @@ def test_a_stage_sees_what_lies_beside_a_file_and_what_a_pattern_matches(
     assert mounted(work, images=["../shards/*.parquet", "file://" + data, "nothing/*", "a *"]) == {data, shards}
     assert mounted(work, train_data=f"{tmp_path}/data/**/*.png") == {data}
     assert mounted(work, weights=f"{work}/model.safetensors") == set(), "it is there already"
-    (tmp_path / "data/link").symlink_to(f"{shards}/1.parquet")
-    assert mounted(work, train_data="link") == {data, shards}, "the link, and what it leads to"
-    monkeypatch.setattr("mofe.docker_runner.OWN", (tmp_path / "shards",))
+    (tmp_path / "data/link.parquet").symlink_to(f"{shards}/1.parquet")
+    assert mounted(work, train_data="link.parquet") == {data, shards}, "the link, and what it leads to"
+    monkeypatch.setattr("mofe.docker_runner._is_own", lambda folder: folder == tmp_path / "shards")
     one = f"{shards}/1.parquet"
     assert mounted(work, train_data=one) == mounted(work, train_data=f"{shards}/*") == {one}
+
+
+@pytest.mark.parametrize(
+    ("folder", "own"),
+    [("/", True), ("/tmp", True), ("/opt", True), ("/usr/local", True), ("/etc/ssl", True), ("/home/user", False)],
+)
+def test_folders_that_a_container_has_for_itself(folder: str, own: bool) -> None:
+    assert _is_own(Path(folder)) == own
+
+
+def test_a_container_that_is_told_to_end_is_killed() -> None:
+    container = FakeContainer(0)
+    client = SimpleNamespace(
+        images=SimpleNamespace(list=lambda: [SimpleNamespace(tags=["known:1"])]),
+        containers=SimpleNamespace(create=lambda **_: container),
+    )
+
+    @contextmanager
+    def stoppable(send: Callable[[int], None]) -> Iterator[None]:
+        send(signal.SIGTERM)
+        yield
+
+    run_container(client, "known:1", ["true"], {}, lambda _: None, stoppable)
+    assert container.done == ["kill", "start", "wait", "remove"]
 
 
 def test_without_an_engine_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files at URIs: on this machine, and on a real S3 server that is killed, lacks things, or refuses."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -114,6 +115,34 @@ def test_what_is_no_artifact_is_never_replaced(s3_bucket: str, tmp_path: Path) -
     for place in (f"{s3_bucket}/cut-off", str(tmp_path / "new"), str(tmp_path / "new")):
         write_artifact(storage.resolve(place), b"new")
         assert storage.names(storage.resolve(place)) == ["file", "manifest.json"]
+
+
+def test_a_folder_made_in_a_console_is_empty(s3_bucket: str) -> None:
+    fsspec.filesystem("s3").call_s3("put_object", Bucket=s3_bucket.removeprefix("s3://"), Key="new/", Body=b"")
+    write_artifact(storage.resolve(f"{s3_bucket}/new"), b"new")
+    assert "file" in storage.names(storage.resolve(f"{s3_bucket}/new"))
+
+
+def test_a_writer_that_is_killed_while_it_removes_the_older_artifact_can_begin_again(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = storage.resolve(f"{s3_bucket}/artifact")
+    write_artifact(place, b"old")
+    removed: list[object] = []
+
+    def killed(paths: object) -> None:
+        removed.append(paths)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        remove(paths)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        remove = place.fs.rm
+        patched.setattr(place.fs, "rm", killed)
+        write_artifact(place, b"new")
+    assert storage.names(place) == [storage.UNFINISHED, "file"]
+    write_artifact(place, b"new")
+    assert storage.names(place) == ["file", "manifest.json"]
 
 
 def test_a_file_where_a_folder_should_be_and_a_folder_where_a_file(tmp_path: Path) -> None:
@@ -270,7 +299,10 @@ def write_artifact(place: Path | UPath, content: bytes) -> None:
 def killed(how: str, place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED.format(how=how), str(place)])
     assert done.returncode == -signal.SIGKILL
-    assert [left.name for left in place.parent.iterdir() if left.name.startswith(f".{place.name}.")]
+    left = [left for left in place.parent.iterdir() if left.name.startswith(f".{place.name}.")]
+    assert left
+    for one in left:
+        os.utime(one, (0, 0))
 
 
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
@@ -315,6 +347,7 @@ def test_what_a_living_writer_has_is_left_alone(tmp_path: Path) -> None:
         ("https://u:canary@host:8080/a.tar", "https://host:8080/a.tar"),
         ("https://u:can@ary@host/a@b.tar", "https://host/a@b.tar"),
         ("s3://AKIA:can/ary@bucket/x", "s3://bucket/x"),
+        ("HTTPS://canary@host/x.tar", "HTTPS://host/x.tar"),
         ("tar://a::https://canary@host/x.tar", "tar://a::https://host/x.tar"),
         ("postgresql://u:1234canary@host/x", "postgresql://host/x"),
     ],

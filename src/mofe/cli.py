@@ -51,7 +51,8 @@ def main() -> None:
         try:
             _run(sys.argv[1:])
         finally:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except MofeError as error:
         if os.environ.get("MOFE_DEBUG"):
             raise

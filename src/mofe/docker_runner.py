@@ -8,17 +8,19 @@ exit status is never lost.
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
+from mofe.data.archives import ARCHIVES
 from mofe.errors import MofeError
 
 PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
 """Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
-OWN = (Path("/"), Path("/tmp"))  # nosec B108: nothing is written there
-"""Folders that a container must have for itself: of these it sees the files that are named, and no more."""
+WITH_NEIGHBOURS = (".csv", ".parquet", *ARCHIVES)
+"""Files beside which there may be others that a stage reads: images, ``synsets.csv``."""
 
 
 def require_engine() -> None:
@@ -46,6 +48,7 @@ def run_container(
     command: list[str],
     volumes: dict[str, Any],
     on_output: Callable[[bytes], None],
+    stoppable: Callable[[Callable[[int], None]], AbstractContextManager[Any]] = nullcontext,
     **options: Any,
 ) -> int:
     """Run a command in a container to its end; its exit status.
@@ -56,6 +59,8 @@ def run_container(
         command: what to run.
         volumes: host folders, as docker-py takes them.
         on_output: called with each piece of stdout and stderr.
+        stoppable: a context in which the container runs; given what ends it, whatever the signal, since a container's
+            first process hears of no other.
         options: further options of ``containers.create``.
     """
     if not any(image in known.tags for known in client.images.list()):
@@ -63,10 +68,11 @@ def run_container(
         client.images.pull(image)
     container = client.containers.create(image=image, command=command, volumes=volumes, **options)
     try:
-        container.start()
-        for piece in container.logs(stream=True, follow=True):
-            on_output(piece)
-        return int(container.wait()["StatusCode"])
+        with stoppable(lambda _: container.kill()):
+            container.start()
+            for piece in container.logs(stream=True, follow=True):
+                on_output(piece)
+            return int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True)
 
@@ -74,8 +80,8 @@ def run_container(
 def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
     """Options of ``containers.create`` that let a stage work here as it does in a process of its own.
 
-    The work folder, to write to; to read, each local folder that the pipeline's parameters name, and that of each file
-    and pattern, since stages read what lies beside them; this machine's network; the user who started the run, to whom
+    The work folder, to write to; to read, each local file and folder that the pipeline's parameters name, and of data
+    its folder, since stages read what lies beside it; this machine's network; the user who started the run, to whom
     the files then belong; memory that loader processes share.
     """
     places = {place for place in _local_paths(parameters) if not place.is_relative_to(work)}
@@ -92,19 +98,25 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
 
 
 def _local_paths(value: Any) -> Iterator[Path]:
-    """What a parameter's value names: folders, and the folders of files and patterns."""
+    """What a parameter's value names: files and folders, and the folders of data and of patterns."""
     if isinstance(value, str):
         place = value.removeprefix(LOCAL_MODEL).removeprefix("file://")
         fixed, star, _ = place.partition("*")
         if star and "://" not in place and (matches := storage.glob(storage.resolve(place))):
             folder = _absolute(fixed[: fixed.rfind("/") + 1])
-            yield from [Path(match.path) for match in matches] if folder in OWN else [folder]
+            yield from [Path(match.path) for match in matches] if _is_own(folder) else [folder]
         elif not star and place and Path(place).exists():
             for found in (_absolute(place), Path(place).resolve()):  # a link, and what it leads to
-                yield found.parent if found.is_file() and found.parent not in OWN else found
+                has_neighbours = found.is_file() and found.name.endswith(WITH_NEIGHBOURS)
+                yield found.parent if has_neighbours and not _is_own(found.parent) else found
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _local_paths(item)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a container has a folder of this name for itself: ``/opt``, ``/usr/local``."""
+    return len(folder.parts) <= 2 or folder.parts[1] in ("usr", "etc")
 
 
 def _absolute(place: str) -> Path:

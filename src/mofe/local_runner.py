@@ -315,6 +315,7 @@ def _hooked(
         around = surroundings(parameters, work)
         around["volumes"] |= volumes
         around["environment"] |= options.get("environment") or {}
+        around["stoppable"] = stages.stoppable
         return console.execute(command, lambda out: run_container(client, image, command, on_output=out, **around))
 
     held: dict[str, ReportingCache] = {}

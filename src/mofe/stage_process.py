@@ -13,25 +13,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 
 from mofe.errors import MofeError
 
 PATIENCE = 30.0
 """Seconds that a stage has to end by itself, as on Kubernetes."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Send = Callable[[int], None]
+"""Sends a signal to what runs, if it still does."""
 
 
 class StageProcesses:
-    """The processes of one run."""
+    """What runs for one run."""
 
     def __init__(self) -> None:
-        self._running: set[int] = set()
+        self._running: list[Send] = []
         self._told = 0
 
     def run(self, command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
         """Run a stage's command to its end; its exit status. ``on_output`` is called with each piece of its output."""
-        if self._told:
-            raise MofeError("the run was told to end")
         # kfp and MLflow leave files behind; a stage that is stopped may still be writing some
         with tempfile.TemporaryDirectory(prefix="mofe-", ignore_cleanup_errors=True) as temporary:
             around = {**os.environ, "TMPDIR": temporary, **environment}
@@ -40,39 +43,65 @@ class StageProcesses:
             ) as process:
                 assert process.stdout is not None
                 output = process.stdout.fileno()
-                self._running.add(process.pid)
+                send = partial(_send, process.pid)
                 try:
-                    while piece := os.read(output, 1 << 16):
-                        on_output(piece)
-                    return process.wait()
+                    with self.stoppable(send):
+                        while piece := os.read(output, 1 << 16):
+                            on_output(piece)
+                        return process.wait()
                 except BaseException:
-                    _send(process.pid, signal.SIGTERM)
+                    send(signal.SIGTERM)
                     try:
                         _hear_out(output, on_output)
                     finally:
-                        _send(process.pid, signal.SIGKILL)
+                        send(signal.SIGKILL)
                     raise
-                finally:
-                    self._running.discard(process.pid)
+
+    @contextmanager
+    def stoppable(self, send: Send) -> Iterator[None]:
+        """While it lasts, ``send`` gets the signal that ends the run: SIGTERM, and SIGKILL after :data:`PATIENCE`.
+
+        Raises:
+            MofeError: the run has been told to end.
+        """
+        self._running.append(send)
+        try:
+            if self._told:
+                raise MofeError("the run was told to end")
+            yield
+        finally:
+            self._running.remove(send)
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """While it lasts, SIGINT and SIGTERM end the stage that runs, and then this process; a second does not wait."""
+        """While it lasts, SIGINT, SIGTERM and SIGHUP end what runs, and then this process; a second does not wait.
+
+        Not those that are ignored, as by ``nohup``.
+        """
         if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
             yield
             return
-        before = {number: signal.signal(number, self._end) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        handled = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+        for number in handled:
+            signal.signal(number, self._end)
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handled.items():
                 signal.signal(number, handler)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._told += 1
-        for group in tuple(self._running):
-            _send(group, signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+        self._send_all(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+        late = threading.Timer(PATIENCE, self._send_all, (signal.SIGKILL,))
+        late.daemon = True
+        late.start()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def _send_all(self, number: int) -> None:
+        for send in tuple(self._running):
+            send(number)
 
 
 def _hear_out(output: int, on_output: Callable[[bytes], None]) -> None:

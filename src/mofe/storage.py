@@ -45,8 +45,9 @@ READS = 2
 """Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
 
 USER_INFO = re.compile(
-    r"(?:(?<=http://)|(?<=https://))[^/\s]+@"  # a token may be the name
-    r"|(?<=://)(?<!git://)(?<!github://)(?!arn:)[^/@:\s]*:(?!:|\d+[/?])[^@\s]*@"
+    r"(?:(?<=http://)|(?<=https://))[^/?#\s]+@"  # a token may be the name
+    r"|(?<=://)(?<!git://)(?<!github://)(?!arn:|\[)[^/@:\s]*:(?!:|\d+[/?#])(?:(?!::)[^@\s])*@",
+    re.IGNORECASE,
 )
 """What is secret at the beginning of a URI: name and password (there may be slashes in it), a token.
 
@@ -56,6 +57,10 @@ port and a path, a chain of protocols (``tar://…::file://…``), an ARN, ``git
 _staged: dict[str, dict[str, str]] = {}
 """Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
 
+PARTIAL, OLD = "partial", "old"
+"""In the names beside an artifact: what becomes it, and what it replaces."""
+A_MOMENT = 60
+"""Seconds."""
 UNFINISHED = ".unfinished"
 """An object beside those of an artifact that is being written, or whose writer was killed."""
 
@@ -239,7 +244,9 @@ def staged(uri: Location) -> Iterator[UPath]:
             raise MofeError(f"{uri} is a file: name a folder for the artifact")
         if target.is_dir() and any(target.iterdir()):
             _check_artifact(final, [file.name for file in target.iterdir()])
-        partial, old = _beside(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target)
+        partial, old = (target.with_name(f".{target.name}.{kind}-{uuid.uuid4().hex[:12]}") for kind in (PARTIAL, OLD))
         partial.mkdir()
     try:
         with _held(partial):
@@ -256,27 +263,23 @@ def staged(uri: Location) -> Iterator[UPath]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _beside(target: Path) -> tuple[Path, Path]:
-    """Where what becomes ``target`` lies until it is whole, and what it replaces; the leavings of killed writers go.
+def _clear(target: Path) -> None:
+    """Remove what killed writers of ``target`` left, or put back what they had put aside.
 
     Whether a writer still lives, its number does not say where containers share a disk, nor its age where a stage
-    takes a day. Its lock does (:func:`_held`), which ends as the process ends. What cannot be locked is left alone.
+    takes a day. Its lock does (:func:`_held`), which ends as the process ends; it comes a moment after the name. What
+    cannot be locked is left alone.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{escape(target.name)}.old-*"):
+    for left in target.parent.glob(f".{escape(target.name)}.{OLD}-*"):
         if not _is_held(left):
             if target.exists():
                 shutil.rmtree(left, ignore_errors=True)
             else:  # killed before the new one had its name
                 left.rename(target)
-    for left in target.parent.glob(f".{escape(target.name)}.partial-*"):
-        if not _is_held(left):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-    own = uuid.uuid4().hex[:12]
-    return target.with_name(f".{target.name}.partial-{own}"), target.with_name(f".{target.name}.old-{own}")
+    for left in target.parent.glob(f".{escape(target.name)}.{PARTIAL}-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > A_MOMENT and not _is_held(left):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 @contextmanager
@@ -365,7 +368,7 @@ def _emptied(folder: UPath) -> UPath:
     fs = _system(folder)
     if "/" not in folder.path.strip("/"):
         raise MofeError(f"{folder} is a whole bucket: name a folder in it")
-    found = names(folder)
+    found = [name for name in names(folder) if name]  # a folder that was made in a console is an object
     if found:
         _check_artifact(folder, found)
     mark = folder / UNFINISHED
@@ -413,7 +416,10 @@ def writing(path: UPath) -> Iterator[IO[bytes]]:
         if target.is_dir():
             raise MofeError(f"{path} is a folder: name a file")
         with access(path):
-            partial, _ = _beside(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which begin empty
+                _clear(target)
+            partial = target.with_name(f".{target.name}.{PARTIAL}-{uuid.uuid4().hex[:12]}")
             try:
                 partial.touch()
                 with _held(partial):

@@ -28,7 +28,9 @@ def archive(path: Path, files: dict[str, bytes], mode: str = "w") -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz")])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("a.tar", "w"), ("a.tar.gz", "w:gz"), ("a.tgz", "w:gz"), ("a.tgz", "w"), ("a.tar", "w:gz")]
+)
 def test_class_folders(tmp_path: Path, name: str, mode: str) -> None:
     files = {"./tabby/1.png": PNG, "./tabby/2.PNG": PNG, "./teapot/deep/1.png": PNG, "./README": b"text"}
     source = open_source(archive(tmp_path / name, files, mode))

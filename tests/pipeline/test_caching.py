@@ -80,7 +80,10 @@ def is_alive(process: str) -> bool:
 
 
 @pytest.mark.parametrize("stage", ["finetune", "score"], ids=["alone", "in a loop"])
-@pytest.mark.parametrize(("how", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("how", "end"),
+    [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, SystemExit)],
+)
 def test_a_run_that_is_stopped_lets_its_stage_end(
     run: Run, tmp_path: Path, stage: str, how: signal.Signals, end: type[BaseException]
 ) -> None:
@@ -107,6 +110,26 @@ def test_a_run_that_is_stopped_lets_its_stage_end(
     assert not is_alive(begun.read_text())
     (record,) = (tmp_path / "work" / "logs").glob("*/run.json")
     assert "stopped" in json.loads(record.read_text())["failure"]
+
+
+@pytest.mark.parametrize("stage", ["finetune", "score"], ids=["alone", "in a loop"])
+def test_a_stage_that_does_not_end_is_killed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr("mofe.stage_process.PATIENCE", 0.5)
+    begun = tmp_path / "begun"
+    code = LASTS.format(name=stage, begun=str(begun), told="").replace("SIGTERM, end", "SIGTERM, signal.SIG_IGN")
+    (tmp_path / "stand-ins" / "mofe" / "stages" / f"{stage}.py").write_text(code)
+
+    def stop() -> None:
+        while not (begun.exists() and begun.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(SystemExit):
+        run()
+    assert not is_alive(begun.read_text())
 
 
 def test_a_default_that_is_given_changes_nothing(run: Run) -> None:

@@ -207,6 +207,19 @@ def test_a_model_that_could_not_be_written_is_not_trained_again(
     assert "resuming in epoch 2 after step 0" in capsys.readouterr().out
 
 
+def test_a_damaged_checkpoint_is_trained_over(
+    trained: Trained, tmp_path: Path, told_to_end: Callable[[int], Any]
+) -> None:
+    kept = tmp_path / "kept"
+    undisturbed = trained("undisturbed", epochs=3)
+    with told_to_end(9):  # in the third epoch
+        trained("told", epochs=3, checkpoints=str(kept))
+    for newest in sorted(kept.glob("*/step-*"))[1:]:
+        (newest / "checkpoint.json").write_text("")
+    told = trained("told", epochs=3, checkpoints=str(kept))
+    assert same(weights(told), weights(undisturbed))
+
+
 def test_a_checkpoint_is_never_of_numbers_that_are_not_finite(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,7 @@ def test_the_whole_way(make_images: Callable[..., str], bucket: str) -> None:
     assert Metrics.read_file(f"{bucket}/report/metrics").id_accuracy > 0.8
     assert b"</html>" in store.cat(f"{root}/report/report")
     kept = {name.split("/checkpoints/")[1].split("/")[1] for name in store.find(f"{root}/checkpoints")}
-    assert sorted(kept) == ["end.json", "step-00012-0000000", "step-00013-0000000"]
+    assert sorted(kept) == ["handed-on", "step-00012-0000000", "step-00013-0000000"]
     assert not [name for name in store.find(root) if "partial" in name]
     assert load_detector(f"{bucket}/detector").classes == ("class0", "class1", "class2")
 

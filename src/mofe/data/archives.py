@@ -61,20 +61,33 @@ def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str,
 def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
     """All files of an archive that are not hidden; the content of those whose names end in ``read``."""
     with storage.reading(archive, "archive") as stream:
+        begun = _Begun(stream.read(2), stream)
         try:
-            if archive.name.endswith("gz"):  # whose checksum tarfile leaves unread
-                with gzip.open(stream) as unpacked:
+            if begun.head == b"\x1f\x8b":  # gzip, whose checksum tarfile leaves unread
+                with gzip.open(cast(IO[bytes], begun)) as unpacked:
                     yield from _entries(unpacked, read)
                     while unpacked.read(1 << 20):
                         pass
             else:
-                yield from _entries(stream, read)
+                yield from _entries(begun, read)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise MofeError(f"{archive} is not a whole tar archive: {error}") from error
 
 
-def _entries(stream: IO[bytes] | gzip.GzipFile, read: tuple[str, ...]) -> Iterator[Member]:
-    with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|*", tarinfo=_Entry) as tar:
+class _Begun:
+    """A stream of which the beginning has been read."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]):
+        self.head = self.left = head
+        self.rest = rest
+
+    def read(self, size: int) -> bytes:
+        content, self.left = self.left[:size], self.left[size:]
+        return content + self.rest.read(size - len(content))
+
+
+def _entries(stream: Any, read: tuple[str, ...]) -> Iterator[Member]:
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Entry) as tar:
         while entry := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
             if entry.isfile() and not is_hidden(entry.name):  # links and devices lead out of the archive

@@ -191,7 +191,7 @@ def image_names(folder: UPath) -> list[str]:
 def _folders(root: UPath) -> Source:
     names = image_names(root)
     if not names:
-        raise MofeError(f"there are no images under {root} (looked for {' '.join(SUFFIXES)})")
+        raise MofeError(f"there are no images under {root} (looked for {' '.join(SUFFIXES)}, not among hidden files)")
     flat = [name for name in names if "/" not in name]
     if flat and any("/" in name.rstrip("/") for name in names):
         raise MofeError(
@@ -230,7 +230,9 @@ def _archives(files: Sequence[UPath], uri: str) -> Source:
             class_N.append(index.setdefault(class_name, len(index)))
             bare = bare or ("" if class_name else name)
     if not class_N:
-        raise MofeError(f"there are no images in {uri} (looked for {' '.join(SUFFIXES)} in tar archives)")
+        raise MofeError(
+            f"there are no images in {uri} (looked for {' '.join(SUFFIXES)} in tar archives, not among hidden files)"
+        )
     names = index.keys() - {""}
     if bare and names:
         raise MofeError(f"{uri}: {bare} has no class (no folder, no .cls beside it), though other images have one")

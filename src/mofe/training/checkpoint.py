@@ -1,7 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, the last two kept, plain tensors and JSON."""
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +17,8 @@ from mofe.sealed_json import sealed, unsealed
 
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
-END = "end.json"
+END = "handed-on"
+"""A file with the pipeline run that wrote the model."""
 
 
 def save_checkpoint(
@@ -35,7 +35,9 @@ def save_checkpoint(
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    with storage.staged(str(folder / f"step-{progress['epoch']:05d}-{progress['step']:07d}")) as place:
+    final = folder / f"step-{progress['epoch']:05d}-{progress['step']:07d}"
+    _remove(final)  # one that was damaged
+    with storage.staged(str(final)) as place:
         storage.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
         manifest = {**progress, "files": storage.written(place)}
         storage.write_bytes(place / MANIFEST, sealed(manifest))
@@ -45,7 +47,7 @@ def save_checkpoint(
 
 def handed_on(folder: UPath) -> None:
     """Note that the training whose checkpoints lie in ``folder`` came to its end, and that its model was written."""
-    storage.write_json(folder / END, {"run": _pipeline_run()})
+    storage.write_bytes(folder / END, _pipeline_run().encode())
 
 
 def forget_handed_on(folder: UPath) -> None:
@@ -55,7 +57,7 @@ def forget_handed_on(folder: UPath) -> None:
     run it is another try, after the model did not reach its place.
     """
     if storage.kind(folder / END):
-        run = json.loads(storage.read_bytes(folder / END, "note of a training's end"))["run"]
+        run = storage.read_bytes(folder / END, "note of a training's end").decode(errors="replace")
         if not run or run != _pipeline_run():
             _remove(folder)
 
