@@ -29,7 +29,7 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_set import ImageSet, write_image_shards
 from mofe.artifacts.image_shards import ImageShards
@@ -207,7 +207,7 @@ def memory_over_an_epoch(count: int) -> list[float]:
     """GB of this process after each quarter of an epoch of 50 kB images, shuffled."""
     with tempfile.TemporaryDirectory() as work:
         names = ("one",)
-        with storage.staged(f"{work}/set") as place:
+        with writing.staged(f"{work}/set") as place:
             with write_image_shards(place, names) as writer:
                 content = np.random.default_rng(SEED).bytes(50_000)
                 for i in range(count):
@@ -246,7 +246,7 @@ def from_s3(count: int, size: tuple[int, int], side: int, rounds: int) -> list[A
             s3fs.S3FileSystem().mkdir("benchmark")
             _, from_shards = loaders(Path(work) / "data", size, count, side)
             local = Path(work) / "data" / "shards"
-            storage.copy_folder(local, storage.resolve("s3://benchmark/shards"))
+            writing.copy_folder(local, storage.resolve("s3://benchmark/shards"))
             places = {"local": str(local), "s3://": "s3://benchmark/shards"}
             seconds = alternately({name: from_shards(place) for name, place in places.items()}, rounds)
         finally:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mofe import storage
+from mofe import writing
 from mofe.artifacts.image_set import write_image_shards
 from mofe.data.sources import open_source
 
@@ -64,7 +64,7 @@ def _thinned(file: Path, folder: Path, every: int) -> Path:
         source = open_source(str(file))
         kept = {label: i for i, label in enumerate(range(0, len(source.classes), every))}
         names = [source.classes[label] for label in kept]
-        with storage.staged(str(place)) as partial, write_image_shards(partial, names) as writer:
+        with writing.staged(str(place)) as partial, write_image_shards(partial, names) as writer:
             for image in source.images():
                 if image.label in kept:
                     writer.add(image.read(), image.path, kept[image.label])

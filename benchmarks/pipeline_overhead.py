@@ -98,7 +98,7 @@ def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: 
     sys.path.append(str(ROOT / "tests"))
     from helpers import make_partition, striped, write_scores
 
-    from mofe import storage
+    from mofe import writing
     from mofe.artifacts.model import History
 
     rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: 
 
     history = History(epochs=())
     for name, artifact in (("partition", make_partition([0, 1, 0])), ("history", history)):
-        with storage.staged(work / name) as place:
+        with writing.staged(work / name) as place:
             artifact.write(place)
     scores = [write_scores(work, "id-test", "test", 2)]
     scores += [write_scores(work, f"ood-{i}", "ood", 1) for i in range(max(sets))]

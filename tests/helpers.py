@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mofe import storage
+from mofe import writing
 from mofe.artifacts.image_set import ImageSet, Role, write_image_shards
 from mofe.artifacts.model import Epoch, History
 from mofe.artifacts.partition import Partition
@@ -47,6 +47,10 @@ def make_partition(expert_of_class: Sequence[int]) -> Partition:
     )
 
 
+def noise(size: int) -> bytes:
+    return np.random.default_rng(0).bytes(size)
+
+
 def striped(label: int, rng: np.random.Generator, size: int = 16) -> bytes:
     """A PNG whose class shows: stripes of a frequency and colour of its own, with noise."""
     wave = 0.5 + 0.5 * np.sin(np.arange(size) * (label + 1) * np.pi / 8)
@@ -64,7 +68,7 @@ def write_images(
     rng = np.random.default_rng(sum(name.encode()))
     names = tuple(f"class{c}" for c in classes)
     uri = str(folder / name)
-    with storage.staged(uri) as place:
+    with writing.staged(uri) as place:
         with write_image_shards(place, names, rows_per_group=8, groups_per_shard=2) as writer:
             for i in rng.permutation(len(classes) * per_class).tolist():
                 label = i % len(classes)
@@ -97,7 +101,7 @@ def train_small(
 ) -> SimpleNamespace:
     """Fine-tune on the images and features in the folder, the classes partitioned by hand; paths of all artifacts."""
     paths = artifact_paths(folder, name)
-    with storage.staged(paths.partition) as place:
+    with writing.staged(paths.partition) as place:
         make_partition(clusters).write(place)
     small = {
         "epochs": 2, "probe_epochs": 20, "probe_learning_rate": 0.01, "batch_size": 16, "micro_batch_size": 16,
@@ -139,9 +143,9 @@ def write_scores(folder: Path, name: str, role: str, shift: float, names: tuple[
         "gallery": pa.Table.from_pylist([mistake], schema=GALLERY_SCHEMA),
         "embeddings": pa.table(embeddings, schema=embedding_schema(6)),
     }
-    with storage.staged(folder / name) as place:
+    with writing.staged(folder / name) as place:
         for kind, table in tables.items():
-            with storage.writing(place / f"{kind}.parquet") as file:
+            with writing.file(place / f"{kind}.parquet") as file:
                 pq.write_table(table, file)
         parameters = {"train_data": "<photographs>"}
         info = ScoreInfo(dataset=name, role=role, scores=names, num_images=n, parameters=parameters)  # type: ignore[arg-type]
@@ -160,7 +164,7 @@ def write_report(folder: Path) -> Path:
         for e in course
     ]  # fmt: skip
     for name, artifact in (("partition", partition), ("history", History(epochs=tuple(epochs)))):
-        with storage.staged(folder / name) as place:
+        with writing.staged(folder / name) as place:
             artifact.write(place)
     scores = [write_scores(folder, "id-test", "test", 2, names), write_scores(folder, "near", "ood", 1, names)]
     evaluate(

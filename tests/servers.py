@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -177,3 +178,17 @@ def free_ports(number: int) -> list[int]:
 def _listens(port: int) -> bool:
     with socket.socket() as connection:
         return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def for_a_moment_dead(server: Server, after: float) -> threading.Thread:
+    """Kills the server after some seconds and starts it again; join the thread."""
+
+    def strike() -> None:
+        time.sleep(after)
+        server.kill()
+        time.sleep(1.5)
+        server.start()
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    return thread

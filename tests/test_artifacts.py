@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import TINY, make_partition, train_small, write_images
 
-from mofe import load_detector, storage
+from mofe import load_detector, storage, writing
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.metrics import Metrics
@@ -55,7 +55,7 @@ def whole_run(_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     score(str(folder / "odd"), str(folder / "run/detector"), str(folder / "part-of-scores"), **only)  # type: ignore[arg-type]
     known, given = Features(folder / "features").info, {"names": (), "negatives": (), "parameters": {"text_model": "x"}}
     info = TextInfo(digest="", backbone=known.backbone, classes=known.classes, **given)  # type: ignore[arg-type]
-    with storage.staged(folder / "texts") as place:
+    with writing.staged(folder / "texts") as place:
         write_texts(place, info, Texts(torch.randn(24, 8), 100.0, torch.randn(4, 8)))
     (folder / "new").mkdir()
     (folder / "new" / "a.png").write_bytes(ImageShards(folder / "odd").image(0)[0])
@@ -258,14 +258,14 @@ def test_a_manifest_of_an_earlier_version_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_hashed_on_its_way(tmp_path: Path) -> None:
-    with storage.staged(tmp_path / "a") as folder:
-        storage.write_bytes(folder / "one", b"1")
-        with storage.writing(folder / "below" / "two") as file:
+    with writing.staged(tmp_path / "a") as folder:
+        writing.write_bytes(folder / "one", b"1")
+        with writing.file(folder / "below" / "two") as file:
             file.write(b"2" * 3)
             file.write(b"2" * 4)
-        assert set(storage.written(folder)) == {"one", "below/two"}
-        assert storage.written(folder / "below") == {"two": storage.sha256(folder / "below" / "two")}
-    assert storage.written(folder) == {}
+        assert set(writing.written(folder)) == {"one", "below/two"}
+        assert writing.written(folder / "below") == {"two": storage.sha256(folder / "below" / "two")}
+    assert writing.written(folder) == {}
 
 
 def test_a_model_is_the_same_file_by_itself_and_in_its_detector(run: Path) -> None:

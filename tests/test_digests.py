@@ -66,6 +66,7 @@ def unedited(tree: Path) -> dict[str, str]:
         ("data/listing.py", {"divide", "judge"}),
         ("errors.py", set(STAGES)),
         ("storage.py", set(STAGES) - {"plan", "configure"}),
+        ("writing.py", set(STAGES) - {"plan", "configure", "survey"}),
         ("ablations.py", {"plan", "configure", "tabulate"}),
         ("report/comparison.html", {"tabulate"}),
         ("report/shell.html", {"evaluate", "tabulate"}),

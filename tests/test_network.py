@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from proxy import Proxy
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.stages.prepare import prepare
@@ -35,7 +35,7 @@ def proxy(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 @pytest.mark.parametrize("fault", PASSING)
 def test_reading(s3_bucket: str, proxy: Proxy, fault: str) -> None:
     path = storage.resolve(f"{s3_bucket}/file")
-    storage.write_bytes(path, CONTENT)
+    writing.write_bytes(path, CONTENT)
     proxy.fail(1, fault, "GET", "file")
     assert storage.read_bytes(path, "file") == CONTENT
     assert proxy.faults == 1
@@ -49,16 +49,16 @@ def test_reading(s3_bucket: str, proxy: Proxy, fault: str) -> None:
 def test_writing(s3_bucket: str, proxy: Proxy, fault: str) -> None:
     path = storage.resolve(f"{s3_bucket}/file")
     proxy.fail(1, fault, "PUT", "file")
-    storage.write_bytes(path, CONTENT)
+    writing.write_bytes(path, CONTENT)
     assert (proxy.faults, storage.read_bytes(path, "file")) == (1, CONTENT)
     proxy.fail(1, fault, "PUT", "two")
-    with storage.writing(path.parent / "two") as file:
+    with writing.file(path.parent / "two") as file:
         file.write(CONTENT)
     assert (proxy.faults, storage.read_bytes(path.parent / "two", "file")) == (2, CONTENT)
 
 
 def test_listing(s3_bucket: str, proxy: Proxy) -> None:
-    storage.write_bytes(storage.resolve(f"{s3_bucket}/folder/file"), CONTENT)
+    writing.write_bytes(storage.resolve(f"{s3_bucket}/folder/file"), CONTENT)
     for fault in ("drop", "503 SlowDown"):
         proxy.fail(1, fault, "GET", "list-type")
         path = storage.resolve(f"{s3_bucket}/folder")
@@ -72,7 +72,7 @@ def test_a_fault_that_stays_is_given_up_and_the_wait_is_said(
     s3_bucket: str, proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = storage.resolve(f"{s3_bucket}/file")
-    storage.write_bytes(path, CONTENT)
+    writing.write_bytes(path, CONTENT)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     proxy.fail(10**6, fault, "GET", "file")
     with pytest.raises(MofeError, match=rf"{path}: .*gave up after \d+ s and 2 attempts of each request$"):
@@ -85,7 +85,7 @@ def test_a_store_that_hangs_is_not_waited_for_without_end(
 ) -> None:
     monkeypatch.setattr(storage, "LONGEST_ANSWER", 1)
     path = storage.resolve(f"{s3_bucket}/file")
-    storage.write_bytes(path, CONTENT)
+    writing.write_bytes(path, CONTENT)
     proxy.fail(1, "hang", "GET", "file")
     assert storage.read_bytes(path, "file") == CONTENT
 
@@ -97,7 +97,7 @@ def test_credentials_that_expire_in_the_middle_end_the_stage(
     shards = ImageShards(make_images(per_class=5))
     for position in range(len(shards)):
         content, path, label = shards.image(position)
-        storage.write_bytes(storage.resolve(f"{s3_bucket}/source/class{label}/{path.replace('/', '-')}"), content)
+        writing.write_bytes(storage.resolve(f"{s3_bucket}/source/class{label}/{path.replace('/', '-')}"), content)
     left = [8]
 
     def plan(method: str, path: str) -> str:
@@ -117,7 +117,7 @@ def test_a_whole_stage_over_a_bad_network(
     """Every tenth request goes wrong, each time in another way; what is made is what a good network makes."""
     local = Path(make_images(per_class=10))
     for file in local.iterdir():
-        storage.write_bytes(storage.resolve(f"{s3_bucket}/source/{file.name}"), file.read_bytes())
+        writing.write_bytes(storage.resolve(f"{s3_bucket}/source/{file.name}"), file.read_bytes())
     prepare(f"{s3_bucket}/source/*.parquet", str(tmp_path / "good"), name="train", role="train")
     rng = np.random.default_rng(0)
     proxy.plan = lambda method, path: str(rng.choice(PASSING)) if rng.random() < 0.1 else ""

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.errors import MofeError
 from mofe.typed_json import read_json
 
@@ -41,7 +41,7 @@ class RunRecord:
 
     def write(self, logs: Path) -> None:
         """Write it into the run's folder of logs, in place of what was there."""
-        storage.write_json(storage.resolve(logs / FILE), asdict(self))
+        writing.write_json(storage.resolve(logs / FILE), asdict(self))
 
     @classmethod
     def read(cls, work: Path, run: str) -> "RunRecord":

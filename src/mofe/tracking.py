@@ -25,7 +25,7 @@ from typing import Any
 
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class StageRun:
 
     def _keep(self, journal: UPath) -> None:
         try:
-            storage.write_bytes(journal, "".join(json.dumps(event) + "\n" for event in self._events).encode())
+            writing.write_bytes(journal, "".join(json.dumps(event) + "\n" for event in self._events).encode())
             self._kept = True
         except Exception as error:
             log.warning("events for MLflow cannot be kept at %s: %s", journal, error)
@@ -120,7 +120,7 @@ class StageRun:
                 file = storage.resolve(event["path"])
                 copy = journal.parent / f"{journal.stem}-files" / file.name
                 try:
-                    storage.write_bytes(copy, storage.read_bytes(file, "file"))
+                    writing.write_bytes(copy, storage.read_bytes(file, "file"))
                     event["path"] = str(copy)
                 except Exception as error:
                     log.warning("%s cannot be kept for MLflow: %s", file, error)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mofe import storage
+from mofe import writing
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.texts import TextInfo
 from mofe.detection.texts import TENSORS, Texts, read_texts, write_texts
@@ -25,7 +25,7 @@ INFO = TextInfo(
 def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     shared = torch.randn(2, 5)
     texts = Texts(torch.randn(3, 5).T.contiguous().T, 99.99999, shared, nice_CP=shared, lsn_no_JCP=torch.randn(2, 2, 5))
-    with storage.staged(str(tmp_path / "texts")) as folder:
+    with writing.staged(str(tmp_path / "texts")) as folder:
         write_texts(folder, INFO, texts)
     info, again = read_texts(str(tmp_path / "texts"))
     assert info.model_dump(exclude={"files"}) == INFO.model_dump(exclude={"files"})
@@ -36,7 +36,7 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_damage_is_told(tmp_path: Path) -> None:
-    with storage.staged(str(tmp_path / "texts")) as folder:
+    with writing.staged(str(tmp_path / "texts")) as folder:
         write_texts(folder, INFO, Texts(torch.randn(3, 5), 100.0, torch.randn(2, 5)))
     file = tmp_path / "texts" / TENSORS
     file.write_bytes(file.read_bytes()[:-8])

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.errors import MofeError
 from mofe.partitioning.prototypes import ClassSums
@@ -35,12 +35,12 @@ def test_parts_add_up_to_the_same_bits(tmp_path: Path) -> None:
             sums.add(z_ND[rows], labels_N[rows])
     joined = ClassSums(2, 5)
     for part in reversed(parts):
-        with storage.staged(tmp_path / "part") as folder:
+        with writing.staged(tmp_path / "part") as folder:
             part.write(folder)
         joined.join(ClassSums.read(storage.resolve(tmp_path / "part")))
     np.testing.assert_array_equal(joined.sum_CD, whole.sum_CD)
     np.testing.assert_array_equal(joined.count_C, whole.count_C)
-    with storage.staged(tmp_path / "whole") as folder:
+    with writing.staged(tmp_path / "whole") as folder:
         whole.write_prototypes(folder, ["dog", "fox"], "the-images")
     assert pq.read_table(tmp_path / "part" / Features.SUMS).schema == sum_schema(5)
     assert pq.read_table(tmp_path / "whole" / Features.PROTOTYPES).schema == prototype_schema(5)

@@ -15,7 +15,7 @@ from helpers import TINY
 from safetensors.torch import load, load_file
 from servers import Server
 
-from mofe import load_detector, storage
+from mofe import load_detector, writing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.metrics import Metrics
 from mofe.data.images import stored_form
@@ -139,7 +139,7 @@ def test_a_server_that_stays_away_ends_the_stage_and_no_image_is_blamed(
             mortal.start()
     store = fsspec.filesystem("s3")
     store.invalidate_cache()
-    assert [name.rpartition("/")[2] for name in store.find(f"{s3_bucket}/images")] == [storage.UNFINISHED]
+    assert [name.rpartition("/")[2] for name in store.find(f"{s3_bucket}/images")] == [writing.UNFINISHED]
 
 
 def kill_while_reading(

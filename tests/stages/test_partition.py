@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from helpers import TINY
 
-from mofe import storage
+from mofe import writing
 from mofe.artifacts.features import FeatureInfo, Features
 from mofe.artifacts.partition import Partition
 from mofe.artifacts.tables import fixed_size_lists
@@ -20,8 +20,8 @@ CLASSES = ("n02099601", "n02123045", "teapot", "truck")
 def write_features(folder: Path) -> str:
     rng = np.random.default_rng(0)
     prototypes = {"prototype": fixed_size_lists(rng.normal(size=(4, 8)), pa.float32())}
-    with storage.staged(folder) as place:
-        with storage.writing(place / Features.PROTOTYPES) as file:
+    with writing.staged(folder) as place:
+        with writing.file(place / Features.PROTOTYPES) as file:
             pq.write_table(pa.table(prototypes), file)
         FeatureInfo(
             backbone=describe_backbone("vit_tiny_patch16_224", TINY, "random"),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
-from mofe import storage
+from mofe import writing
 from mofe.artifacts.manifest import Manifest
 
 Role = Literal["train", "test", "ood"]
@@ -86,7 +86,7 @@ class ImageShardWriter:
     def _flush(self) -> None:
         if self._rows:
             if self._parquet is None:
-                file = self.opened.enter_context(storage.writing(self.folder / f"images-{self._shards:05d}.parquet"))
+                file = self.opened.enter_context(writing.file(self.folder / f"images-{self._shards:05d}.parquet"))
                 # encoded images do not shrink, and a dictionary of distinct values is a cost without a gain
                 writer = pq.ParquetWriter(
                     file, self.schema, compression="none", use_dictionary=False, write_page_checksum=True

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.errors import MofeError
 from mofe.sealed_json import sealed, unsealed
 
@@ -46,8 +46,8 @@ class Manifest(BaseModel):
 
     def write(self, folder: UPath) -> None:
         """Write the manifest into ``folder``; call it after every other file is there."""
-        whole = self.model_copy(update={"files": storage.written(folder)})
-        storage.write_bytes(folder / self.file_name, whole.sealed())
+        whole = self.model_copy(update={"files": writing.written(folder)})
+        writing.write_bytes(folder / self.file_name, whole.sealed())
 
     @classmethod
     def read(cls, uri: storage.Location) -> Self:

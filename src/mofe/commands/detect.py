@@ -40,7 +40,7 @@ def detect(
         output: file to write (path or URI); the terminal if left out.
         batch_size: images at once.
     """
-    from mofe import storage, verdicts
+    from mofe import storage, verdicts, writing
     from mofe.detect import detect as verdicts_on
     from mofe.detector import load_detector
     from mofe.parameters import check_values
@@ -72,7 +72,7 @@ def detect(
                     bar.write(verdicts.on_one_line(f"{verdict.image}: {verdict.reason}"), file=sys.stderr)
 
     if output:
-        with storage.writing(storage.resolve(output)) as stream:
+        with writing.file(storage.resolve(output)) as stream:
             verdicts.write(readable(), stream, format)
     else:
         verdicts.write(readable(), sys.stdout.buffer, format)

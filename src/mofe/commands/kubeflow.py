@@ -24,14 +24,14 @@ def compile(
         pipeline: mofe makes one detector, sharded the same with extract and score in many tasks at once, tables
             compares configurations, detect asks about very many images.
     """
-    from mofe import storage
+    from mofe import storage, writing
     from mofe.digests import shipped, stamp
 
     text = shipped(f"{pipeline}.yaml").read_text(encoding="utf-8")
     if registry:
         text = stamp(text, registry.rstrip("/"))
     if output:
-        storage.write_bytes(storage.resolve(output), text.encode())
+        writing.write_bytes(storage.resolve(output), text.encode())
     else:
         sys.stdout.buffer.write(text.encode())
 

@@ -130,23 +130,23 @@ def _run_again(
 
 
 def _show_result(outputs: dict[str, Path], work: Path, seconds: float) -> None:
-    from mofe import storage
+    from mofe import storage, writing
     from mofe.artifacts.metrics import Metrics
     from mofe.report.text import format_table
 
     metrics = Metrics.read_file(outputs["metrics"])
     for name, source in (("metrics.json", outputs["metrics"]), ("report.html", outputs["report"])):
-        storage.write_bytes(storage.resolve(work / name), source.read_bytes())
+        writing.write_bytes(storage.resolve(work / name), source.read_bytes())
     _link(work / "detector", outputs["detector"])
     print(f"\n{format_table(metrics)}\n\nreport: {work / 'report.html'}   ({seconds:.1f} s)")
 
 
 def _show_tables(outputs: dict[str, Path], work: Path, seconds: float) -> None:
-    from mofe import storage
+    from mofe import storage, writing
     from mofe.report.comparison import format_tables, read_tables
 
     for name, source in (("tables.json", outputs["results"]), ("tables.html", outputs["report"])):
-        storage.write_bytes(storage.resolve(work / name), source.read_bytes())
+        writing.write_bytes(storage.resolve(work / name), source.read_bytes())
     print(f"\n{format_tables(read_tables(outputs['results']))}\n\nreport: {work / 'tables.html'}   ({seconds:.1f} s)")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.texts import TextInfo
 from mofe.errors import MofeError
 
@@ -57,7 +57,7 @@ class Texts:
 def write_texts(folder: UPath, info: TextInfo, texts: Texts | None) -> None:
     """Write an artifact: tensors, if there are any, then the manifest."""
     if texts is not None:
-        storage.write_bytes(folder / TENSORS, save(texts.tensors()))
+        writing.write_bytes(folder / TENSORS, save(texts.tensors()))
     info.write(folder)
 
 

@@ -3,7 +3,7 @@
 from safetensors.torch import load, save
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.model import ModelConfig
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
@@ -22,7 +22,7 @@ def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise MofeError(f"the weights {name} of the model are not finite: it is not written to {folder}")
-    storage.write_bytes(folder / WEIGHTS, save(state))
+    writing.write_bytes(folder / WEIGHTS, save(state))
     config.write(folder)
 
 

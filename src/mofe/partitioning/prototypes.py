@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.errors import MofeError
@@ -83,5 +83,5 @@ class ClassSums:
 
     def _write(self, place: UPath, values_CD: np.ndarray, schema: pa.Schema) -> None:
         columns = [np.arange(len(self.count_C)), self.count_C, fixed_size_lists(values_CD, schema[2].type.value_type)]
-        with storage.writing(place) as file:
+        with writing.file(place) as file:
             pq.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema=schema), file)

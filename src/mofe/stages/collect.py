@@ -3,7 +3,7 @@
 import shutil
 from collections import Counter
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.errors import MofeError
 from mofe.verdicts import VerdictSet
 
@@ -28,11 +28,11 @@ def collect(shards: list[str], verdicts: str, counts: str) -> dict[str, int]:
     if not read or numbers != list(range(len(read))):
         raise MofeError(f"expected each shard from 0 to {len(read) - 1} once, found {numbers}")
     with tracking.stage_run("collect", {"shards": len(read)}) as run:
-        with storage.staged(verdicts) as folder:
+        with writing.staged(verdicts) as folder:
             for number, (_, uri) in enumerate(read):
                 for file in (f"verdicts/{number:05d}.parquet", f"unreadable/{number:05d}.parquet"):
                     place = storage.resolve(uri) / file
-                    with storage.reading(place, "set of verdicts") as part, storage.writing(folder / file) as whole:
+                    with storage.reading(place, "set of verdicts") as part, writing.file(folder / file) as whole:
                         shutil.copyfileobj(part, whole, 1 << 24)
             known = sum((Counter(info.known) for info, _ in read), Counter[str]())
             together = {
@@ -44,7 +44,7 @@ def collect(shards: list[str], verdicts: str, counts: str) -> dict[str, int]:
             total = read[0][0].model_copy(update=together)
             total.write(folder)
         found = {"known": known.total(), "unknown": total.unknown, "unreadable": total.unreadable}
-        storage.write_json(storage.resolve(counts), {**found, "known_by_class": total.known})
+        writing.write_json(storage.resolve(counts), {**found, "known_by_class": total.known})
         print(", ".join(f"{count} {kind}" for kind, count in found.items()))
         run.metrics(found)
     return found

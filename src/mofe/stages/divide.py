@@ -5,7 +5,7 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe import storage
+from mofe import writing
 from mofe.data.listing import list_files
 from mofe.errors import MofeError
 from mofe.verdicts import FileList
@@ -35,8 +35,8 @@ def divide(images: list[str], files: str, *, digest: str = "", shards: int = 8) 
     bounds = [len(names) * shard // count for shard in range(count + 1)]
     schema = pa.schema({"file": pa.string()})
     table = pa.table({"file": _column(names)}, schema)
-    with storage.staged(files) as folder:
-        with storage.writing(folder / FILES) as stream, pq.ParquetWriter(stream, schema) as parquet:
+    with writing.staged(files) as folder:
+        with writing.file(folder / FILES) as stream, pq.ParquetWriter(stream, schema) as parquet:
             for start, end in pairwise(bounds):
                 parquet.write_table(table.slice(start, end - start), row_group_size=end - start)
         FileList(num_files=len(names), shards=count, digest=digest).write(folder)

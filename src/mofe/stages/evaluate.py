@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.artifacts.metrics import ExpertResult, Metrics, Result
 from mofe.artifacts.model import History
 from mofe.artifacts.partition import Partition
@@ -91,10 +91,10 @@ def evaluate(
             points = {name: values.tolist() for name, values in curve._asdict().items()}
             curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
 
-        storage.write_bytes(storage.resolve(metrics), found.sealed())
-        storage.write_json(storage.resolve(roc), {"curves": curves})
+        writing.write_bytes(storage.resolve(metrics), found.sealed())
+        writing.write_json(storage.resolve(roc), {"curves": curves})
         page = render(found, test, ood, classes, course)
-        storage.write_bytes(storage.resolve(report), page.encode())
+        writing.write_bytes(storage.resolve(report), page.encode())
         print(format_table(found))
         figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
         if found.zero_shot_accuracy is not None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mofe import storage, tracking
+from mofe import tracking, writing
 from mofe.artifacts.features import FeatureInfo, FeaturePart, Features, feature_schema, write_features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.tables import fixed_size_lists, vectors
@@ -58,8 +58,8 @@ def extract(
         model = untouched(spec, source.info.classes)
         schema = feature_schema(model.dim)
         sums = ClassSums(len(source.info.classes), model.dim)
-        with storage.staged(features) as folder:
-            with storage.writing(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
+        with writing.staged(features) as folder:
+            with writing.file(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
                 for positions_B, labels_B, (output,) in embed_shards(
                     [model],
                     source,

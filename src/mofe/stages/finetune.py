@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from upath import UPath
 
-from mofe import __version__, storage, tracking
+from mofe import __version__, storage, tracking, writing
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch, History, ModelConfig
@@ -221,9 +221,9 @@ def finetune(
                 embeddings = partial(computed_embeddings, naive, shards, config, num_workers, precision)
             trainer = fine_tune(start, classes, recipe, embeddings, place, report)
             if distributed.is_first():
-                with storage.staged(history) as folder:
+                with writing.staged(history) as folder:
                     History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
-                with storage.staged(model) as folder:
+                with writing.staged(model) as folder:
                     save_model(folder, trainer.model, config)
                 if place:
                     handed_on(place)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mofe import storage, tracking
+from mofe import tracking, writing
 from mofe.artifacts.detector import BANK_SCHEMA, Bank, DetectorInfo, calibration_schema
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_set import ImageSet
@@ -166,15 +166,15 @@ def index(
                 **{"knn_k": knn_k, "bank": bank, "compare": compare, "precision": precision},
             },
         )
-        with storage.staged(detector) as folder:
+        with writing.staged(detector) as folder:
             save_model(folder / "model", network, config)
             for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
                 if part is not None:
                     with tempfile.TemporaryDirectory() as local:
                         part.save(Path(local))
-                        storage.copy_folder(Path(local), folder / name)
+                        writing.copy_folder(Path(local), folder / name)
             for name, table in tables.items():
-                with storage.writing(folder / name) as file:
+                with writing.file(folder / name) as file:
                     pq.write_table(table, file)
             info.write(folder)
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.detect import detect
 from mofe.detector import load_detector
 from mofe.errors import MofeError
@@ -74,10 +74,10 @@ def judge(
                     unknown += not verdict.known
                     yield verdict
 
-        with storage.staged(verdicts) as folder:
-            with storage.writing(folder / "verdicts" / f"{shard:05d}.parquet") as stream:
+        with writing.staged(verdicts) as folder:
+            with writing.file(folder / "verdicts" / f"{shard:05d}.parquet") as stream:
                 write(readable(), stream, "parquet")
-            with storage.writing(folder / "unreadable" / f"{shard:05d}.parquet") as stream:
+            with writing.file(folder / "unreadable" / f"{shard:05d}.parquet") as stream:
                 pq.write_table(pa.Table.from_pylist(unreadable, UNREADABLE_SCHEMA), stream)
             VerdictSet(
                 made_from={"files": batch.identity, "detector": model.info.identity},

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.artifacts.scores import GALLERY_SCHEMA, ScorePart, ScoreTable, embedding_schema, write_scores
 from mofe.data.shards import in_order
 from mofe.report.gallery import chosen
@@ -29,8 +29,8 @@ def merge(parts: list[str], scores: str) -> None:
         tables: list[pa.Table] = []
         embeddings: list[pa.Table] = []
         thumbnails: dict[tuple[str, int], dict[str, Any]] = {}
-        with storage.staged(scores) as folder:
-            with storage.writing(folder / ScoreTable.TABLE) as file, write_scores(file, whole.scores) as write:
+        with writing.staged(scores) as folder:
+            with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, whole.scores) as write:
                 for info, place in found:
                     info.check(place)
                     seen = []
@@ -45,9 +45,9 @@ def merge(parts: list[str], scores: str) -> None:
                     thumbnails |= dict(zip(positions, shown, strict=True))
                     embeddings.append(storage.read_parquet(place / ScoreTable.EMBEDDINGS))
             gallery = [thumbnails[position] for position in _positions(pa.concat_tables(tables), first)]
-            with storage.writing(folder / ScoreTable.GALLERY) as file:
+            with writing.file(folder / ScoreTable.GALLERY) as file:
                 pq.write_table(pa.Table.from_pylist(gallery, schema=GALLERY_SCHEMA), file)
-            with storage.writing(folder / ScoreTable.EMBEDDINGS) as file:
+            with writing.file(folder / ScoreTable.EMBEDDINGS) as file:
                 sample = pa.concat_tables(embeddings)
                 dim = sample.schema.field("before").type.list_size
                 pq.write_table(sample.cast(embedding_schema(dim)).combine_chunks(), file)

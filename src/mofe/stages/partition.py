@@ -1,6 +1,6 @@
 """Which classes share an expert."""
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.artifacts.features import Features
 from mofe.partitioning.clusters import partition_classes
 
@@ -25,7 +25,7 @@ def partition(
         result = partition_classes(
             known.prototypes_CD, known.info.synsets, num_experts, strategy, classes=known.info.classes, seed=seed
         )
-        with storage.staged(partition) as folder:
+        with writing.staged(partition) as folder:
             result.model_copy(update={"made_from": {"features": known.info.identity}}).write(folder)
         run.file(storage.resolve(partition) / "partition.json")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})

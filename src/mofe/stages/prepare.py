@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from mofe import storage, tracking
+from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
 from mofe.data.sources import LabelledImage, Source, as_text, open_source
@@ -59,7 +59,7 @@ def prepare(
             raise MofeError(f"{source} has no labels: the {role} set needs class folders, a label column, or both")
         rejected: list[Rejected] = []
         bad = 0
-        with storage.staged(images) as folder:
+        with writing.staged(images) as folder:
             with write_image_shards(folder, found.classes) as writer:
                 for image, content, reason in _checked(found, f"prepare {name}"):
                     if content is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe import storage, tracking
+from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
@@ -101,13 +101,13 @@ def score(
                 image = source.image(mine[bad[0]])[1]
                 raise MofeError(f"{info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others")
         table = pa.table({"id": source.paths.slice(mine.start, len(mine)), **arrays}, schema=schema)
-        with storage.staged(scores) as folder:
-            with storage.writing(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
+        with writing.staged(scores) as folder:
+            with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
                 write(table)
             shown = gallery(source, mine, arrays, np.concatenate(nearest), judge.bank, judge.thresholds["knn"])
-            with storage.writing(folder / ScoreTable.GALLERY) as file:
+            with writing.file(folder / ScoreTable.GALLERY) as file:
                 pq.write_table(shown, file)
-            with storage.writing(folder / ScoreTable.EMBEDDINGS) as file:
+            with writing.file(folder / ScoreTable.EMBEDDINGS) as file:
                 embeddings = {
                     "label": arrays["label"][sample - mine.start],
                     "expert": arrays["expert"][sample - mine.start],

@@ -1,6 +1,6 @@
 """The features of all shards as one set, and the prototypes of their classes."""
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.artifacts.features import FeaturePart, Features, write_features
 from mofe.data.shards import in_order
 from mofe.partitioning.prototypes import ClassSums
@@ -17,8 +17,8 @@ def stack(parts: list[str], features: str) -> None:
     whole = found[0][0].whole
     with tracking.stage_run("stack", {"parts": len(found)}) as run:
         sums = ClassSums(len(whole.classes), whole.dim)
-        with storage.staged(features) as folder:
-            with storage.writing(folder / Features.TABLE) as file, write_features(file, whole.dim) as write:
+        with writing.staged(features) as folder:
+            with writing.file(folder / Features.TABLE) as file, write_features(file, whole.dim) as write:
                 for info, place in found:
                     info.check(place)
                     with storage.open_parquet(place / Features.TABLE) as table:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mofe import storage, tracking
+from mofe import storage, tracking, writing
 from mofe.ablations import requested
 from mofe.artifacts.metrics import Metrics
 from mofe.report.comparison import compare, format_tables, render_tables
@@ -30,7 +30,7 @@ def tabulate(
     with tracking.stage_run("tabulate", {"tables": ", ".join(tables), "runs": len(metrics)}) as run:
         measured = [Metrics.read_file(uri) for uri in metrics]
         compared = compare(requested(tables, configurations), runs, measured)
-        storage.write_json(storage.resolve(results), [table.to_dict() for table in compared])
-        storage.write_bytes(storage.resolve(report), render_tables(compared).encode())
+        writing.write_json(storage.resolve(results), [table.to_dict() for table in compared])
+        writing.write_bytes(storage.resolve(report), render_tables(compared).encode())
         print(format_tables(compared))
         run.file(report)

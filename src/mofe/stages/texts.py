@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mofe import storage, tracking
+from mofe import tracking, writing
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.texts import TextInfo
@@ -88,7 +88,7 @@ def texts(
         },
     )
     if not text_model:
-        with storage.staged(texts) as folder:
+        with writing.staged(texts) as folder:
             write_texts(folder, info, None)
         return
     with tracking.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
@@ -111,7 +111,7 @@ def texts(
             negative_KP=negative_KP,
             **_given(text_embeddings, found.info.classes, model.projection_DP.shape[1]),
         )
-        with storage.staged(texts) as folder:
+        with writing.staged(texts) as folder:
             told = {"names": tuple(names), "negatives": tuple(negatives)}
             write_texts(folder, info.model_copy(update=told), embedded)
         run.metrics({"classes": len(names), "negatives": len(negatives), "logit_scale": embedded.logit_scale})

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import nn
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.errors import MofeError
 from mofe.sealed_json import sealed, unsealed
 
@@ -37,17 +37,17 @@ def save_checkpoint(
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     final = folder / f"step-{progress['epoch']:05d}-{progress['step']:07d}"
     _remove(final)  # one that was damaged
-    with storage.staged(str(final)) as place:
-        storage.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
-        manifest = {**progress, "files": storage.written(place)}
-        storage.write_bytes(place / MANIFEST, sealed(manifest))
+    with writing.staged(str(final)) as place:
+        writing.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
+        manifest = {**progress, "files": writing.written(place)}
+        writing.write_bytes(place / MANIFEST, sealed(manifest))
     for old in _steps(folder)[:-KEPT]:
         _remove(old)
 
 
 def handed_on(folder: UPath) -> None:
     """Note that the training whose checkpoints lie in ``folder`` came to its end, and that its model was written."""
-    storage.write_bytes(folder / END, _pipeline_run().encode())
+    writing.write_bytes(folder / END, _pipeline_run().encode())
 
 
 def forget_handed_on(folder: UPath) -> None:

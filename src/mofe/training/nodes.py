@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.errors import MofeError
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -62,7 +62,7 @@ def train_on_nodes(arguments: Mapping[str, Any], num_nodes: int, resources: Mapp
         cluster.wait_for(name, num_nodes)
     for name in OUTPUTS:
         if places[name] != arguments[name]:
-            with storage.local_copy(places[name]) as copy, storage.staged(arguments[name]) as folder:
+            with storage.local_copy(places[name]) as copy, writing.staged(arguments[name]) as folder:
                 shutil.copytree(copy, folder.path, dirs_exist_ok=True)
 
 
