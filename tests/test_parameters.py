@@ -45,7 +45,8 @@ SIZE = st.integers(1, 1 << 20)
 FRACTION = st.floats(0, 1)
 TOLERATION = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
 BAD: dict[str, st.SearchStrategy[Any]] = {
-    **dict.fromkeys(("train_data", "test_data", "detector", "backbone"), st.sampled_from(["", " ", "\n\t"])),
+    **dict.fromkeys(("train_data", "test_data", "detector"), st.sampled_from(["", " ", "\n\t", "a\0b"])),
+    "backbone": st.sampled_from(["", " ", "\n\t"]),
     **dict.fromkeys(("synsets", "checkpoints"), st.just("a\0b")),
     "ood_data": st.sampled_from([
         [], ["a"], [{}], [{"dataset": "a"}], [{"dataset": "a", "uri": "b", "url": "c"}],
@@ -128,7 +129,7 @@ GOOD: dict[str, st.SearchStrategy[Any]] = {
     "tolerations": st.sampled_from([[], [TOLERATION], [{"operator": "Exists", "tolerationSeconds": 3}]]),
     "node_resources": st.sampled_from([{}, {"nvidia.com/gpu": 8, "memory": "64Gi", "cpu": "500m"}]),
     "strategy": st.sampled_from(["taxonomy", "kmeans++"]),
-    "train_data": st.text(min_size=1).filter(lambda t: t.strip() and "://" not in t),
+    "train_data": st.text(min_size=1).filter(lambda t: t.strip() and "\0" not in t and "://" not in t),
     "credentials": st.sampled_from(["mofe-credentials", "a.b"]),
 }
 

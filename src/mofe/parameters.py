@@ -78,7 +78,7 @@ def _is_quantity(value: Any) -> bool:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("train_data", "test_data", "detector"), _like(r"(?s).*\S.*", "must be a path or URI")),
+    **dict.fromkeys(("train_data", "test_data", "detector"), _like(r"[^\0]*[^\0\s][^\0]*", "must be a path or URI")),
     **dict.fromkeys(("synsets", "checkpoints"), _TEXT),
     "train_images_per_class": _COUNT,
     "evaluation_images_per_class": _COUNT,

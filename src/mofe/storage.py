@@ -58,8 +58,6 @@ def check_uri(uri: str) -> None:
     Raises:
         MofeError: it does; the message does not.
     """
-    if "\0" in uri:
-        raise MofeError(f"{uri!r} holds a NUL character, which no path or URI can")
     if USER_INFO.search(uri):
         raise MofeError(
             f"{USER_INFO.sub('', uri)} was given with a user name and password, or a token: URIs are written into logs "
@@ -69,6 +67,8 @@ def check_uri(uri: str) -> None:
 
 def resolve(uri: Location) -> UPath:
     """The path object of a local path (made absolute) or fsspec URI."""
+    if "\0" in str(uri):
+        raise MofeError(f"{str(uri)!r} holds a NUL character, which no path or URI can")
     check_uri(str(uri))
     try:
         if str(uri).startswith(("s3://", "s3a://")):

@@ -34,15 +34,15 @@ def test_parts_add_up_to_the_same_bits(tmp_path: Path) -> None:
         for sums in (whole, parts[batch * 3 // 100]):
             sums.add(z_ND[rows], labels_N[rows])
     joined = ClassSums(2, 5)
-    for part in reversed(parts):
-        with writing.staged(tmp_path / "part") as folder:
+    for number, part in reversed([*enumerate(parts)]):
+        with writing.staged(tmp_path / f"part-{number}") as folder:
             part.write(folder)
-        joined.join(ClassSums.read(storage.resolve(tmp_path / "part")))
+        joined.join(ClassSums.read(storage.resolve(tmp_path / f"part-{number}")))
     np.testing.assert_array_equal(joined.sum_CD, whole.sum_CD)
     np.testing.assert_array_equal(joined.count_C, whole.count_C)
     with writing.staged(tmp_path / "whole") as folder:
         whole.write_prototypes(folder, ["dog", "fox"], "the-images")
-    assert pq.read_table(tmp_path / "part" / Features.SUMS).schema == sum_schema(5)
+    assert pq.read_table(tmp_path / "part-0" / Features.SUMS).schema == sum_schema(5)
     assert pq.read_table(tmp_path / "whole" / Features.PROTOTYPES).schema == prototype_schema(5)
 
 
