@@ -76,4 +76,4 @@ def written(default: Any, kind: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page(), "utf-8")

@@ -60,9 +60,14 @@ def check_uri(uri: str) -> None:
     """
     if USER_INFO.search(uri):
         raise MofeError(
-            f"{USER_INFO.sub('', uri)} was given with a user name and password, or a token: URIs are written into logs "
+            f"{without_secrets(uri)} was given with a user name and password, or a token: URIs are written into logs "
             "and artifacts, so give credentials in the environment instead (docs/your-images.md)"
         )
+
+
+def without_secrets(text: str) -> str:
+    """A text with URIs in it, without what :data:`USER_INFO` finds in them."""
+    return USER_INFO.sub("", text)
 
 
 def resolve(uri: Location) -> UPath:

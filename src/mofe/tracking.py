@@ -129,8 +129,8 @@ class StageRun:
 
 def warn(error: Exception) -> None:
     """Say, without secrets, that tracking has failed."""
-    where = storage.USER_INFO.sub("", os.environ.get("MLFLOW_TRACKING_URI", ""))
-    reason = storage.USER_INFO.sub("", " ".join(str(error).split())[:200])
+    where = storage.without_secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    reason = storage.without_secrets(" ".join(str(error).split())[:200])
     log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)
 
 
@@ -145,7 +145,7 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
     """
     name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
     run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
-    shown = {name: storage.USER_INFO.sub("", str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
+    shown = {name: storage.without_secrets(str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
     run.event(
         "start",
         stage=stage,

@@ -259,8 +259,8 @@ def send_journals(folder: UPath) -> tuple[int, int]:
     except MofeError:
         raise
     except Exception as error:
-        reason = storage.USER_INFO.sub("", " ".join(str(error).split())[:200])
-        where = storage.USER_INFO.sub("", os.environ["MLFLOW_TRACKING_URI"])
+        reason = storage.without_secrets(" ".join(str(error).split())[:200])
+        where = storage.without_secrets(os.environ["MLFLOW_TRACKING_URI"])
         raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
     return len(journals), sent
 

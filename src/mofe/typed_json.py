@@ -1,4 +1,4 @@
-"""JSON files without a seal, held against the types of what they should hold."""
+"""JSON that is held against the types of what it should hold; files without a seal."""
 
 from typing import TypeVar
 
@@ -21,7 +21,11 @@ def read_json(file: storage.Location, kind: type[T], what: str) -> T:
     try:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise MofeError(f"{path} is not a valid {what}: {reason}") from error
+        raise MofeError(f"{path} is not a valid {what}: {first_reason(error)}") from error
+
+
+def first_reason(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -58,11 +58,11 @@ def staged(uri: storage.Location) -> Iterator[UPath]:
     with storage.access(uri, "place for the artifact"):
         if target.exists() and not target.is_dir():
             raise MofeError(f"{uri} is a file: name a folder for the artifact")
-        if target.is_dir() and any(target.iterdir()):
+        if target.is_dir():
             _check_artifact(final, [file.name for file in target.iterdir()])
         target.parent.mkdir(parents=True, exist_ok=True)
         _clear(target)
-        partial, old = (target.with_name(f".{target.name}.{kind}-{uuid.uuid4().hex[:12]}") for kind in (PARTIAL, OLD))
+        partial, old = _beside(target, PARTIAL), _beside(target, OLD)
         partial.mkdir()
     try:
         with _held(partial):
@@ -77,6 +77,11 @@ def staged(uri: storage.Location) -> Iterator[UPath]:
                 partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A name of this writer's own; :func:`_clear` finds all of a kind."""
+    return target.with_name(f".{target.name}.{kind}-{uuid.uuid4().hex[:12]}")
 
 
 def _clear(target: Path) -> None:
@@ -166,7 +171,9 @@ class _Hashed:
 
 
 def _check_artifact(folder: UPath, names: list[str]) -> None:
-    """Refuse to replace what no :func:`staged` has made."""
+    """Refuse to replace what no :func:`staged` has made; an empty folder may be."""
+    if not names:
+        return
     manifests = [folder / name for name in names if name.endswith(".json") and "/" not in name]
     if UNFINISHED not in names and not any(is_sealed(storage.read_bytes(file, "manifest")) for file in manifests):
         raise MofeError(
@@ -184,8 +191,7 @@ def _emptied(folder: UPath) -> UPath:
     if "/" not in folder.path.strip("/"):
         raise MofeError(f"{folder} is a whole bucket: name a folder in it")
     found = [name for name in storage.names(folder) if name]  # a folder that was made in a console is an object
-    if found:
-        _check_artifact(folder, found)
+    _check_artifact(folder, found)
     mark = folder / UNFINISHED
     fs.pipe_file(mark.path, b"")
     manifests = [name for name in found if name.endswith(".json")]
@@ -217,7 +223,7 @@ def file(path: UPath) -> Iterator[IO[bytes]]:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which begin empty
                 _clear(target)
-            partial = target.with_name(f".{target.name}.{PARTIAL}-{uuid.uuid4().hex[:12]}")
+            partial = _beside(target, PARTIAL)
             try:
                 partial.touch()
                 with _held(partial):

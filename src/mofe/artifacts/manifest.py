@@ -17,6 +17,7 @@ from upath import UPath
 from mofe import storage, writing
 from mofe.errors import MofeError
 from mofe.sealed_json import sealed, unsealed
+from mofe.typed_json import first_reason
 
 THREADS = 16
 """That read small pieces of many files at once."""
@@ -67,8 +68,7 @@ class Manifest(BaseModel):
             values, identity = unsealed(content)
             found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else None
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+            reason = first_reason(error) if isinstance(error, ValidationError) else str(error)
             raise MofeError(f"{path} is not a valid {cls.what}: {reason}") from error
         if not identity:
             raise MofeError(f"{path} is damaged: it does not have the SHA-256 that it notes; make the {cls.what} again")

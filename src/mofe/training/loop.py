@@ -134,7 +134,7 @@ class Trainer:
         resumed = load_checkpoint(self.checkpoints, self.model, self.optimiser) if self.checkpoints else None
         if resumed is None:
             self._probe()
-            resumed = {"epoch": 1, "step": 0, "sums": [0.0] * 3}
+            resumed = _beginning_of(1)
             self._save(resumed)
         else:
             self.history = [Epoch.model_validate(e) for e in resumed["history"]]
@@ -146,7 +146,7 @@ class Trainer:
         with termination.deferred() as self.is_to_end:
             for epoch in range(resumed["epoch"], recipe.epochs + 1):
                 self._train_epoch(epoch, resumed["step"], np.array(resumed["sums"]))
-                resumed = {"epoch": epoch + 1, "step": 0, "sums": [0.0] * 3}
+                resumed = _beginning_of(epoch + 1)
                 self._save(resumed)
 
     def _probe(self) -> None:
@@ -325,3 +325,8 @@ class Trainer:
         history = [epoch.model_dump(mode="json") for epoch in self.history]
         save_checkpoint(self.checkpoints, self.model, self.optimiser, {**progress, "history": history})
         self.last_saved = time.monotonic()
+
+
+def _beginning_of(epoch: int) -> dict[str, Any]:
+    """The progress of a run that is about to begin an epoch."""
+    return {"epoch": epoch, "step": 0, "sums": [0.0] * 3}
