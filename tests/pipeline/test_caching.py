@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def is_alive(process: str) -> bool:
     [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, SystemExit)],
 )
 def test_a_run_that_is_stopped_lets_its_stage_end(
-    run: Run, tmp_path: Path, stage: str, how: signal.Signals, end: type[BaseException]
+    run: Run, tmp_path: Path, request: pytest.FixtureRequest, stage: str, how: signal.Signals, end: type[BaseException]
 ) -> None:
     """Told by SIGTERM, the stage has the time for a checkpoint; and nothing of it stays behind."""
     begun, told = tmp_path / "begun", tmp_path / "told"
@@ -97,8 +98,9 @@ def test_a_run_that_is_stopped_lets_its_stage_end(
             time.sleep(0.05)
         os.kill(os.getpid(), how)
 
+    before = signal.default_int_handler if how is signal.SIGINT else signal.SIG_DFL
+    request.addfinalizer(partial(signal.signal, how, signal.signal(how, before)))  # the tests may run under nohup
     threading.Thread(target=stop, daemon=True).start()
-    before = signal.getsignal(how)
     with pytest.raises(end):
         run()
     assert signal.getsignal(how) is before
@@ -130,6 +132,14 @@ def test_a_stage_that_does_not_end_is_killed(
     with pytest.raises(SystemExit):
         run()
     assert not is_alive(begun.read_text())
+
+
+def test_under_nohup_a_run_outlives_its_terminal(run: Run, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    standing_in = tmp_path / "stand-ins" / "mofe" / "stages" / "finetune.py"
+    hang_up = f"import os, signal\nos.kill({os.getpid()}, signal.SIGHUP)\n"
+    standing_in.write_text(hang_up + standing_in.read_text())
+    request.addfinalizer(partial(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN)))
+    assert executed(run()) == EVERYTHING
 
 
 def test_a_default_that_is_given_changes_nothing(run: Run) -> None:
