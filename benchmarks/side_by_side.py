@@ -17,7 +17,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Name = TypeVar("Name")
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -52,11 +54,11 @@ def options(text: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def alternately(work: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def alternately(work: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
     """Seconds of each piece of work in each round, all once before the first to warm up."""
     for piece in work.values():
         piece()
-    seconds: dict[str, list[float]] = {name: [] for name in work}
+    seconds: dict[Name, list[float]] = {name: [] for name in work}
     gc.disable()  # collecting what others left would be somebody's time
     try:
         for turn in range(rounds):

@@ -14,7 +14,7 @@ from mofe.stages.index import index
 from mofe.stages.merge import merge
 from mofe.stages.score import score
 
-OPTIONS = {"batch_size": 7, "num_workers": 0}
+OPTIONS = {"batch_size": 2, "num_workers": 0}
 
 
 def parts_of(images: str, detector: str, folder: Path, shards: Sequence[int] = (0, 1, 2)) -> list[str]:
@@ -53,15 +53,15 @@ def test_without_comparison_too(
     monkeypatch.setattr(score_module, "SAMPLE", 2)  # the shard in the middle has none of it
     plain = str(tmp_path / "plain")
     index(detector.images, detector.features, detector.model, plain, compare=False, knn_k=3, num_workers=0)
-    images = make_images("set", "ood", per_class=5)
+    images = make_images("set", "ood", per_class=9)
     score(images, plain, str(tmp_path / "whole"), **OPTIONS)  # type: ignore[arg-type]
     parts = parts_of(images, plain, tmp_path)
     merge(parts, str(tmp_path / "joined"))
     assert_same(tmp_path / "joined", tmp_path / "whole")
 
-    with pytest.raises(MofeError, match="hold the images 0 to 20 once each, found 0 to 7, 14 to 20"):
+    with pytest.raises(MofeError, match="hold the images 0 to 36 once each, found 0 to 16, 32 to 36"):
         merge([parts[0], parts[2]], str(tmp_path / "again"))
-    with pytest.raises(MofeError, match="found 0 to 7, 0 to 7, 7 to 14, 14 to 20"):
+    with pytest.raises(MofeError, match="found 0 to 16, 0 to 16, 16 to 32, 32 to 36"):
         merge([parts[0], *parts], str(tmp_path / "again"))
     (other,) = parts_of(images, detector.detector, tmp_path / "other", [1])
     with pytest.raises(MofeError, match=r"other/part-1 and .*part-0 are not parts of the same whole"):

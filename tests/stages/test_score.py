@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -20,6 +21,7 @@ from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics
 from mofe.detection.concept_matching import mcm
+from mofe.detection.knn import ExpertKNN
 from mofe.detector import SCORES
 from mofe.errors import MofeError
 from mofe.models import create_backbone
@@ -29,8 +31,8 @@ from mofe.stages.score import score
 from mofe.stages.texts import texts
 
 
-def scored(images: str, paths: SimpleNamespace, where: Path) -> ScoreTable:
-    score(images, paths.detector, str(where), num_workers=0, precision="fp32")
+def scored(images: str, paths: SimpleNamespace, where: Path, batch_size: int = 128) -> ScoreTable:
+    score(images, paths.detector, str(where), batch_size=batch_size, num_workers=0, precision="fp32")
     return ScoreTable(str(where))
 
 
@@ -44,6 +46,24 @@ def test_known_images_score_above_unknown_ones(
     assert (known.table["label"].to_numpy() == known.table["predicted"].to_numpy()).mean() > 0.9
     assert set(unknown.table["label"].to_pylist()) == {-1}
     assert ood_metrics(known.table["knn"], unknown.table["knn"]).auroc > 0.9
+
+
+def test_eight_batches_are_asked_about_together(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, search = [], ExpertKNN.search
+
+    def recorded(knn: ExpertKNN, embeddings_BD: np.ndarray, *more: Any) -> Any:
+        asked.append(len(embeddings_BD))
+        return search(knn, embeddings_BD, *more)
+
+    images = make_images("test", "test", per_class=10)
+    together = scored(images, detector, tmp_path / "a", 40)
+    monkeypatch.setattr(ExpertKNN, "search", recorded)
+    in_groups = scored(images, detector, tmp_path / "b", 2)
+    assert set(asked) == {16, 8}, "of 40 images"
+    assert in_groups.table["id"].equals(together.table["id"])
+    np.testing.assert_allclose(in_groups.table["knn"], together.table["knn"], atol=1e-4)
 
 
 def test_labels_go_by_name_not_by_number(
@@ -100,7 +120,7 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]
 
     test = make_images("test", "test", per_class=3)
-    table, judge = scored(test, paths, tmp_path / "scores"), load_detector(paths.detector)
+    table, judge = scored(test, paths, tmp_path / "scores", 5), load_detector(paths.detector)
     names = [name for name in table.info.scores if name.startswith("text.")]
     assert {"text.msp", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < set(names)
     assert set(names) < set(judge.thresholds) & set(judge.calibration.column_names)

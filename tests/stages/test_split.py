@@ -1,4 +1,4 @@
-"""split: every image once, in order, in whole batches."""
+"""split: every image once, in order, in whole batches and groups of them."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -7,29 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mofe.data.shards import bounds, images_of
+from mofe.data.shards import TOGETHER, bounds, images_of
 from mofe.errors import MofeError
 from mofe.stages.split import split
 
 
-@given(num_images=st.integers(1, 500), batch_size=st.integers(1, 60), shards=st.integers(1, 20))
-def test_shards_are_a_partition_into_whole_batches(num_images: int, batch_size: int, shards: int) -> None:
+@given(num_images=st.integers(1, 500), batch_size=st.integers(1, 20), shards=st.integers(1, 20))
+def test_shards_are_a_partition_into_groups_of_whole_batches(num_images: int, batch_size: int, shards: int) -> None:
     edges = bounds(num_images, batch_size, shards)
     assert (edges[0], edges[-1]) == (0, num_images)
-    assert all(edge % batch_size == 0 for edge in edges[:-1])
-    batches = [-(-(stop - start) // batch_size) for start, stop in pairwise(edges)]
-    assert len(batches) == min(shards, -(-num_images // batch_size))
-    assert 1 <= min(batches) <= max(batches) <= min(batches) + 1
-    of_each = [images_of(shard, shards, num_images, batch_size) for shard in range(len(batches))]
+    size = TOGETHER * batch_size
+    assert all(edge % size == 0 for edge in edges[:-1])
+    groups = [-(-(stop - start) // size) for start, stop in pairwise(edges)]
+    assert len(groups) == min(shards, -(-num_images // size))
+    assert 1 <= min(groups) <= max(groups) <= min(groups) + 1
+    of_each = [images_of(shard, shards, num_images, batch_size) for shard in range(len(groups))]
     assert [position for mine in of_each for position in mine] == list(range(num_images))
 
 
-def test_no_more_shards_than_batches(make_images: Callable[..., str]) -> None:
+def test_no_more_shards_than_groups(make_images: Callable[..., str]) -> None:
     images = make_images()  # 48
-    assert split(images, shards=3, batch_size=10) == [0, 1, 2]
-    assert split(images, shards=30, batch_size=10) == [0, 1, 2, 3, 4]
-    assert split(images, shards=30.0, batch_size=100.0) == [0]  # type: ignore[arg-type]
+    assert split(images, shards=3, batch_size=1) == [0, 1, 2]
+    assert split(images, shards=30, batch_size=1) == [0, 1, 2, 3, 4, 5]
+    assert split(images, shards=30.0, batch_size=6.0) == [0]  # type: ignore[arg-type]
     with pytest.raises(MofeError, match=r"shards = 1 must be at least 2: .* for the pipeline mofe"):
         split(images, shards=1)
-    with pytest.raises(MofeError, match="shard = 5: 48 images in batches of 10 have the shards 0 to 4"):
-        images_of(5, 30, 48, 10)
+    with pytest.raises(MofeError, match="shard = 6: 48 images in groups of 8 batches of 1 have the shards 0 to 5"):
+        images_of(6, 30, 48, 1)

@@ -20,7 +20,7 @@ OPTIONS = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights":
 def parts_of(images: str, folder: Path, shards: Sequence[int] = (0, 1, 2), **more: object) -> list[str]:
     places = [str(folder / f"part-{shard}") for shard in shards]
     for shard, place in zip(shards, places, strict=True):
-        extract(images, place, shard=shard, shards=3, **{**OPTIONS, "batch_size": 5, **more})  # type: ignore[arg-type]
+        extract(images, place, shard=shard, shards=3, **{**OPTIONS, "batch_size": 2, **more})  # type: ignore[arg-type]
     return places
 
 
@@ -30,7 +30,7 @@ def test_it_is_what_one_task_makes(
     # row groups end neither with batches nor with shards
     monkeypatch.setattr(mofe.artifacts.features, "FEATURE_ROWS", 13)
     images, whole, joined = make_images(), tmp_path / "whole", tmp_path / "joined"
-    extract(images, str(whole), batch_size=5, **OPTIONS)  # type: ignore[arg-type]
+    extract(images, str(whole), batch_size=2, **OPTIONS)  # type: ignore[arg-type]
     stack(parts_of(images, tmp_path)[::-1], str(joined))
     assert {file.name for file in joined.iterdir()} == {Features.TABLE, Features.PROTOTYPES, "features.json"}
     for file in joined.iterdir():
@@ -43,11 +43,11 @@ def test_what_is_not_one_whole_is_refused(make_images: Callable[..., str], tmp_p
     one, two, three = parts_of(make_images(), tmp_path)
     (other,) = parts_of(make_images("other"), tmp_path / "other", [1])
     joined = str(tmp_path / "joined")
-    with pytest.raises(MofeError, match="hold the images 0 to 48 once each, found 0 to 15, 30 to 48"):
+    with pytest.raises(MofeError, match="hold the images 0 to 48 once each, found 0 to 16, 32 to 48"):
         stack([one, three], joined)
-    with pytest.raises(MofeError, match=r"hold the images 0 to 48 once each, found 0 to 15, 15 to 30$"):
+    with pytest.raises(MofeError, match=r"hold the images 0 to 48 once each, found 0 to 16, 16 to 32$"):
         stack([two, one], joined)
-    with pytest.raises(MofeError, match="found 0 to 15, 15 to 30, 15 to 30, 30 to 48"):
+    with pytest.raises(MofeError, match="found 0 to 16, 16 to 32, 16 to 32, 32 to 48"):
         stack([one, two, three, two], joined)
     with pytest.raises(MofeError, match=r"other/part-1 and .*part-0 are not parts of the same whole"):
         stack([one, other, three], joined)

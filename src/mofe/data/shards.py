@@ -12,18 +12,23 @@ from mofe.errors import MofeError
 
 Part = TypeVar("Part", FeaturePart, ScorePart)
 
+TOGETHER = 8
+"""Batches that score looks at together: in 1024 images at once neighbours are found three times as fast as in 128."""
+
 
 def bounds(num_images: int, batch_size: int, shards: int) -> list[int]:
     """Where each shard begins, and where the last one ends.
 
-    A shard is as many whole batches as any other, or one more, in order, so that every batch is made up as if there
-    were no shards, and what comes of it is the same to the bit. There are no more shards than batches.
+    A shard is as many groups of :data:`TOGETHER` whole batches as any other, or one more, in order, so that every batch
+    and group is made up as if there were no shards, and what comes of it is the same to the bit. There are no more
+    shards than groups.
     """
     if shards < 1 or batch_size < 1:
         raise MofeError(f"shards = {shards} and batch_size = {batch_size} must be at least 1")
-    batches = -(-num_images // batch_size)
-    count = min(shards, batches)
-    return [min(batches * shard // count * batch_size, num_images) for shard in range(count + 1)]
+    size = TOGETHER * batch_size
+    groups = -(-num_images // size)
+    count = min(shards, groups)
+    return [min(groups * shard // count * size, num_images) for shard in range(count + 1)]
 
 
 def images_of(shard: int, shards: int, num_images: int, batch_size: int) -> range:
@@ -35,7 +40,8 @@ def images_of(shard: int, shards: int, num_images: int, batch_size: int) -> rang
     starts = bounds(num_images, batch_size, int(shards))  # Kubeflow hands numbers on as floats
     if not 0 <= shard < len(starts) - 1:
         raise MofeError(
-            f"shard = {shard:g}: {num_images} images in batches of {batch_size} have the shards 0 to {len(starts) - 2}"
+            f"shard = {shard:g}: {num_images} images in groups of {TOGETHER} batches of {batch_size} have the shards "
+            f"0 to {len(starts) - 2}"
         )
     return range(starts[int(shard)], starts[int(shard) + 1])
 

@@ -1,7 +1,7 @@
 """Images through the model: the one code path by which extract, index, score and the detector embed."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ class EmbeddedBatch(NamedTuple):
     positions_B: np.ndarray
     labels_B: np.ndarray
     outputs: tuple[MoFEOutput, ...]
+
+    @classmethod
+    def joined(cls, batches: Sequence[Self]) -> Self:
+        """Several batches as one."""
+        positions, labels, outputs = zip(*batches, strict=True)
+        of_models = (zip(*of_model, strict=True) for of_model in zip(*outputs, strict=True))
+        joined = tuple(MoFEOutput(*map(torch.cat, parts)) for parts in of_models)
+        return cls(np.concatenate(positions), np.concatenate(labels), joined)
 
 
 def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:

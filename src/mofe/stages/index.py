@@ -111,14 +111,12 @@ def index(
             )
 
         held = np.flatnonzero(is_validation_N)
-        seen = [output for _, _, (output,) in embed(held, "thresholds")]
-        scored = [scores_of(output, knn).values for output in seen]
-        calibration = {name: np.concatenate([values[name] for values in scored]) for name in SCORES}
+        (seen,) = EmbeddedBatch.joined(list(embed(held, "thresholds"))).outputs
+        calibration = scores_of(seen, knn).values
         comparison = None
         if compare:
             labels_N, before_ND = shards.labels_N, found.column("embedding")
-            held_MD = torch.cat([output.embedding_BD for output in seen])
-            held_experts_M = torch.cat([output.expert_B for output in seen]).numpy()
+            held_MD, held_experts_M = seen.embedding_BD, seen.expert_B.numpy()
             comparison, refused = Comparison.fit(
                 pretrained=Space(before_ND[known], before_ND[held]),
                 tuned=Space(bank_ND, held_MD.numpy()),
@@ -139,8 +137,7 @@ def index(
                 backbone = untouched(config.backbone, config.partition.classes)
                 patches = LocalScores(backbone, words)
                 local_M = torch.cat([patches.latest_B for _ in embed(held, "what patches show", by=backbone)])
-                logits_MC = torch.cat([output.logits[:, :-1] for output in seen])
-                calibration |= comparison.text.score(held_before_MD, local_M, logits_MC)
+                calibration |= comparison.text.score(held_before_MD, local_M, seen.logits[:, :-1])
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}

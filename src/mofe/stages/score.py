@@ -1,18 +1,23 @@
 """Scores of one evaluation set."""
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
-from mofe.data.shards import images_of
-from mofe.detection.embedding import embed_shards
+from mofe.data.shards import TOGETHER, images_of
+from mofe.detection.embedding import EmbeddedBatch, embed_shards
+from mofe.detection.local_score import LocalScores
 from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
 from mofe.report.thumbnails import gallery
@@ -69,9 +74,9 @@ def score(
         nothing = np.empty((0, judge.model.dim), np.float32)  # a shard may have no image of the sample
         before, after, nearest, right = [nothing], [nothing], [], []
         compared = [judge.pretrained] if judge.info.compared else []
-        text, local = (judge.comparison.text, judge.local) if compared else (None, None)
+        text, patches = (judge.comparison.text, judge.local) if compared else (None, None)
         seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine))
-        for positions_B, labels_B, (output, *untouched) in seen:
+        for (positions_B, labels_B, (output, *untouched)), local_B in _together(seen, patches):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
@@ -85,8 +90,8 @@ def score(
                 before.append(z_BD.numpy()[sampled_B])
                 values |= judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
                 values |= judge.comparison.score_pretrained(z_BD)
-                if text and local:
-                    values |= text.score(z_BD, local.latest_B, output.logits[:, :-1])
+                if text:
+                    values |= text.score(z_BD, local_B, output.logits[:, :-1])
                     right.append(text.classify(z_BD) == label_of[labels_B])
             for name, values_B in values.items():
                 columns[name].append(values_B)
@@ -144,6 +149,14 @@ def score(
                     zero_shot_right=None if right_N is None else int(right_N.sum()),
                 ).write(folder)
         run.metrics({"images": len(mine), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
+
+
+def _together(seen: Iterator[EmbeddedBatch], patches: LocalScores | None) -> Iterator[tuple[EmbeddedBatch, Tensor]]:
+    """The images of several batches at once, and what their patches showed if somebody looked."""
+    looked_at = ((batch, patches.latest_B if patches else torch.empty(0)) for batch in seen)
+    while some := list(islice(looked_at, TOGETHER)):
+        batches, local = zip(*some, strict=True)
+        yield EmbeddedBatch.joined(batches), torch.cat(local)
 
 
 def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:

@@ -6,7 +6,7 @@ from mofe.errors import MofeError
 
 
 def split(images: str, *, shards: int = 8, batch_size: int = 128) -> list[int]:
-    """Number the shards of an image set: one is as many whole batches as another, so fewer images make fewer shards.
+    """Number the shards of an image set: each is as many groups of 8 batches as another, so few images make few shards.
 
     Args:
         images: image set written by prepare (path or URI).
