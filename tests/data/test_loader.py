@@ -7,11 +7,13 @@ import pytest
 import timm.data
 import torch
 from PIL import Image
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
-from mofe.data.loader import ShardDataset, normalised, training_transform
+from mofe.data.loader import FEW, ShardDataset, normalised, training_transform
+from mofe.data.pixels import decode_pixels
 
 GREY = Preprocessing(
     image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_fraction=0.9
@@ -40,6 +42,31 @@ def test_an_image_is_augmented_alike_whatever_was_drawn_before(make_images: Call
         torch.testing.assert_close(dataset[i][0], before[i], rtol=0, atol=0)
     dataset.epoch = 1
     assert any(not torch.equal(dataset[i][0], before[i]) for i in range(6))
+
+
+def test_a_batch_is_its_images_one_by_one(make_images: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = ShardDataset(ImageShards(make_images()), training_transform(BLAND, "randaugment"), seed=3)
+    decoded, transformed, transform = 0, 0, dataset.transform
+
+    def counted(content: bytes) -> Tensor:
+        nonlocal decoded
+        decoded += 1
+        assert decoded - transformed <= FEW, "no more are held"
+        return decode_pixels(content)
+
+    def one(image: Tensor) -> Tensor:
+        nonlocal transformed
+        transformed += 1
+        return transform(image)
+
+    positions = [5, 40, *range(30), 5]
+    alone = [dataset[position] for position in positions]
+    monkeypatch.setattr("mofe.data.loader.decode_pixels", counted)
+    dataset.transform = one
+    together = dataset.__getitems__(positions)
+    assert [item[1:] for item in together] == [item[1:] for item in alone]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(together, alone, strict=True))
+    assert decoded == transformed == len(positions)
 
 
 def test_seeding_an_image_does_not_go_round_the_accelerators(

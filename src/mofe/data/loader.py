@@ -28,6 +28,9 @@ from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError
 
+FEW = 8
+"""Images that are decoded before the first of them is transformed."""
+
 Transform = Callable[[Image.Image | Tensor], Tensor]
 """Of an image in RGB: Pillow's, or bytes (3, H, W)."""
 
@@ -129,14 +132,31 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
         return len(self.shards)
 
     def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
-        content, _, label = self.shards.image(position)
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int, int]]:
+        """What a loader asks for: a batch, of which a few images at once are decoded and then transformed.
+
+        So the code of each step stays in the processor's cache, which saves a quarter of a thumbnail's time.
+        """
+        return [item for start in range(0, len(positions), FEW) for item in self._items(positions[start : start + FEW])]
+
+    def _items(self, positions: Sequence[int]) -> list[tuple[Tensor, int, int]]:
+        found = [self.shards.image(position) for position in positions]
+        pixels = [decode_pixels(content) for content, _, _ in found]
+        return [
+            (self._transformed(image, position), label, position)
+            for image, (_, _, label), position in zip(pixels, found, positions, strict=True)
+        ]
+
+    def _transformed(self, image: Tensor, position: int) -> Tensor:
         if self.seed is not None:  # torchvision and timm draw from these three, without a generator of one's own
             state = np.random.SeedSequence((self.seed, self.epoch, position)).generate_state(3)
             random.seed(int(state[0]))
             np.random.seed(int(state[1]))
             # torch.manual_seed would also ask after every accelerator, which takes longer than decoding a thumbnail
             torch.default_generator.manual_seed(int(state[2]))
-        return self.transform(decode_pixels(content)), label, position
+        return self.transform(image)
 
 
 def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:

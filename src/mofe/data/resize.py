@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import Resize
 from torchvision.transforms.v2.functional import resize
 
@@ -32,7 +33,7 @@ class QuickRandomResizedCrop(RandomResizedCropAndInterpolation):  # type: ignore
         pixels_CHW = _pixels(image)
         top, left, height, width = self.get_params(pixels_CHW, self.scale, self.ratio)
         part_CHW = pixels_CHW[:, top : top + height, left : left + width]
-        return resize(part_CHW, list(self.size), self.interpolation)
+        return interpolate(part_CHW[None], self.size, mode=self.interpolation.value, antialias=True)[0]
 
 
 def _pixels(image: Image.Image | Tensor) -> Tensor:
