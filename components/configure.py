@@ -10,22 +10,6 @@ from components.images import image
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def configure(
     run: Dict[str, Any],  # noqa: UP006
-    num_experts: int,
-    strategy: str,
-    top_k: int,
-    epochs: int,
-    learning_rate: float,
-    mixup: str,
-    mixup_scale: float,
-    mixup_sigma: float,
-    fold_lambda: bool,
-    regulariser: str,
-    regulariser_weight: float,
-    negative_weight: float,
-    router: str,
-    expert_init: str,
-    knn_k: int,
-    bank: str,
 ) -> NamedTuple(
     "Configured",
     [
@@ -51,24 +35,4 @@ def configure(
 ):
     from mofe.stages import configure as stage
 
-    return stage.configure(
-        run,
-        {
-            "num_experts": num_experts,
-            "strategy": strategy,
-            "top_k": top_k,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "mixup": mixup,
-            "mixup_scale": mixup_scale,
-            "mixup_sigma": mixup_sigma,
-            "fold_lambda": fold_lambda,
-            "regulariser": regulariser,
-            "regulariser_weight": regulariser_weight,
-            "negative_weight": negative_weight,
-            "router": router,
-            "expert_init": expert_init,
-            "knn_k": knn_k,
-            "bank": bank,
-        },
-    )
+    return stage.configure(run)

@@ -185,7 +185,7 @@ def tables(
         accelerators=accelerators,
     )
     with dsl.ParallelFor(planned.output, name="runs") as run:
-        configured = configure(run=run, **base)
+        configured = configure(run=run)
         on_cpu(configured, credentials)
         chosen = configured.outputs
         judged = detector_of(

@@ -40,16 +40,16 @@ STAND_INS = {
     """,
     "plan": """
         def plan(tables, configurations, seeds, base):
-            return [{"name": c["name"], "seed": s, "settings": c} for s in seeds for c in configurations]
+            changes = [(c["name"], {k: v for k, v in c.items() if k != "name"}) for c in configurations]
+            return [{"name": n, "seed": s, "parameters": {**base, **c}} for s in seeds for n, c in changes]
     """,
     "configure": """
-        def configure(run, base):
-            chosen = {**base, **run["settings"]}
-            chosen.pop("name", None)
-            from typing import NamedTuple
-            kinds = {k: type(v) for k, v in base.items()}
-            Made = NamedTuple("Made", [("name", str), ("seed", int), *kinds.items()])
-            return Made(run["name"], int(run["seed"]), **{k: kinds[k](v) for k, v in chosen.items()})
+        from typing import NamedTuple
+        def configure(run):
+            whole = ("num_experts", "top_k", "epochs", "knn_k")  # they come as floats
+            made = {k: int(v) if k in whole else v for k, v in run["parameters"].items()}
+            Made = NamedTuple("Made", [("name", str), ("seed", int), *((k, type(v)) for k, v in made.items())])
+            return Made(run["name"], int(run["seed"]), **made)
     """,
     "tabulate": """
         import json

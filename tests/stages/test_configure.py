@@ -1,4 +1,4 @@
-"""configure: the settings of a run over the pipeline's parameters, each of its type."""
+"""configure: the parameters of a run one by one, each of its type."""
 
 import inspect
 
@@ -18,22 +18,20 @@ BASE = {
 }  # fmt: skip
 
 
-def test_settings_go_over_parameters_and_the_rest_stays() -> None:
-    run = {"name": "few", "seed": 2.0, "settings": {"num_experts": 3.0, "mixup": "none"}}
-    chosen = configure(run, BASE)
+def test_whole_numbers_are_whole_again() -> None:
+    chosen = configure({"name": "few", "seed": 2.0, "parameters": {**BASE, "num_experts": 3.0, "mixup": "none"}})
     assert chosen == Configuration("few", 2, **{**BASE, "num_experts": 3, "mixup": "none"})
     assert type(chosen.num_experts) is int
 
 
-def test_a_setting_of_another_type_is_refused() -> None:
+def test_a_parameter_of_another_type_is_refused() -> None:
     with pytest.raises(MofeError, match="epochs = 'many' is not of type int"):
-        configure({"name": "x", "seed": 0, "settings": {"epochs": "many"}}, BASE)
+        configure({"name": "x", "seed": 0, "parameters": {**BASE, "epochs": "many"}})
 
 
 def test_the_component_hands_on_every_changeable_parameter() -> None:
     outputs = list(component.component_spec.outputs)
     assert outputs == list(Configuration._fields)
-    assert set(component.component_spec.inputs) == {"run", *CHANGEABLE}
 
 
 def test_the_types_are_finetunes_own() -> None:

@@ -30,7 +30,7 @@ def test_further_configurations_and_floats_from_json() -> None:
     assert run == {
         "name": "mixup_scale=0.5 num_experts=4",
         "seed": 3,
-        "settings": {"mixup_scale": 0.5, "num_experts": 4},
+        "parameters": {**BASE, "mixup_scale": 0.5, "num_experts": 4},
         "rows": ["mixup_scale=0.5 num_experts=4"],
     }
 
@@ -38,9 +38,10 @@ def test_further_configurations_and_floats_from_json() -> None:
 def test_a_row_that_changes_nothing_is_the_method_and_is_run_once() -> None:
     runs = plan(["1-3", "4", "5", "6", "7"], [{"name": "the default w", "mixup_scale": 0.9}], [0], BASE)
     assert len(runs) == 16
-    (method,) = [run for run in runs if not run["settings"]]
+    (method,) = [run for run in runs if run["parameters"] == BASE]
     assert method["rows"] == ["the method", "num_experts=7", "mixup_scale=0.9"]
-    (of_five,) = [run for run in plan(["5"], [], [0], {**BASE, "num_experts": 5.0}) if not run["settings"]]
+    base = {**BASE, "num_experts": 5.0}
+    (of_five,) = [run for run in plan(["5"], [], [0], base) if run["parameters"] == base]
     assert (of_five["name"], of_five["rows"]) == ("the method", ["num_experts=5"])
 
 

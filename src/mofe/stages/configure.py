@@ -5,11 +5,10 @@ from typing import Any
 from mofe.ablations import Configuration, checked
 
 
-def configure(run: dict[str, Any], base: dict[str, Any]) -> Configuration:
-    """Put the settings of a run over the pipeline's parameters.
+def configure(run: dict[str, Any]) -> Configuration:
+    """Hand on the parameters of a run one by one, each of its type, which is what Kubeflow's stages take.
 
     Args:
-        run: from plan: name, seed, settings.
-        base: the pipeline's parameters, all those that a configuration may change.
+        run: from plan.
     """
-    return Configuration(run["name"], int(run["seed"]), **{**checked(base), **checked(run["settings"])})
+    return Configuration(run["name"], int(run["seed"]), **checked(run["parameters"]))

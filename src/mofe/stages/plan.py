@@ -19,7 +19,7 @@ def plan(
         base: the pipeline's parameters; a setting that equals its own changes nothing.
 
     Returns:
-        For each run its ``name``, ``seed`` and ``settings``, and the names of the ``rows`` that it stands for.
+        For each run its ``name``, ``seed`` and ``parameters``, and the names of the ``rows`` that it stands for.
     """
     seeds = [int(seed) for seed in seeds]  # Kubeflow hands numbers on as floats
     if not seeds or len(set(seeds)) < len(seeds):
@@ -28,7 +28,7 @@ def plan(
     runs: dict[str, dict[str, Any]] = {}
     for row in (row for table in requested(tables, configurations) for row in table.rows):
         settings = {name: value for name, value in row.settings.items() if base.get(name) != value}
-        run = runs.setdefault(name_of(settings), {"settings": settings, "rows": []})
+        run = runs.setdefault(name_of(settings), {"parameters": {**base, **settings}, "rows": []})
         if (asked := name_of(row.settings)) not in run["rows"]:
             run["rows"].append(asked)
     return [{"name": name, "seed": seed, **run} for seed in seeds for name, run in runs.items()]
