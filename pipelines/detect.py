@@ -40,7 +40,7 @@ def detect(
     neighbours: int = 0,
     batch_size: int = 128,
     accelerator: str = "nvidia.com/gpu",
-    accelerators: int = 1,
+    accelerators: str = "1",
     node_selector: Dict[str, str] = {},  # noqa: B006, UP006
     tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
     cpu: str = "8",

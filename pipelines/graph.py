@@ -1,8 +1,8 @@
 """The two halves of every pipeline here: from data to features, and from features to a report.
 
 Two loops run over the OOD sets: the first reads and checks them before any long stage begins, so that bad data fails in
-minutes and not after a day; the second scores them. The first is a pipeline of its own because kfp loops over artifacts
-only if one task hands them over.
+minutes and not after a day; the second scores them. Kubeflow loops over parameters only, not over artifacts, so the
+second asks for the same prepared sets once more, and finds them in the cache (docs/decisions/0001).
 """
 
 from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
@@ -20,36 +20,40 @@ from pipelines.placement import Pool, on_accelerator, on_cpu
 from pipelines.shards import extracted, scored
 
 
+def prepared(ood: Any, images_per_class: Any, max_rejected: Any, credentials: Any) -> dsl.PipelineTask:
+    """The images of an OOD set, an item of a loop."""
+    task = prepare(
+        source=ood.uri,
+        name=ood.dataset,
+        role="ood",
+        digest=ood.digest,
+        images_per_class=images_per_class,
+        max_rejected=max_rejected,
+        synsets="",
+    )
+    return on_cpu(task, credentials, cpu="2", memory="4Gi")
+
+
 @dsl.pipeline(name="prepare-ood")
 def prepare_ood(
     ood_data: List[Dict[str, str]],  # noqa: UP006
     images_per_class: int,
     max_rejected: float,
     credentials: str,
-) -> List[dsl.Dataset]:  # noqa: UP006
+):
     with dsl.ParallelFor(ood_data) as ood:
-        prepared = prepare(
-            source=ood.uri,
-            name=ood.dataset,
-            role="ood",
-            digest=ood.digest,
-            images_per_class=images_per_class,
-            max_rejected=max_rejected,
-            synsets="",
-        ).set_display_name("prepare OOD set")
-        on_cpu(prepared, credentials, cpu="2", memory="4Gi")
-    return dsl.Collected(prepared.outputs["images"])
+        prepared(ood, images_per_class, max_rejected, credentials).set_display_name("prepare OOD set")
 
 
 class Prepared(NamedTuple):
-    """The image sets, the features of the training images, what is known of the OOD sets, the texts of the classes."""
+    """The image sets, the features of the training images, the texts of the classes, and how OOD sets are prepared."""
 
     train: Any
     test: Any
-    ood: Any
     features: Any
-    ood_data: Any
     texts: Any
+    ood_data: Any
+    of_ood: dict[str, Any]
 
 
 NO_TEXTS = {"text_model": "", "text_weights": "", "text_templates": [], "text_negatives": 0, "text_embeddings": ""}
@@ -111,12 +115,12 @@ def features_of(
         synsets="",
     ).set_display_name("prepare test")
     on_cpu(test, pool.credentials, cpu="2", memory="4Gi")
-    ood = prepare_ood(
-        ood_data=digests.outputs["ood_data"],
-        images_per_class=evaluation_images_per_class,
-        max_rejected=max_rejected,
-        credentials=pool.credentials,
-    ).set_display_name("prepare OOD sets")
+    of_ood = {
+        "images_per_class": evaluation_images_per_class,
+        "max_rejected": max_rejected,
+        "credentials": pool.credentials,
+    }
+    ood = prepare_ood(ood_data=digests.outputs["ood_data"], **of_ood).set_display_name("prepare OOD sets")
     features = extracted(
         pool,
         accelerators,
@@ -139,10 +143,10 @@ def features_of(
     return Prepared(
         train.outputs["images"],
         test.outputs["images"],
-        ood.output,
         features.output,
-        digests.outputs["ood_data"],
         words.outputs["texts"],
+        digests.outputs["ood_data"],
+        of_ood,
     )
 
 
@@ -199,7 +203,8 @@ def detector_of(
     on_accelerator(detector, pool, accelerators)
     scoring = {"detector": detector.outputs["detector"], **inference}
     id_scores = scored(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
-    with dsl.ParallelFor(data.ood, name="score OOD sets") as images:
+    with dsl.ParallelFor(data.ood_data, name="score OOD sets") as ood:
+        images = prepared(ood, **data.of_ood).set_display_name("find OOD set").outputs["images"]
         ood_scores = scored(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
     report = evaluate(
         id_scores=id_scores.output,

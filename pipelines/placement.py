@@ -55,7 +55,7 @@ def on_accelerator(
     Args:
         task: extract, finetune, index or score.
         pool: which nodes.
-        count: accelerators of the pod; 0 computes on CPUs.
+        count: accelerators of the pod, as text, since Kubeflow's driver takes a number for none; 0 computes on CPUs.
         tries: after a failure, for example because its node was taken away.
         days: after which a try has failed.
     """

@@ -1,7 +1,6 @@
 """extract and score as one task each, or as one a shard of their images, joined.
 
-Shards are pipelines of their own: kfp.local 2.17 hands a loop its item in place of any task's parameter, so what else
-the loop needs must be the parameter of a pipeline; and around the loop over shards there is one over OOD sets.
+Shards are pipelines of their own, so that one task stands for a set in the graph around them, as where there are none.
 """
 
 from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
@@ -28,7 +27,7 @@ def extract_shards(
     batch_size: int,
     num_workers: int,
     precision: str,
-    accelerators: int,
+    accelerators: str,
     accelerator: str,
     node_selector: Dict[str, str],  # noqa: UP006
     tolerations: List[Dict[str, Any]],  # noqa: UP006
@@ -67,7 +66,7 @@ def score_shards(
     batch_size: int,
     num_workers: int,
     precision: str,
-    accelerators: int,
+    accelerators: str,
     accelerator: str,
     node_selector: Dict[str, str],  # noqa: UP006
     tolerations: List[Dict[str, Any]],  # noqa: UP006

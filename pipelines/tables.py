@@ -85,8 +85,8 @@ def tables(
     precision: str = "auto",
     checkpoints: str = "",
     accelerator: str = "nvidia.com/gpu",
-    accelerators: int = 1,
-    train_accelerators: int = 1,
+    accelerators: str = "1",
+    train_accelerators: str = "1",
     num_nodes: int = 1,
     node_resources: Dict[str, Any] = {},  # noqa: B006, UP006
     node_selector: Dict[str, str] = {},  # noqa: B006, UP006

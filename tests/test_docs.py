@@ -21,6 +21,7 @@ from test_kubeflow_runner import kubeflow as kubeflow
 import mofe.cli
 from mofe.digests import shipped
 from mofe.parameter_file import check_parameters, pipeline_parameters, settings_of
+from mofe.rerun import stage_of
 from mofe.stages import STAGES
 from scripts import parameters
 
@@ -136,7 +137,7 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
                 value(resources.get("accelerator", {}).get("resourceCount", "")),
                 f"{days} day{'s' if days > 1 else ''}",
             ]
-            assert costs.setdefault(re.sub(r"^exec-|-\d+$", "", name), cost) == cost, f"{name} in {file}"
+            assert costs.setdefault(stage_of(name), cost) == cost, f"{name} in {file}"
     documented = {row[0]: [cell.replace("`", "") for cell in row[1:5]] for row in rows("kubeflow.md", "stage")}
     assert documented == costs
 
@@ -148,7 +149,7 @@ def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
         for name, executor in pipeline["deploymentSpec"]["executors"].items():
             target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
             assert target
-            images.setdefault(target.group(1), set()).add(re.sub(r"^exec-|-\d+$", "", name))
+            images.setdefault(target.group(1), set()).add(stage_of(name))
     documented = {row[0]: set(row[2].split(", ")) for row in rows("kubeflow.md", "image")}
     assert documented.pop("pipeline") and documented.pop("serve"), "which run no stage"
     assert documented == images

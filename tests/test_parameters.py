@@ -195,7 +195,7 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ("run -f p.yaml --set top_k=4 num_experts=2", "p.yaml: top_k = 4 must lie between 1 and num_experts = 2"),
         ("run -f p.yaml --set epochs=.nan", "epochs = nan is not a whole number"),
         ("schedule a -f p.yaml --cron x --set memory=many", "memory = 'many' must be a size"),
-        ("register --set cpu=-1", "cpu = -1 is not text"),
+        ("register --set cpu=-1", "cpu = '-1' must be a number of CPUs"),
         ("detect --detector d x --batch-size 0", "mofe detect: batch_size = 0 must lie between 1 and 1048576"),
         ("detect --detector d x --neighbours -1", "neighbours = -1 must lie between 0 and 1000"),
         ("detect --detector d x --threshold tpr=7", "threshold = 'tpr=7' must be tpr=SHARE"),

@@ -34,7 +34,7 @@ def stamp(pipeline: str, registry: str | None = None) -> str:
     """
     executor, lines = "", []
     for line in pipeline.splitlines(keepends=True):
-        if found := re.match(r"\s+exec-([a-z]+)(-\d+)?:\s*$", line):
+        if found := re.match(r"\s+exec-([a-z]+)(-\d+)*:\s*$", line):
             executor = found.group(1)
         elif found := re.match(r"(\s+image: )(\S+)\s*$", line):
             line = f"{found.group(1)}{present_image(executor, found.group(2), registry)}\n"

@@ -27,8 +27,9 @@ class Console:
         record.write(logs)
 
     def found_in_cache(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
-        self._done(Execution(stage, label, True, 0.0))
-        self.made(key, outputs)
+        if all(execution.key != key for execution in self.record.executions):  # once is enough, if asked for twice
+            self._done(Execution(stage, label, True, 0.0))
+            self.made(key, outputs)
 
     def made(self, key: str, outputs: dict[str, Any]) -> None:
         """Note what the latest stage has made."""

@@ -1,9 +1,10 @@
 """Runs a compiled pipeline on this machine with kfp.local: cached, with progress, with errors that say where to look.
 
-kfp.local has no hooks, so four of its parts are replaced while a run lasts (:func:`_hooked`): what starts a stage's
-process, what starts its container, the cache (to hear of hits, and to decide when one stage is run again), and how many
-iterations of a loop run at once. One, because stages use every core themselves, and because kfp 2.17 confuses the
-outputs of iterations that end together.
+kfp.local has no hooks, so five of its parts are replaced while a run lasts (:func:`_hooked`): what starts a stage's
+process, what starts its container, the cache (to hear of hits, and to decide when one stage is run again), how many
+iterations of a loop run at once (one, because stages use every core themselves, and because kfp 2.17 confuses the
+outputs of iterations that end together), and what a loop takes from tasks before it (kfp 2.17 puts the loop's item in
+the place of every such parameter, and does not find items that are one of several outputs of a task).
 """
 
 import copy
@@ -267,8 +268,11 @@ def _hooked(
     uncached: set[str],
     again: _Again | None,
 ) -> Iterator[None]:
+    from kfp.compiler.pipeline_spec_builder import to_protobuf_value
     from kfp.local import cache, subprocess_task_handler
     from kfp.local.orchestrator import enhanced_dag_orchestrator
+
+    run_loop = enhanced_dag_orchestrator._run_parallel_for_task
 
     class ReportingCache(cache.LocalCache):
         """The cache of kfp.local, which says when it had an answer, and knows when it must have none, or one."""
@@ -276,9 +280,9 @@ def _hooked(
         def compute_key(
             self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
         ) -> str:
-            self.stage = re.sub(r"^comp-|-\d+$", "", component_name)
+            self.stage = re.sub(r"^comp-|(-\d+)+$", "", component_name)
             self.label = label_of(arguments)
-            return str(super().compute_key(component_name, image, full_command, _as_doubles(arguments), **more))
+            return str(super().compute_key(self.stage, image, full_command, _as_doubles(arguments), **more))
 
         def get(self, key: str) -> dict[str, Any] | None:
             if again and self.stage == again.stage:
@@ -308,6 +312,15 @@ def _hooked(
             super().__init__()
             self.conservative_max = self.max_workers = 1
 
+    def loop(task_name: str, task_spec: Any, io_store: Any, **more: Any) -> bool:
+        for name, given in task_spec.inputs.parameters.items():
+            if given.HasField("task_output_parameter"):
+                made = given.task_output_parameter
+                value = io_store.get_task_output(made.producer_task, made.output_parameter_key)
+                io_store.put_parent_input(name, value)
+                given.runtime_value.constant.CopyFrom(to_protobuf_value(value))
+        return bool(run_loop(task_name=task_name, task_spec=task_spec, io_store=io_store, **more))
+
     def in_process(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         return console.execute(full_command, lambda out: stages.run(full_command, env_vars or {}, out))
 
@@ -330,6 +343,7 @@ def _hooked(
         patch.object(subprocess_task_handler, "run_local_subprocess", in_process),
         patch.object(cache, "get_local_cache", local_cache),
         patch.object(enhanced_dag_orchestrator, "ParallelExecutor", OneByOne),
+        patch.object(enhanced_dag_orchestrator, "_run_parallel_for_task", loop),
         _docker_patch(in_container),
     ):
         yield

@@ -68,10 +68,10 @@ def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
 def check_parameters(
     given: dict[str, Any], known: dict[str, dict[str, Any]], where: str, *, complete: bool = True
 ) -> None:
-    """Refuse unknown names, missing values and values of another type, before any work; whole numbers become floats.
+    """Refuse unknown names, missing values and values of another type, before any work.
 
     Args:
-        given: name → value; changed where a whole number becomes a float.
+        given: name → value; changed where a whole number becomes a float, or text.
         known: from :func:`pipeline_parameters`.
         where: named in errors.
         complete: whether every parameter without a default must be given.
@@ -90,6 +90,8 @@ def check_parameters(
         kind, wanted = _KINDS[known[name]["parameterType"]]
         if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
             given[name] = float(value)  # YAML takes 1e-4 for text
+        elif kind is str and type(value) is int:
+            given[name] = str(value)
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
     missing = [

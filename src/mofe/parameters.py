@@ -111,8 +111,10 @@ RULES: dict[str, Rule] = {
     "num_workers": _between(0, 1024),
     "precision": _one_of("auto", "bf16", "fp32"),
     "accelerator": _like(_LABEL, "must be the name of a resource, as nvidia.com/gpu"),
-    "accelerators": _between(0, 64),
-    "train_accelerators": _between(0, 64),
+    **dict.fromkeys(
+        ("accelerators", "train_accelerators"),
+        Rule(lambda value: value.isdecimal() and int(value) <= 64, "must be a whole number between 0 and 64"),
+    ),
     "processes": _between(0, 64),
     "num_nodes": _between(1, 4096),
     "node_resources": Rule(

@@ -9,6 +9,9 @@ from typing import Any
 from mofe.digests import present_image
 from mofe.errors import MofeError
 
+FINDS = "find OOD set"
+"""The display name of a task that only finds in the cache what another has made."""
+
 Documents = list[dict[str, Any]]
 """A compiled pipeline as its YAML holds it: the graph and, where there is one, what is Kubernetes' own in it."""
 
@@ -75,14 +78,14 @@ def renewed(documents: Documents, stage: str, registry: str = "") -> Documents:
 
 
 def stage_of(executor: str) -> str:
-    """``exec-score-2`` runs the stage score."""
-    return re.sub(r"^exec-|-\d+$", "", executor)
+    """``exec-score-2`` and ``exec-score-2-3`` run the stage score."""
+    return re.sub(r"^exec-|(-\d+)+$", "", executor)
 
 
 def _trim(name: str, components: dict[str, Any], stage: str) -> None:
     dag = components[name]["dag"]
     tasks = dag["tasks"]
-    wanted = [task for task in tasks if _holds(tasks[task]["componentRef"]["name"], components, stage)]
+    wanted = [task for task in tasks if _is_wanted(tasks[task], components, stage)]
     kept: set[str] = set()
     pending = list(wanted)
     while pending:
@@ -107,8 +110,12 @@ def _holds(component: str, components: dict[str, Any], stage: str) -> bool:
     """Whether a component is the stage, or a graph that holds it."""
     spec = components[component]
     if "dag" in spec:
-        return any(_holds(task["componentRef"]["name"], components, stage) for task in spec["dag"]["tasks"].values())
+        return any(_is_wanted(task, components, stage) for task in spec["dag"]["tasks"].values())
     return stage_of(spec["executorLabel"]) == stage
+
+
+def _is_wanted(task: dict[str, Any], components: dict[str, Any], stage: str) -> bool:
+    return task["taskInfo"]["name"] != FINDS and _holds(task["componentRef"]["name"], components, stage)
 
 
 def _sources(output: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -194,8 +194,8 @@ def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.
     assert seen["registry"] == "registry.example/team"
     assert seen["positional"][1] == {
         "accelerator": "amd.com/gpu",
-        "accelerators": 2,
-        "train_accelerators": 8,
+        "accelerators": "2",
+        "train_accelerators": "8",
         "node_selector": {"pool": "gpu"},
         "tolerations": [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "cpu": "8",
@@ -212,7 +212,7 @@ def test_the_schedule_is_one_that_mofe_takes(monkeypatch: pytest.MonkeyPatch, tm
     (config,) = of_kind(rendered("everything"), "ConfigMap")
     parameters = yaml.safe_load(config["data"]["parameters.yaml"])
     check_parameters(parameters, pipeline_parameters(ROOT / "pipelines" / "mofe.yaml"), "the ConfigMap")
-    assert (parameters["train_accelerators"], parameters["accelerators"]) == (8, 0), "its own go before the pool's"
+    assert (parameters["train_accelerators"], parameters["accelerators"]) == ("8", "0"), "its own go before the pool's"
     file = tmp_path / "parameters.yaml"
     file.write_text(config["data"]["parameters.yaml"])
     given = [str(file) if a == "/parameters/parameters.yaml" else a for a in arguments("everything", "schedule")]
@@ -273,7 +273,7 @@ def test_native_versions_are_the_compiled_pipelines() -> None:
         )
         defaults = compiled["root"]["inputDefinitions"]["parameters"]
         for parameter, value in (
-            ("train_accelerators", 4), ("node_selector", {"pool": "gpu"}), ("credentials", "ours"),
+            ("train_accelerators", "4"), ("node_selector", {"pool": "gpu"}), ("credentials", "ours"),
         ):  # fmt: skip
             if parameter in defaults:  # detect trains nothing
                 defaults[parameter]["defaultValue"] = value

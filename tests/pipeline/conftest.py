@@ -93,6 +93,7 @@ STAND_INS = {
         from types import SimpleNamespace
         import json
         def evaluate(scores, partition, history, *, metrics, roc, report, name, ood_data):
+            assert [item["dataset"] for item in ood_data] == ["near", "far"]
             read = sorted(Path(s).read_text() for s in scores)
             seen = {"name": name, "model": Path(history).read_text(), "scores": read}
             for path in (metrics, roc, report):

@@ -13,6 +13,7 @@ from kfp import compiler
 
 from mofe.digests import shipped, stamp
 from mofe.parameter_file import pipeline_parameters
+from mofe.rerun import stage_of
 from mofe.stages import STAGES
 from pipelines.detect import detect
 from pipelines.mofe import mofe
@@ -96,7 +97,7 @@ def test_one_name_a_stage_everywhere() -> None:
     of_a_run = of_tables - OF_A_COMPARISON
     expected = {"mofe": of_a_run, "sharded": of_a_run | OF_SHARDS, "tables": of_tables, "detect": OF_A_BATCH}
     for pipeline, stages in expected.items():
-        executors = {re.sub(r"^exec-|-\d+$", "", name) for name in spec(pipeline)["deploymentSpec"]["executors"]}
+        executors = {stage_of(name) for name in spec(pipeline)["deploymentSpec"]["executors"]}
         assert executors == stages
     for stage in STAGES:
         component = importlib.import_module(f"components.{stage}")

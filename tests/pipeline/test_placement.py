@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mofe.rerun import stage_of
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +26,6 @@ def tasks(pipeline: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]
     """Every task with the component in whose graph it stands."""
     components = [pipeline["root"], *pipeline["components"].values()]
     return [(owner, task) for owner in components if "dag" in owner for task in owner["dag"]["tasks"].values()]
-
-
-def stage_of(executor: str) -> str:
-    return re.sub(r"^exec-|-\d+$", "", executor)
 
 
 def containers(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -52,6 +49,33 @@ def test_accelerators_and_nodes_are_chosen_by_parameters(name: str) -> None:
             assert own["tolerations"][0]["tolerationJson"]["componentInputParameter"].endswith("tolerations")
             (memory,) = own["emptyDirMounts"]
             assert (memory["mountPath"], memory["medium"], memory["sizeLimit"]) == ("/dev/shm", "Memory", "8Gi")
+
+
+@every
+def test_what_kubeflow_puts_into_a_pod_is_text(name: str) -> None:
+    """Its driver takes a number for an empty text, and asks for no accelerator then."""
+    pipeline, _ = documents(name)
+    checked = 0
+    for owner, task in tasks(pipeline):
+        component = pipeline["components"][task["componentRef"]["name"]]
+        if "executorLabel" not in component:
+            continue
+        resources = pipeline["deploymentSpec"]["executors"][component["executorLabel"]]["container"]["resources"]
+        asked = [*resources.values(), *resources.get("accelerator", {}).values()]
+        for channel in re.findall(r"inputs\.parameters\['([^']+)'\]", " ".join(map(str, asked))):
+            given = task["inputs"]["parameters"][channel]["componentInputParameter"]
+            assert owner["inputDefinitions"]["parameters"][given]["parameterType"] == "STRING", f"{channel} of {task}"
+            checked += 1
+    assert checked
+
+
+@every
+def test_no_loop_is_over_artifacts(name: str) -> None:
+    """kfp compiles one, and runs it on this machine; Kubeflow's API server refuses the run."""
+    pipeline, _ = documents(name)
+    loops = [task for _, task in tasks(pipeline) if task.keys() & {"parameterIterator", "artifactIterator"}]
+    assert loops
+    assert not any("artifactIterator" in task for task in loops)
 
 
 @every

@@ -45,8 +45,8 @@ seccompProfile:
 {{- /* parameters of the pipelines that this cluster decides */ -}}
 {{- define "mofe.defaults" -}}
 accelerator: {{ .Values.pool.accelerator | quote }}
-accelerators: {{ .Values.pool.accelerators }}
-train_accelerators: {{ .Values.pool.trainAccelerators }}
+accelerators: {{ .Values.pool.accelerators | quote }}
+train_accelerators: {{ .Values.pool.trainAccelerators | quote }}
 node_selector: {{ .Values.pool.nodeSelector | toJson }}
 tolerations: {{ .Values.pool.tolerations | toJson }}
 cpu: {{ .Values.pool.cpu | quote }}
