@@ -86,11 +86,26 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         (np.zeros((4, 4, 3)), "float64 has no known range"),
         ([3], "a int is none of"),
         ([], "there are no images to score"),
+        ([Image.new("RGB", (5, 5)), Image.new("RGB", (0, 5))], "image 1 cannot be scored: it has no pixels"),
+        (np.zeros((0, 20, 3), np.uint8), "image 0 cannot be scored: it has no pixels"),
+        (np.zeros((1, 60_000, 3), np.uint8), "of 60000 × 1 pixels one side is over 100 times the other"),
     ],
 )
 def test_what_is_no_image_is_refused(judge: Detector, image: Any, message: str) -> None:
     with pytest.raises(MofeError, match=message):
         judge.score(image)
+
+
+def test_what_cannot_be_asked_is_refused(judge: Detector, folder: Path) -> None:
+    for wrong in ({"batch_size": 0}, {"neighbours": -1}):
+        with pytest.raises(MofeError, match=r"must be at least 1, neighbours = .* at least 0"):
+            judge.score(folder / "0.png", **wrong)
+    with pytest.raises(MofeError, match="batch_size = 0 must be at least 1"):
+        list(detect(judge, folder, batch_size=0))
+    with pytest.raises(MofeError, match=r"the detector has no score 'tuned\.mim'"):
+        judge.score(folder / "0.png", scores="tuned.mim")
+    with pytest.raises(MofeError, match=r"ask for it: score\(images, scores=\['tuned.vim'\]\)"):
+        judge.p_values(judge.score(folder / "0.png"), "tuned.vim")
 
 
 def test_the_nearest_known_images(judge: Detector, detector: SimpleNamespace) -> None:
@@ -115,6 +130,7 @@ def test_p_values_are_those_of_the_validation_images(judge: Detector, folder: Pa
 
 def test_a_verdict_an_image_in_order(judge: Detector, folder: Path) -> None:
     found = list(detect(judge, [str(folder)], neighbours=2, batch_size=4))
+    assert found == list(detect(judge, folder, neighbours=2, batch_size=4)), "one place, and a path"
     assert [Path(verdict.image).name for verdict in found] == [f"{i}.png" for i in range(9)]
     *good, bad = found
     assert bad == Unreadable(str(folder / "8.png"), "it is not an image that can be read")

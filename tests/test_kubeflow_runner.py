@@ -268,6 +268,19 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
     assert changed == plain
 
 
+def test_a_namespace_is_where_pipelines_are_looked_for_and_not_where_kubeflow_is(
+    kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.register([shipped("mofe.yaml")], host=kubeflow.host, namespace="alice", say=lambda _: None)
+    (asked,) = [path for path in kubeflow.paths if path.startswith("/apis/v2beta1/pipelines?")]
+    assert parse_qs(urlsplit(asked).query)["namespace"] == ["alice"]
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("kfp.Client", lambda host, **given: made.append(given) or 1 / 0)
+    with pytest.raises(MofeError, match="cannot be reached"):
+        runner.register([shipped("mofe.yaml")], host="", namespace="alice", say=lambda _: None)
+    assert "namespace" not in made[0]
+
+
 def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
     pool = {"train_accelerators": 8, "cpu": "4"}
     runner.register([shipped("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)

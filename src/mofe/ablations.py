@@ -6,6 +6,7 @@ iNaturalist, Places, SUN and Textures, FPR95 and AUROC in [0, 1]; None where the
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from mofe.errors import MofeError
@@ -135,6 +136,9 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         if name not in CHANGEABLE:
             raise MofeError(f"a configuration has no parameter {name!r}; it may change {', '.join(CHANGEABLE)}")
         wanted = Configuration.__annotations__[name]
+        if wanted is float and isinstance(value, str):  # YAML takes 1e-4 for text
+            with suppress(ValueError):
+                value = float(value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is float and number:
             clean[name] = float(value)

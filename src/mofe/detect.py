@@ -1,5 +1,6 @@
 """Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from mofe.data.sources import LabelledImage, as_text
 from mofe.detection.threshold import chosen_threshold
 from mofe.detector import Detector
 from mofe.errors import MofeError
+from mofe.storage import Location
 from mofe.verdicts import Neighbour, Unreadable, Verdict
 
 THREADS = 4
@@ -22,7 +24,7 @@ THREADS = 4
 
 def detect(
     detector: Detector,
-    places: Iterable[str | UPath],
+    places: Location | Iterable[Location],
     *,
     threshold: str = "tpr=0.95",
     unknown: Iterable[str] = (),
@@ -34,7 +36,8 @@ def detect(
 
     Args:
         detector: see :func:`mofe.load_detector`.
-        places: files, folders, globs, tar archives, Parquet files; see :func:`mofe.data.listing.list_files`.
+        places: a file, folder, glob, tar archive or Parquet file, or several; see
+            :func:`mofe.data.listing.list_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
         score: which of the detector's scores decides; those of ``info.compared`` too.
@@ -44,11 +47,13 @@ def detect(
     Raises:
         MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
     """
+    if batch_size < 1:
+        raise MofeError(f"batch_size = {batch_size} must be at least 1")
     unreadable: list[Unreadable] = []
     strangers = tuple(unknown)
     limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
     yield from unreadable
-    pending = _read_ahead(list_images(places))
+    pending = _read_ahead(list_images([places] if isinstance(places, str | os.PathLike | UPath) else places))
     while batch := list(islice(pending, batch_size)):
         readable = [(name, image) for name, image, _ in batch if image]
         found = iter(judged(detector, readable, score=score, limit=limit, neighbours=neighbours))

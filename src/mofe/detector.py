@@ -21,7 +21,7 @@ from upath import UPath
 from mofe import storage
 from mofe.artifacts.detector import DetectorInfo
 from mofe.artifacts.model import ModelConfig
-from mofe.data.images import decode, to_rgb
+from mofe.data.images import decode, measured, to_rgb
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.comparison import Comparison
 from mofe.detection.conformal import conformal_p_values
@@ -143,7 +143,13 @@ class Detector:
         return LocalScores(self.pretrained, self.comparison.text.texts) if self.comparison.text else None
 
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
-        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal."""
+        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal.
+
+        Raises:
+            MofeError: the images were not asked for that score.
+        """
+        if score not in scores.values:
+            raise MofeError(f"these scores hold no {score!r}; ask for it: score(images, scores=[{score!r}])")
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
 
     @torch.inference_mode()
@@ -165,7 +171,9 @@ class Detector:
             3,
         )
         pending = enumerate([images] if one else images)
-        others = [name for name in scores if name not in SCORES]
+        if batch_size < 1 or neighbours < 0:
+            raise MofeError(f"batch_size = {batch_size} must be at least 1, neighbours = {neighbours} at least 0")
+        others = [name for name in ([scores] if isinstance(scores, str) else scores) if name not in SCORES]
         for name in others:
             if name not in self.info.compared:
                 raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
@@ -201,11 +209,11 @@ def _as_rgb(image: Any, position: int) -> Image.Image:
     """An image in any of the forms that :meth:`Detector.score` takes, in RGB."""
     try:
         if isinstance(image, Image.Image):
-            return to_rgb(image)
+            return to_rgb(measured(image))
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
                 raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
-            return to_rgb(Image.fromarray(image))
+            return to_rgb(measured(Image.fromarray(image)))
         if isinstance(image, bytes):
             return decode(image)
         if isinstance(image, str | os.PathLike | UPath):

@@ -5,6 +5,7 @@ the environment, a token of the pod that this runs in, or the current Kubernetes
 """
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -59,7 +60,7 @@ def submit(
     Raises:
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
-    client = _client(host, namespace)
+    client = _client(host)
     stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
     return _submit(
         client, stamped, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
@@ -77,7 +78,7 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
     Raises:
         MofeError: Kubeflow cannot be reached, or knows no such run.
     """
-    client = _client(host, namespace)
+    client = _client(host)
     try:
         run = client.get_run(run_id)
         spec, version = run.pipeline_spec, run.pipeline_version_reference
@@ -126,7 +127,7 @@ def submit_again(
     documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
     pipeline = yaml.safe_dump_all(uncached(cut(documents, stage), stage), sort_keys=False)
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host, namespace), pipeline, parameters, host, say, run_name=name, **earlier.place)
+    return _submit(_client(host), pipeline, parameters, host, say, run_name=name, **earlier.place)
 
 
 def _submit(
@@ -165,7 +166,7 @@ def register(
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
     """
-    client = _client(host, namespace)
+    client = _client(host)
     for pipeline in pipelines:
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
         content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
@@ -174,8 +175,11 @@ def register(
             stamped = Path(folder) / "pipeline.yaml"
             stamped.write_text(content, "utf-8")
             try:
-                known = client.get_pipeline_id(name)
-                if known is None:
+                named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+                found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
+                if found:
+                    known = found[0].pipeline_id
+                else:
                     known = client.upload_pipeline(str(stamped), name, namespace=namespace or None).pipeline_id
                 listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
                 there = version in {v.display_name for v in listed.pipeline_versions or []}
@@ -220,7 +224,7 @@ def schedule(
         raise MofeError(
             f"{cron!r} has {len(cron.split())} fields: Kubeflow's six begin with seconds, for example '0 0 3 * * 1'"
         )
-    client = _client(host, namespace)
+    client = _client(host)
     place, old = _scheduled(client, name, host, experiment, namespace)
     with tempfile.TemporaryDirectory() as folder:
         stamped = Path(folder) / "pipeline.yaml"
@@ -254,7 +258,7 @@ def unschedule(
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
     """
-    client = _client(host, namespace)
+    client = _client(host)
     _, old = _scheduled(client, name, host, experiment, namespace)
     try:
         for recurring_run in old:
@@ -322,14 +326,14 @@ def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:
     return run_id
 
 
-def _client(host: str, namespace: str) -> Any:
+def _client(host: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from kfp import Client
 
         logging.getLogger().setLevel(logging.CRITICAL)  # the client logs every failed attempt with a traceback
         try:
-            return Client(host or None, namespace=namespace or "kubeflow", existing_token=os.environ.get("KFP_TOKEN"))
+            return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
         except Exception as error:
             raise MofeError(
                 f"Kubeflow at {host or 'the current context'} cannot be reached: {_short(error)}"

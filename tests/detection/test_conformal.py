@@ -6,14 +6,21 @@ import torch
 
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.suite import Suite
+from mofe.errors import MofeError
 
 RNG = np.random.default_rng(0)
 
 
 def test_p_values_by_their_definition() -> None:
-    validation, new = RNG.normal(size=200), np.r_[RNG.normal(size=50), -np.inf, np.inf]
+    validation, new = RNG.normal(size=200), np.r_[RNG.normal(size=50), -1e9, 1e9]
     expected = [(1 + (validation <= s).sum()) / 201 for s in new]
     np.testing.assert_array_equal(conformal_p_values(new, validation), expected)
+
+
+@pytest.mark.parametrize(("new", "validation"), [([np.nan], [1.0]), ([1.0], [1.0, np.inf]), ([1.0], [])])
+def test_what_has_no_p_value_is_refused(new: list[float], validation: list[float]) -> None:
+    with pytest.raises(MofeError, match=r"not finite|no validation scores"):
+        conformal_p_values(new, validation)
 
 
 @pytest.mark.parametrize("ties", [False, True])

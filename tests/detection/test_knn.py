@@ -152,11 +152,29 @@ def test_what_is_saved_answers_alike(tmp_path: Path) -> None:
         (BANK, np.where(EXPERTS == 1, 0, EXPERTS), 1, "expert 1 has no training embedding"),
         (np.where(np.arange(600)[:, None] == 5, 0, BANK), EXPERTS, 1, "embedding 5 is"),
         (np.where(np.arange(600)[:, None] == 9, np.nan, BANK), EXPERTS, 1, "embedding 9 is"),
+        (BANK, EXPERTS[:100], 1, "600 embeddings need 600 experts"),
+        (BANK, EXPERTS - 1, 1, "numbered from 0"),
     ],
 )
 def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, message: str) -> None:
     with pytest.raises(MofeError, match=message):
         ExpertKNN.build(bank, experts, k)
+
+
+@pytest.mark.parametrize(
+    ("shape", "experts", "n", "message"),
+    [
+        ((4, 3), [0, 0], 0, "4 embeddings need 4 experts"),
+        ((1, 3), [-1], 0, "numbered from 0"),
+        ((1, 3), [7], 0, "no bank of expert 7"),
+        ((2, 4), [0, 0], 0, r"shape \(2, 4\) are not \(B, 3\)"),
+        ((2, 3), [0, 0], -1, "-1 neighbours"),
+    ],
+)
+def test_what_cannot_be_asked(shape: tuple[int, int], experts: list[int], n: int, message: str) -> None:
+    knn = ExpertKNN.build(np.eye(3), np.array([0, 0, 1]), 1)
+    with pytest.raises(MofeError, match=message):
+        knn.search(np.ones(shape), np.array(experts), n)
 
 
 def test_a_global_bank_looks_among_all_whatever_the_expert() -> None:

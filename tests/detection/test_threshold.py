@@ -40,3 +40,9 @@ def test_other_wishes_are_refused(wish: str, message: str) -> None:
     unknown = [1.0] if wish == "fpr=1" else None
     with pytest.raises(MofeError, match=message):
         chosen_threshold(wish, [1.0, 2.0], unknown)
+
+
+@pytest.mark.parametrize("unknown", [[], [1.0, float("nan")]])
+def test_a_share_of_no_scores_is_refused(unknown: list[float]) -> None:
+    with pytest.raises(MofeError, match=r"no unknown scores|not finite"):
+        chosen_threshold("fpr=0.05", [1.0], unknown)

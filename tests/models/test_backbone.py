@@ -30,6 +30,14 @@ def test_weights_from_a_local_file_with_a_head_of_its_own(tmp_path: Path, state:
     assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))), state)
 
 
+def test_weights_that_were_replaced_are_not_taken_for_the_same(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    spec = describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))
+    save_file({name: w + 1 for name, w in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(MofeError, match=r"w\.safetensors are not those that features were extracted with"):
+        create_backbone(spec)
+
+
 def test_weights_from_a_plain_torch_file(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save(state, tmp_path / "w.pth")
     assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.pth"))), state)

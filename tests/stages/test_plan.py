@@ -35,6 +35,11 @@ def test_further_configurations_and_floats_from_json() -> None:
     }
 
 
+def test_a_number_that_yaml_takes_for_text() -> None:
+    (run,) = plan([], [{"name": "slow", "learning_rate": "1e-5"}], [0], BASE)
+    assert run["parameters"]["learning_rate"] == 1e-5
+
+
 def test_a_row_that_changes_nothing_is_the_method_and_is_run_once() -> None:
     runs = plan(["1-3", "4", "5", "6", "7"], [{"name": "the default w", "mixup_scale": 0.9}], [0], BASE)
     assert len(runs) == 16

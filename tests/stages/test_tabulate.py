@@ -24,7 +24,13 @@ def written(folder: Path, name: str, values: np.ndarray) -> str:
         for score, v in zip(SCORES, row, strict=True)
     ]
     file = folder / f"{len(list(folder.iterdir()))}.json"
-    metrics = Metrics(name=name, id_accuracy=values[0, 0] / 2, router_accuracy=0.5, results=tuple(results))
+    metrics = Metrics(
+        name=name,
+        id_accuracy=values[0, 0] / 2,
+        router_accuracy=0.5,
+        results=tuple(results),
+        kinds={"near": "near", "far": "far"},
+    )
     file.write_bytes(metrics.sealed())
     return str(file)
 
@@ -48,6 +54,8 @@ def test_mean_and_deviation_over_seeds_beside_the_paper(tmp_path: Path, capsys: 
         assert row["fpr95"]["far"] == pytest.approx({"mean": own[:, 1].mean(), "std": own[:, 1].std(ddof=1)})
         average = own.mean(axis=1)
         assert row["fpr95"]["average"] == pytest.approx({"mean": average.mean(), "std": average.std(ddof=1)})
+        assert list(row["fpr95"]) == ["near", "far", "average of near-OOD", "average of far-OOD", "average"]
+        assert row["fpr95"]["average of far-OOD"] == row["fpr95"]["far"]
         assert row["auroc"]["near"]["mean"] == pytest.approx(1 - own[:, 0].mean())
     printed = capsys.readouterr().out
     assert "mean ± standard deviation of 3 seeds" in printed
@@ -65,7 +73,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path, capsys: pytest.CaptureFixture
     own = [{"name": "five", "knn_k": 5}]
     tabulate([file], plan([], own, [0], {}), [], own, results=str(tmp_path / "t.json"), report=str(tmp_path / "t.html"))
     printed = capsys.readouterr().out
-    assert "| five | 12.50 | 25.00 / 75.00 | 25.00 / 75.00 | 25.00 / 75.00 | – / – |" in printed
+    assert f"| five | 12.50 |{5 * ' 25.00 / 75.00 |'} – / – |" in printed
     assert "±" not in printed
 
 

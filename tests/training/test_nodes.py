@@ -95,6 +95,10 @@ class Kubernetes(BaseHTTPRequestHandler):
         if path != "/apis/trainer.kubeflow.org/v1alpha1/namespaces/ml/trainjobs" or seen.refuse:
             self._answer({"message": "trainjobs is forbidden"}, seen.refuse or 404)
             return
+        if seen.left:
+            seen.left -= bool(seen.deleted)  # it takes a while to go
+            self._answer({"message": "already exists"}, 409)
+            return
         seen.job = body
         seen.start(body)
         self._answer(body, 201)
@@ -132,7 +136,7 @@ def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simp
     monkeypatch.setattr(nodes, "WAIT", 0.05)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
     seen = SimpleNamespace(
-        calls=[], deleted=[], job=None, refuse=0, gone=False, start=lambda job: None, status=lambda: {},
+        calls=[], deleted=[], job=None, refuse=0, gone=False, left=0, start=lambda job: None, status=lambda: {},
         pods=lambda: [], log=lambda pod: b"",
     )  # fmt: skip
     server.seen = seen  # type: ignore[attr-defined]
@@ -316,6 +320,17 @@ def test_a_job_that_somebody_deletes_is_said(kubernetes: SimpleNamespace) -> Non
     kubernetes.gone = True
     with pytest.raises(MofeError, match="was deleted while it ran"):
         submitted(kubernetes)
+
+
+def test_what_a_killed_try_left_ends_before_the_next_begins(kubernetes: SimpleNamespace) -> None:
+    kubernetes.left, kubernetes.status = 3, lambda: ended("Failed", "as was to be seen")
+    places = {name: f"memory://left/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
+    for _ in range(2):
+        with pytest.raises(MofeError, match="as was to be seen"):
+            finetune(**places, num_nodes=2)
+    name = kubernetes.job["metadata"]["name"]
+    assert kubernetes.deleted == [name] * 3, "once before, and each time at the end"
+    assert [call.split()[0] for call in kubernetes.calls[:6]] == ["GET", "POST", "DELETE", "POST", "POST", "POST"]
 
 
 def test_a_failed_job_without_pods_gives_its_own_reason(kubernetes: SimpleNamespace) -> None:

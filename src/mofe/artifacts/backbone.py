@@ -27,6 +27,8 @@ class Backbone(BaseModel):
     weights: str
     """"" for timm's pre-trained weights, "random" for none, else the path or URI of a file."""
     weights_digest: str
+    weights_sha256: str = ""
+    """Of that file; "" if there is none."""
     depth: int
     """Number of last blocks that become experts (M)."""
     preprocessing: Preprocessing

@@ -55,8 +55,7 @@ def opened(content: bytes, *, load: bool = True) -> Image.Image:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        slender = max(image.size) > MOST_SLENDER * min(image.size)
-        if image.width * image.height <= MOST_PIXELS and not slender:
+        if not (reason := _misshapen(image)):
             if load:
                 image.load()
             return image
@@ -66,9 +65,28 @@ def opened(content: bytes, *, load: bool = True) -> Image.Image:
         raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ValueError(f"it does not decode: {error}") from error
-    if slender:
-        raise ValueError(f"of {image.width} × {image.height} pixels one side is over {MOST_SLENDER} times the other")
-    raise ValueError(f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}")
+    raise ValueError(reason)
+
+
+def measured(image: Image.Image) -> Image.Image:
+    """An image that is in memory, as it is.
+
+    Raises:
+        ValueError: it has no pixels, more than :data:`MOST_PIXELS`, or is beyond :data:`MOST_SLENDER`.
+    """
+    if reason := _misshapen(image):
+        raise ValueError(reason)
+    return image
+
+
+def _misshapen(image: Image.Image) -> str:
+    if not min(image.size):
+        return "it has no pixels"
+    if max(image.size) > MOST_SLENDER * min(image.size):
+        return f"of {image.width} × {image.height} pixels one side is over {MOST_SLENDER} times the other"
+    if image.width * image.height > MOST_PIXELS:
+        return f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}"
+    return ""
 
 
 def decode(content: bytes) -> Image.Image:

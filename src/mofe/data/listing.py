@@ -17,7 +17,7 @@ TABLES = (*ARCHIVES, ".parquet")
 """Files of many images."""
 
 
-def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
+def list_images(places: Iterable[storage.Location]) -> Iterator[LabelledImage]:
     """Every image of every place, in the order given; within a folder or glob, by name.
 
     Args:
@@ -40,7 +40,7 @@ def list_images(places: Iterable[str | UPath]) -> Iterator[LabelledImage]:
             yield LabelledImage(as_text(str(file)), -1, partial(read_image, file))
 
 
-def list_files(places: Iterable[str | UPath]) -> Iterator[UPath]:
+def list_files(places: Iterable[storage.Location]) -> Iterator[UPath]:
     """Every file that :func:`list_images` would read: images, archives, Parquet files.
 
     A link to a folder is not followed: it is listed as an image, which cannot be read, with the reason.
@@ -57,7 +57,7 @@ def list_files(places: Iterable[str | UPath]) -> Iterator[UPath]:
             yield place
             continue
         path = storage.resolve(place)
-        found = storage.glob(path) if "*" in place else [path]
+        found = storage.glob(path) if "*" in str(place) else [path]
         if not found:
             raise MofeError(f"nothing matches {place}")
         for one in found:

@@ -139,7 +139,11 @@ class Comparison:
         return (*self.of_pretrained, *self.of_tuned, *(self.text.names if self.text else ()))
 
     def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the untouched backbone."""
+        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the untouched backbone.
+
+        They are rounded to float16, as those are that the detectors were fitted on: extract stores them so.
+        """
+        z_BD = z_BD.half().float()
         found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
         return found | {f"pretrained.{name}": score.numpy() for name, score in self.pretrained.score(z_BD).items()}
 

@@ -10,14 +10,23 @@ of unknown images, and the promise is one over the draw of the validation images
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mofe.detection.metrics import checked_scores
+from mofe.errors import MofeError
+
 
 def conformal_p_values(scores_B: ArrayLike, validation_n: ArrayLike) -> np.ndarray:
     """p-values (B,) in [1 / (n + 1), 1] of new images; float64.
 
     Args:
         scores_B: of the new images.
-        validation_n: of known images that neither trained the model nor are in its bank; finite, not empty.
+        validation_n: of known images that neither trained the model nor are in its bank.
+
+    Raises:
+        MofeError: a score is not finite, or there are none of known images.
     """
-    ordered_n = np.sort(np.asarray(validation_n, np.float64))
-    below_B = np.searchsorted(ordered_n, np.asarray(scores_B, np.float64), side="right")
+    ordered_n = np.sort(checked_scores(validation_n, "validation"))
+    scores_B = np.asarray(scores_B, np.float64)
+    if not np.isfinite(scores_B).all():
+        raise MofeError("a score that is not finite has no p-value")
+    below_B = np.searchsorted(ordered_n, scores_B, side="right")
     return (1 + below_B) / (1 + len(ordered_n))

@@ -72,12 +72,12 @@ class ExpertKNN:
             k: which neighbour's distance is the score; an expert with fewer embeddings uses its farthest.
 
         Raises:
-            MofeError: k < 1, an embedding is not finite or is zero, or an expert has none.
+            MofeError: k < 1, an embedding is not finite or is zero, an expert has none, or not each image has one.
         """
         if k < 1:
             raise MofeError(f"knn_k = {k} must be at least 1")
-        experts_N = np.zeros(len(embeddings_ND), int) if experts_N is None else np.asarray(experts_N)
         count, width = embeddings_ND.shape
+        experts_N = np.zeros(count, int) if experts_N is None else _experts(experts_N, count)
         indexes = []
         for expert in range(int(experts_N.max(initial=-1)) + 1):
             own = np.flatnonzero(experts_N == expert)
@@ -100,7 +100,15 @@ class ExpertKNN:
         """The scores (B,), and distances and bank rows (B, n) of the n nearest in each image's expert, nearest first.
 
         Past a bank's end the distances are inf and the rows −1.
+
+        Raises:
+            MofeError: n < 0, the embeddings have another width, are not finite or zero, or an expert has no bank.
         """
+        if n < 0:
+            raise MofeError(f"{n} neighbours cannot be looked for")
+        if np.shape(embeddings_BD)[1:] != (self.indexes[0].d,):
+            raise MofeError(f"embeddings of shape {np.shape(embeddings_BD)} are not (B, {self.indexes[0].d})")
+        experts_B = _experts(experts_B, len(embeddings_BD))
         bank_B = torch.as_tensor(experts_B if len(self.indexes) > 1 else np.zeros(len(embeddings_BD), int))
         if len(bank_B) and bank_B.max() >= len(self.indexes):
             raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
@@ -171,6 +179,13 @@ class ExpertKNN:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise MofeError(f"{folder} holds no usable KNN indexes: {str(error).splitlines()[0]}") from error
         return cls(indexes, info["k"])
+
+
+def _experts(experts_B: np.ndarray, count: int) -> np.ndarray:
+    experts_B = np.asarray(experts_B)
+    if experts_B.shape != (count,) or experts_B.min(initial=0) < 0:
+        raise MofeError(f"{count} embeddings need {count} experts, numbered from 0")
+    return experts_B
 
 
 def _empty(width: int, half: bool) -> faiss.Index:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import threshold_at_tpr
+from mofe.detection.metrics import checked_scores, threshold_at_tpr
 from mofe.errors import MofeError
 
 
@@ -19,7 +19,7 @@ def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | 
         unknown_m: scores of images known to be unknown; only ``fpr`` needs them.
 
     Raises:
-        MofeError: the wish is none of the three, or ``fpr`` without images to measure it on.
+        MofeError: the wish is none of the three, ``fpr`` without images to measure it on, or a score is not finite.
     """
     found = re.fullmatch(r"(tpr|fpr)=(.+)|(.+)", wish.strip())
     try:
@@ -36,6 +36,6 @@ def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | 
         raise MofeError(f"fpr = {value} must lie in [0, 1)")
     if unknown_m is None:
         raise MofeError(f"threshold {wish} needs images that are known to be unknown, to measure the share on")
-    ordered_m = np.sort(np.asarray(unknown_m, np.float64))
+    ordered_m = np.sort(checked_scores(unknown_m, "unknown"))
     let_through = int(np.floor(round(value * len(ordered_m), 9)))
     return float(np.nextafter(ordered_m[len(ordered_m) - let_through - 1], np.inf))

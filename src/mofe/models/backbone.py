@@ -22,10 +22,11 @@ RANDOM_WEIGHTS = "random"
 def describe_backbone(
     name: str, args: Mapping[str, Any], weights: str = "", weights_digest: str = "", depth: int = 1
 ) -> Backbone:
-    """What is to be known of a backbone without its weights, above all how it wants its images.
+    """What is to be known of a backbone: which weights it has, and above all how it wants its images.
 
     Raises:
-        MofeError: timm does not know the name, ``args`` do not suit it, or the model cannot carry a MoFE layer.
+        MofeError: timm does not know the name, ``args`` do not suit it, the model cannot carry a MoFE layer, or there
+            is no file of weights.
     """
     model = _build(name, args, pretrained=False)
     blocks = len(model.blocks)
@@ -47,9 +48,17 @@ def describe_backbone(
         args=dict(args),
         weights=weights,
         weights_digest=weights_digest,
+        weights_sha256=_sha256(weights),
         depth=depth,
         preprocessing=preprocessing,
     )
+
+
+def _sha256(weights: str) -> str:
+    if weights in ("", RANDOM_WEIGHTS):
+        return ""
+    with local_weights(weights) as file:
+        return storage.sha256(file)
 
 
 def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: float = 0.0) -> VisionTransformer:
@@ -61,7 +70,8 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
         drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
 
     Raises:
-        MofeError: the weights cannot be read, downloaded, or do not fit the architecture.
+        MofeError: the weights cannot be read, downloaded, do not fit the architecture, or are others than ``spec`` was
+            made from.
     """
     args = {**spec.args, "drop_path_rate": drop_path}
     if not load_weights or spec.weights == RANDOM_WEIGHTS:
@@ -72,6 +82,11 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
     with local_weights(spec.weights) as file:
+        if spec.weights_sha256 not in ("", storage.sha256(file)):
+            raise MofeError(
+                f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
+                f"{spec.weights_sha256}. Put those back, or run again from extract"
+            )
         try:
             state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
             model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})

@@ -12,8 +12,6 @@ from mofe.errors import MofeError
 from mofe.report.shell import environment
 from mofe.typed_json import read_json
 
-AVERAGE = "average"
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -92,8 +90,11 @@ def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metri
 
     def by_set(metric: str) -> dict[str, Spread]:
         of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]
-        spreads = {ood: Spread.of([values[ood] for values in of_runs]) for ood in of_runs[0]}
-        return {**spreads, AVERAGE: Spread.of([fmean(values.values()) for values in of_runs])}
+        groups = {**{ood: [ood] for ood in of_runs[0]}, **runs[0].averages}
+        return {
+            name: Spread.of([fmean(values[ood] for ood in group) for values in of_runs])
+            for name, group in groups.items()
+        }
 
     return ComparedRow(
         label=row.label,

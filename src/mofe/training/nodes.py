@@ -1,13 +1,16 @@
 """Training on several nodes of a cluster: the same stage under torchrun on each, as a TrainJob of Kubeflow Trainer.
 
 The pod of finetune becomes the one that watches. It starts pods like itself (image, Secrets, where they may run),
-prints what the first of them prints, and ends as they end: finished, or failed with their reason. It never leaves them
-behind: the TrainJob is deleted at the end, and belongs to the pod, so that Kubernetes deletes it where the pod cannot.
+prints what the first of them prints, and ends as they end: finished, or failed with their reason. It deletes the
+TrainJob at the end, and the TrainJob belongs to the pod, with which Kubernetes deletes it. A pod that was killed stays
+in Kubernetes' books for a while, and so may its TrainJob: the job of one model always has one name, so the next try
+finds what the last one left, and lets it end first.
 
 The nodes share no disk, so what they read and write is in an object store: where Kubeflow keeps the artifacts that it
 shows this pod under ``/s3/…``, ``/minio/…`` or ``/gcs/…``.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -16,7 +19,6 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -112,7 +114,7 @@ def train_job(
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
         "metadata": {
-            "name": f"mofe-finetune-{uuid.uuid4().hex[:8]}",
+            "name": f"mofe-finetune-{hashlib.sha256(str(arguments['model']).encode()).hexdigest()[:8]}",
             "labels": labels,
             "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"]}],
         },
@@ -204,11 +206,21 @@ class Cluster:
         """The job's name; when the block ends, by whatever, the job is deleted with its pods."""
         before = signal.signal(signal.SIGTERM, _stop)
         try:
+            name = job["metadata"]["name"]
             try:
-                self.jobs.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, job)
+                if not self._create(job):
+                    print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
+                    self._delete(name, "Foreground")  # its pods first
+                    for _ in range(PATIENCE):
+                        if created := self._create(job):
+                            break
+                        time.sleep(WAIT)
+                    if not created:
+                        raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
+            except MofeError:
+                raise
             except Exception as error:
                 raise MofeError(self._refused("create a TrainJob", error)) from error
-            name = job["metadata"]["name"]
             print(f"TrainJob {name}: {job['spec']['trainer']['numNodes']} nodes", flush=True)
             try:
                 yield name
@@ -287,10 +299,20 @@ class Cluster:
             print(f"the nodes' logs cannot be read: {_short(error)}", flush=True)
         return ""
 
-    def _delete(self, name: str) -> None:
+    def _create(self, job: dict[str, Any]) -> bool:
+        """Whether there was no job of that name yet."""
+        try:
+            self.jobs.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, job)
+        except Exception as error:
+            if getattr(error, "status", None) == 409:
+                return False
+            raise
+        return True
+
+    def _delete(self, name: str, dependents: str = "Background") -> None:
         try:
             self.jobs.delete_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, propagation_policy="Background"
+                GROUP, VERSION, self.namespace, PLURAL, name, propagation_policy=dependents
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:
