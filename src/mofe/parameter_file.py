@@ -90,8 +90,8 @@ def check_parameters(
         kind, wanted = _KINDS[known[name]["parameterType"]]
         if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
             given[name] = float(value)  # YAML takes 1e-4 for text
-        elif kind is str and type(value) is int:
-            given[name] = str(value)
+        elif kind is str and type(value) is int and str(known[name].get("defaultValue")).isdecimal():
+            given[name] = str(value)  # of CPUs and accelerators, which Kubeflow takes as text
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
     missing = [

@@ -10,7 +10,6 @@ of unknown images, and the promise is one over the draw of the validation images
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import checked_scores
 from mofe.errors import MofeError
 
 
@@ -24,9 +23,10 @@ def conformal_p_values(scores_B: ArrayLike, validation_n: ArrayLike) -> np.ndarr
     Raises:
         MofeError: a score is not finite, or there are none of known images.
     """
-    ordered_n = np.sort(checked_scores(validation_n, "validation"))
-    scores_B = np.asarray(scores_B, np.float64)
-    if not np.isfinite(scores_B).all():
-        raise MofeError("a score that is not finite has no p-value")
+    ordered_n, scores_B = np.sort(np.asarray(validation_n, np.float64)), np.asarray(scores_B, np.float64)
+    if not len(ordered_n):
+        raise MofeError("without scores of validation images there are no p-values")
+    if not (np.isfinite(ordered_n).all() and np.isfinite(scores_B).all()):
+        raise MofeError("a score that is not finite has no p-value, and is no measure of others")
     below_B = np.searchsorted(ordered_n, scores_B, side="right")
     return (1 + below_B) / (1 + len(ordered_n))
