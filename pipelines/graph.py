@@ -16,6 +16,7 @@ from components.index import index
 from components.partition import partition
 from components.prepare import prepare
 from components.texts import texts
+from mofe.rerun import FINDS
 from pipelines.placement import Pool, on_accelerator, on_cpu
 from pipelines.shards import extracted, scored
 
@@ -204,7 +205,7 @@ def detector_of(
     scoring = {"detector": detector.outputs["detector"], **inference}
     id_scores = scored(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
     with dsl.ParallelFor(data.ood_data, name="score OOD sets") as ood:
-        images = prepared(ood, **data.of_ood).set_display_name("find OOD set").outputs["images"]
+        images = prepared(ood, **data.of_ood).set_display_name(FINDS).outputs["images"]
         ood_scores = scored(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
     report = evaluate(
         id_scores=id_scores.output,

@@ -10,7 +10,6 @@ the place of every such parameter, and does not find items that are one of sever
 import copy
 import fcntl
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -280,7 +279,7 @@ def _hooked(
         def compute_key(
             self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
         ) -> str:
-            self.stage = re.sub(r"^comp-|(-\d+)+$", "", component_name)
+            self.stage = stage_of(component_name)
             self.label = label_of(arguments)
             return str(super().compute_key(self.stage, image, full_command, _as_doubles(arguments), **more))
 

@@ -77,9 +77,9 @@ def renewed(documents: Documents, stage: str, registry: str = "") -> Documents:
     return changed
 
 
-def stage_of(executor: str) -> str:
-    """``exec-score-2`` and ``exec-score-2-3`` run the stage score."""
-    return re.sub(r"^exec-|(-\d+)+$", "", executor)
+def stage_of(name: str) -> str:
+    """The executors ``exec-score-2`` and ``exec-score-2-3`` and the component ``comp-score`` are of the stage score."""
+    return re.sub(r"^(exec|comp)-|(-\d+)+$", "", name)
 
 
 def _trim(name: str, components: dict[str, Any], stage: str) -> None:

@@ -207,20 +207,8 @@ class Cluster:
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             name = job["metadata"]["name"]
-            try:
-                if not self._create(job):
-                    print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
-                    self._delete(name, "Foreground")  # its pods first
-                    for _ in range(PATIENCE):
-                        if created := self._create(job):
-                            break
-                        time.sleep(WAIT)
-                    if not created:
-                        raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
-            except MofeError:
-                raise
-            except Exception as error:
-                raise MofeError(self._refused("create a TrainJob", error)) from error
+            if not self._create(job):
+                self._create_after_the_last(job)
             print(f"TrainJob {name}: {job['spec']['trainer']['numNodes']} nodes", flush=True)
             try:
                 yield name
@@ -306,8 +294,18 @@ class Cluster:
         except Exception as error:
             if getattr(error, "status", None) == 409:
                 return False
-            raise
+            raise MofeError(self._refused("create a TrainJob", error)) from error
         return True
+
+    def _create_after_the_last(self, job: dict[str, Any]) -> None:
+        name = job["metadata"]["name"]
+        print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
+        self._delete(name, "Foreground")  # its pods first
+        for _ in range(PATIENCE):
+            if self._create(job):
+                return
+            time.sleep(WAIT)
+        raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
 
     def _delete(self, name: str, dependents: str = "Background") -> None:
         try:
