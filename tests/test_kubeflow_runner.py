@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,9 +25,15 @@ PARAMETERS = {
 }
 
 
-def task(number: int, name: str, state: str, message: str = "") -> dict[str, Any]:
-    error = {"error": {"code": 2, "message": message}} if message else {}
-    return {"task_id": f"t{number}", "display_name": name, "state": state, **error}
+RECORDED = {
+    file.stem: json.loads(file.read_text()) for file in (Path(__file__).parent / "kubeflow_runs").glob("*.json")
+}
+"""What Kubeflow Pipelines 2.17 on Kubernetes 1.34 answered, asked about runs of `mofe`, less what nobody reads."""
+
+
+def task(number: int, name: str, state: str) -> dict[str, Any]:
+    times = {"start_time": "2026-11-26T16:10:00Z", "end_time": "2026-11-26T16:11:20Z"}
+    return {"task_id": f"t{number}", "display_name": name, "state": state, **times}
 
 
 class Kubeflow(BaseHTTPRequestHandler):
@@ -35,17 +42,20 @@ class Kubeflow(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def _answer(self, content: dict[str, Any], status: int = 200) -> None:
+    def _answer(self, content: dict[str, Any] | str, status: int = 200) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
+        self.wfile.write((content if isinstance(content, str) else json.dumps(content)).encode())
 
     def do_GET(self) -> None:
         seen = self.server.seen  # type: ignore[attr-defined]
         seen.paths.append(self.path)
         seen.tokens.add(self.headers.get("authorization"))
-        if self.path.startswith("/apis/v2beta1/runs/run-1"):
+        if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
+            node = self.path.split("/")[-2]
+            self._answer(seen.logs[node]) if node in seen.logs else self._answer({"error_message": "no log"}, 404)
+        elif self.path.startswith("/apis/v2beta1/runs/run-1"):
             state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
             if state == "down":
                 self._answer({"message": "try later"}, 503)
@@ -110,7 +120,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
-        earlier=None, registered=None, schedules={},
+        earlier=None, registered=None, schedules={}, logs={},
     )  # fmt: skip
     server.seen = seen  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -133,13 +143,13 @@ def test_a_run_is_submitted_followed_and_told(kubeflow: SimpleNamespace) -> None
         {"state": "RUNNING", "run_details": {"task_details": [task(1, "fingerprint", "SUCCEEDED")]}},
         "down",
         {"state": "SUCCEEDED", "run_details": {"task_details": [
-            task(1, "fingerprint", "SUCCEEDED"), task(2, "prepare train", "SKIPPED"), task(3, "finetune", "SUCCEEDED"),
+            task(1, "fingerprint", "SUCCEEDED"), task(2, "prepare-2", "SUCCEEDED"), task(3, "finetune", "RUNNING"),
         ]}},
     ]  # fmt: skip
     said = submit(kubeflow, registry="registry.example/team/")
     assert said[0] == f"run run-1: {kubeflow.host}/#/runs/details/run-1"
     assert [re.split(r"\s{2,}", line) for line in said[1:]] == [
-        ["✓ fingerprint", "succeeded"], ["✓ prepare train", "cached"], ["✓ finetune", "succeeded"],
+        ["✓ fingerprint", "80 s"], ["✓ prepare test", "80 s"],
     ]  # fmt: skip
 
     assert kubeflow.experiment["display_name"] == "mofe"
@@ -155,10 +165,33 @@ def test_a_run_is_submitted_followed_and_told(kubeflow: SimpleNamespace) -> None
     assert "kubernetes" in sent["pipeline_spec"]["platform_spec"]["platforms"]
 
 
-def test_a_failed_run_fails_and_names_the_stage(kubeflow: SimpleNamespace) -> None:
-    tasks = [task(1, "prepare train", "FAILED", "there is nothing at s3://b/train"), task(2, "extract", "RUNNING")]
-    kubeflow.states = [{"state": "FAILED", "run_details": {"task_details": tasks}}]
-    with pytest.raises(MofeError, match=r"ended as failed: prepare train \(there is nothing at s3://b/train\)"):
+def test_of_all_the_nodes_of_a_run_its_stages_are_told(kubeflow: SimpleNamespace) -> None:
+    kubeflow.states = [RECORDED["cached"]]
+    said = submit(kubeflow)[1:]
+    assert sorted(re.split(r"\s{2,}", line[2:])[0] for line in said) == sorted([
+        "fingerprint", "prepare", "prepare", "prepare", "prepare test", "extract", "texts", "partition", "finetune",
+        "index", "score test", "score OOD set", "score OOD set", "evaluate",
+    ])  # fmt: skip
+    assert re.split(r"\s{2,}", said[0]) == ["✓ fingerprint", "10 s"], "in the order in which they ended"
+    assert all(line.startswith("✓ ") and line.endswith(" cached") for line in said[1:])
+
+
+def test_a_failed_run_names_the_stage_and_the_cause_from_its_log(kubeflow: SimpleNamespace) -> None:
+    kubeflow.states = [RECORDED["failed"]]
+    with pytest.raises(MofeError, match=r"run-1 ended as failed: fingerprint \(its log in the UI says why\)"):
+        submit(kubeflow)
+    kubeflow.logs["mofe-jpjkr-3614360713"] = (
+        "Traceback (most recent call last):\n"
+        '  File "/usr/local/lib/python3.11/site-packages/mofe/storage.py", line 290, in digest_of_listing\n'
+        "mofe.errors.MofeError: there are no files at s3://data/digits/tset\n"
+        "E1126 16:09:34.396593      16 launcher_v2.go:449] Component failed to execute successfully: exit status 1\n"
+        "F1126 16:09:34.484734      16 main.go:59] failed to execute component: exit status 1\n"
+        "Error: exit status 1\n"
+    )
+    with pytest.raises(MofeError, match=r"failed: fingerprint \(there are no files at s3://data/digits/tset\)"):
+        submit(kubeflow)
+    kubeflow.logs["mofe-jpjkr-3614360713"] = "main.go:59] failed to execute component: signal: killed\n"
+    with pytest.raises(MofeError, match=r"failed: fingerprint \(signal: killed \(out of memory\?\)\)"):
         submit(kubeflow)
 
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import yaml
 from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
-from mofe.rerun import EarlierRun, cut, renewed, uncached
+from mofe.kubeflow_progress import FINISHED, cause_in, failed_nodes, failed_stages, finished, stages_of
+from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
 
-FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
 """Seconds between two looks at a run."""
 PATIENCE = 30
@@ -61,7 +61,7 @@ def submit(
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
     client = _client(host)
-    stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
+    stamped = list(yaml.safe_load_all(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)))
     return _submit(
         client, stamped, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
     )
@@ -125,23 +125,23 @@ def submit_again(
         MofeError: there is no such stage, or as for :func:`submit`.
     """
     documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
-    pipeline = yaml.safe_dump_all(uncached(cut(documents, stage), stage), sort_keys=False)
+    documents = uncached(cut(documents, stage), stage)
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host), pipeline, parameters, host, say, run_name=name, **earlier.place)
+    return _submit(_client(host), documents, parameters, host, say, run_name=name, **earlier.place)
 
 
 def _submit(
-    client: Any, pipeline: str, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
+    client: Any, pipeline: Documents, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
 ) -> str:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
         file = Path(folder) / "pipeline.yaml"
-        file.write_text(pipeline, "utf-8")
+        file.write_text(yaml.safe_dump_all(pipeline, sort_keys=False), "utf-8")
         try:
             run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
             raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
     say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
-    return _follow(client, run_id, say)
+    return _follow(client, run_id, stages_of(pipeline), say)
 
 
 def register(
@@ -294,7 +294,7 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
 
 
-def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:
+def _follow(client: Any, run_id: str, stages: dict[str, str], say: Callable[[str], None]) -> str:
     told: dict[str, str] = {}
     misses = 0
     while True:
@@ -309,21 +309,30 @@ def _follow(client: Any, run_id: str, say: Callable[[str], None]) -> str:
                 ) from error
             time.sleep(WAIT)
             continue
-        details = run.run_details.task_details if run.run_details else None
-        tasks = [task for task in details or [] if task.display_name]
-        for task in tasks:
-            if task.state in FINISHED and told.get(task.task_id) != task.state:
-                told[task.task_id] = task.state
-                mark = "✓" if task.state in ("SUCCEEDED", "SKIPPED") else "✗"
-                say(f"{mark} {task.display_name:<28}{'cached' if task.state == 'SKIPPED' else task.state.lower()}")
+        tasks = (run.run_details.task_details if run.run_details else None) or []
+        for line in finished(tasks, stages, told):
+            say(line)
         if run.state in FINISHED:
             break
         time.sleep(WAIT)
     if run.state != "SUCCEEDED":
-        failed = [f"{task.display_name} ({_short(task.error)})" for task in tasks if task.state == "FAILED"]
-        reason = "; ".join(failed) or _short(run.error)
-        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
+        where = ", ".join(failed_stages(tasks, stages))
+        causes = dict.fromkeys(filter(None, (cause_in(_log(client, run_id, node)) for node in failed_nodes(tasks))))
+        why = "; ".join(causes) or (_short(run.error) if run.error else "its log in the UI says why")
+        raise MofeError(f"run {run_id} ended as {run.state.lower()}{': ' * bool(where)}{where} ({why})")
     return run_id
+
+
+def _log(client: Any, run_id: str, node: str) -> str:
+    """What a node of a run printed; "" where Kubeflow does not keep it. The client has no call of its own for it."""
+    try:
+        answer = client._run_api.api_client.call_api(
+            f"/apis/v1alpha1/runs/{run_id}/nodes/{node}/log", "GET",
+            auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True,
+        )  # fmt: skip
+        return str(answer.data.decode("utf-8", errors="replace"))
+    except Exception:
+        return ""
 
 
 def _client(host: str) -> Any:
@@ -341,8 +350,9 @@ def _client(host: str) -> Any:
 
 
 def _short(error: Any) -> str:
-    """What the server said, in one line; of an exception of the API the reason and the message of its body."""
-    if error is None:
-        return "no reason given"
+    """What the server said, in one line; of an exception of the API the message in its body."""
     text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
+    with suppress(ValueError):
+        said = json.loads(text)
+        text = str(said.get("message") or said.get("error_message") or text) if isinstance(said, dict) else text
     return " ".join(text.split())[:300]

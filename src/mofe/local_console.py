@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mofe.run_record import Execution, RunRecord
+from mofe.stage_log import exception_in
 
 
 class Console:
@@ -131,12 +132,8 @@ def _place(output: Any) -> Any:
 def _cause(log: Path, status: int) -> str:
     """Why a stage failed, in one line: the exception that ended it, or the signal."""
     text = log.read_text("utf-8", errors="replace")
-    raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", text)
-    if raised:
-        kind, message = raised[-1]
-        if kind == "MofeError" and " is damaged" in message:
-            return f"{message} (remove its folder, and the next run does)"
-        return message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")
+    if cause := exception_in(text):
+        return f"{cause} (remove its folder, and the next run does)" if " is damaged" in cause else cause
     if status < 0 or status in (137, 143):
         signal = -status if status < 0 else status - 128
         return f"it was killed by signal {signal}" + (" (out of memory?)" if signal == 9 else "")
