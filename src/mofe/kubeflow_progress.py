@@ -1,70 +1,82 @@
-"""What Kubeflow tells of a run, in terms of the pipeline's stages.
+"""What a run on Kubeflow has come to, in terms of the pipeline's stages.
 
-Its API lists the nodes of the Argo workflow that carries a run out: of each task a driver, a graph and in it an
-executor, of each of these its tries, NAME(0), NAME(1), and loops and their rounds. A stage is the graph that has the
-name of a task. One that ended in the second in which it began had nothing to execute: its result was in the cache.
+Read from the Argo workflow that carries the run out, which API v1beta1 hands out with the run. What v2beta1 tells of
+tasks has neither their graphs, nor what was cached, nor why one failed, and stops where the workflow outgrows a
+megabyte and Argo compresses it: after a few OOD sets.
+
+A node of the workflow is named by its way through the graphs, ``mofe-kpx9z(0).root(0).score(0).executor(0)``, with the
+tries of each part. A stage is the node of its task; in it is an executor, a pod, which is skipped if its result was in
+the cache; before it a driver.
 """
 
+import base64
+import gzip
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from mofe.rerun import FINDS, Documents, stage_of
+from mofe.rerun import FINDS, Documents
 from mofe.stage_log import exception_in
 
-FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
+ENDED = {"Succeeded", "Failed", "Error"}
 
 
-def stages_of(documents: Documents) -> dict[str, str]:
-    """The tasks of a compiled pipeline that run a stage, with the names by which people know them.
+@dataclass(frozen=True)
+class Failure:
+    """The pod that made a stage fail."""
 
-    Kubeflow does not say in which of two graphs a task is: where they call it differently, its stage is its name.
-    """
-    components = {**documents[0].get("components", {}), "root": documents[0]["root"]}
-    names: dict[str, str] = {}
-    for component in components.values():
-        for task, spec in component.get("dag", {}).get("tasks", {}).items():
-            if "executorLabel" in components[spec["componentRef"]["name"]]:
-                name = spec["taskInfo"]["name"]
-                names[task] = name if names.get(task, name) == name else stage_of(task)
-    return names
+    stage: str
+    """With the rounds of its loops."""
+    pod: str
+    node: str
+    """By which its log is filed."""
+    message: str
+    """What Argo says of it."""
 
 
-def finished(tasks: list[Any], stages: dict[str, str], told: dict[str, str]) -> Iterator[str]:
+def nodes_of(manifest: str) -> list[dict[str, Any]]:
+    """The nodes of an Argo workflow, given as JSON, as they ended; those without an end last."""
+    status = json.loads(manifest).get("status", {})
+    nodes = status.get("nodes") or {}
+    if "compressedNodes" in status:
+        nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
+    return sorted(nodes.values(), key=lambda node: (node.get("finishedAt") or "~", node["name"]))
+
+
+def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> Iterator[str]:
     """A line for each stage that has come to its end since the last look.
 
     Args:
-        tasks: of a run, as the API lists them.
-        stages: from :func:`stages_of`.
-        told: which task was told with which state; written to.
+        nodes: from :func:`nodes_of`.
+        documents: the compiled pipeline.
+        told: the nodes that were told; written to.
     """
-    ended = [task for task in tasks if task.display_name in stages and task.state in FINISHED]
-    for task in sorted(ended, key=lambda task: str(task.end_time)):
-        if told.get(task.task_id) == task.state:
+    placed = [(*_place(node["name"], documents), node) for node in nodes]
+    cached = {stage for stage, part, node in placed if part == "executor" and node["phase"] in ("Skipped", "Omitted")}
+    for stage, part, node in placed:
+        if part != "stage" or node["phase"] not in ENDED or node["id"] in told:
             continue
-        told[task.task_id] = task.state
-        name, how = stages[task.display_name], str(task.state).lower()
-        if task.state == "SUCCEEDED" and task.start_time and task.end_time:
-            seconds = (task.end_time - task.start_time).total_seconds()
-            if not seconds and name == FINDS:
-                continue  # told when it was prepared
-            how = f"{seconds:.0f} s" if seconds else "cached"
-        yield f"{'✓' if task.state in ('SUCCEEDED', 'SKIPPED') else '✗'} {name:<24}{how:>10}"
+        told.add(node["id"])
+        if stage in cached and stage.startswith(FINDS):
+            continue  # told when it was prepared
+        took = datetime.fromisoformat(node["finishedAt"]) - datetime.fromisoformat(node["startedAt"])
+        how = "cached" if stage in cached else str(took) if node["phase"] == "Succeeded" else "failed"
+        yield f"{'✗' if how == 'failed' else '✓'} {stage:<24}{how:>10}"
 
 
-def failed_stages(tasks: list[Any], stages: dict[str, str]) -> list[str]:
-    """The names of the stages that failed, each once."""
-    return list(
-        dict.fromkeys(stages[t.display_name] for t in tasks if t.display_name in stages and t.state == "FAILED")
-    )
-
-
-def failed_nodes(tasks: list[Any]) -> list[str]:
-    """The nodes of the workflow whose logs say why it failed: the last tries of executors and drivers."""
+def failures(nodes: list[dict[str, Any]], documents: Documents) -> list[Failure]:
+    """The pods that ended a run: of each stage the last, if it failed."""
+    last: dict[tuple[str, str], dict[str, Any]] = {}
+    for node in nodes:
+        if node["type"] == "Pod" and node.get("finishedAt"):
+            last[_place(node["name"], documents)] = node
     return [
-        task.child_tasks[-1].pod_name
-        for task in tasks
-        if re.fullmatch(r"executor|.*-driver", task.display_name or "") and task.state == "FAILED" and task.child_tasks
+        Failure(stage, _pod(node), node["id"], node.get("message", ""))
+        for (stage, _), node in last.items()
+        if node["phase"] in ("Failed", "Error")
     ]
 
 
@@ -74,3 +86,27 @@ def cause_in(log: str) -> str:
         return cause
     said = re.findall(r"(?m)(?:failed to execute component|KFP driver): (.*)$", log)
     return f"{said[-1]} (out of memory?)" if said and said[-1] == "signal: killed" else said[-1] if said else ""
+
+
+def _place(name: str, documents: Documents) -> tuple[str, str]:
+    """Of which stage a node is a part, and which: "stage", "executor" or "driver"; "" of a graph or another try."""
+    components = documents[0]["components"]
+    component, stage, rounds = documents[0]["root"], "", []
+    for segment in name.split(".")[2:]:
+        tasks = component.get("dag", {}).get("tasks", {})
+        task, _, tries = segment.partition("(")
+        if task == "iteration-iterations" and tries:
+            rounds.append(str(int(tries.partition(":")[0]) + 1))
+        elif task in tasks:
+            component, stage = components[tasks[task]["componentRef"]["name"]], tasks[task]["taskInfo"]["name"]
+        elif (driven := task.removesuffix("-driver")) in tasks:
+            return f"{tasks[driven]['taskInfo']['name']} {'.'.join(rounds)}".rstrip(), "driver"
+        elif task == "executor":
+            return f"{stage} {'.'.join(rounds)}".rstrip(), "executor"
+    whole = "executorLabel" in component and not name.endswith(")")
+    return f"{stage} {'.'.join(rounds)}".rstrip(), "stage" if whole else ""
+
+
+def _pod(node: dict[str, Any]) -> str:
+    workflow, _, number = node["id"].rpartition("-")
+    return f"{workflow}-{node['templateName']}-{number}"

@@ -22,9 +22,10 @@ import yaml
 from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
-from mofe.kubeflow_progress import FINISHED, cause_in, failed_nodes, failed_stages, finished, stages_of
+from mofe.kubeflow_progress import Failure, cause_in, ended, failures, nodes_of
 from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
 
+FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
 """Seconds between two looks at a run."""
 PATIENCE = 30
@@ -141,7 +142,7 @@ def _submit(
         except Exception as error:  # of the client, of the API, of the connection
             raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
     say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
-    return _follow(client, run_id, stages_of(pipeline), say)
+    return _follow(client, run_id, pipeline, say)
 
 
 def register(
@@ -294,12 +295,13 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
 
 
-def _follow(client: Any, run_id: str, stages: dict[str, str], say: Callable[[str], None]) -> str:
-    told: dict[str, str] = {}
+def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], None]) -> str:
+    told: set[str] = set()
     misses = 0
     while True:
         try:
             run = client.get_run(run_id)
+            nodes = nodes_of(_manifest(client, run_id))
             misses = 0
         except Exception as error:
             misses += 1
@@ -309,30 +311,43 @@ def _follow(client: Any, run_id: str, stages: dict[str, str], say: Callable[[str
                 ) from error
             time.sleep(WAIT)
             continue
-        tasks = (run.run_details.task_details if run.run_details else None) or []
-        for line in finished(tasks, stages, told):
+        for line in ended(nodes, pipeline, told):
             say(line)
         if run.state in FINISHED:
             break
         time.sleep(WAIT)
     if run.state != "SUCCEEDED":
-        where = ", ".join(failed_stages(tasks, stages))
-        causes = dict.fromkeys(filter(None, (cause_in(_log(client, run_id, node)) for node in failed_nodes(tasks))))
-        why = "; ".join(causes) or (_short(run.error) if run.error else "its log in the UI says why")
-        raise MofeError(f"run {run_id} ended as {run.state.lower()}{': ' * bool(where)}{where} ({why})")
+        why = [f"{failure.stage} ({_cause(client, run_id, failure)})" for failure in failures(nodes, pipeline)]
+        reason = "; ".join(why) or (_short(run.error) if run.error else "the UI may say why")
+        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
     return run_id
 
 
-def _log(client: Any, run_id: str, node: str) -> str:
-    """What a node of a run printed; "" where Kubeflow does not keep it. The client has no call of its own for it."""
+def _manifest(client: Any, run_id: str) -> str:
+    """The workflow that carries a run out; an empty one where Kubeflow no longer has this API."""
     try:
-        answer = client._run_api.api_client.call_api(
-            f"/apis/v1alpha1/runs/{run_id}/nodes/{node}/log", "GET",
-            auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True,
-        )  # fmt: skip
-        return str(answer.data.decode("utf-8", errors="replace"))
+        answer = json.loads(_get(client, f"/apis/v1beta1/runs/{run_id}"))
+        return str(answer["pipeline_runtime"]["workflow_manifest"] or "{}")
     except Exception:
-        return ""
+        return "{}"
+
+
+def _cause(client: Any, run_id: str, failure: Failure) -> str:
+    """Why a pod failed: from its log, while there is the pod, or where Argo files logs; else what Argo says of it."""
+    for name in (failure.pod, failure.node):
+        with suppress(Exception):
+            if cause := cause_in(_get(client, f"/apis/v1alpha1/runs/{run_id}/nodes/{name}/log")):
+                return cause
+    return failure.message or "its log may say why"
+
+
+def _get(client: Any, path: str) -> str:
+    """Of Kubeflow's API what the client has no call for."""
+    api = client._run_api.api_client
+    answer = api.call_api(
+        path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True
+    )  # fmt: skip
+    return str(answer.data.decode("utf-8", errors="replace"))
 
 
 def _client(host: str) -> Any:

@@ -41,6 +41,7 @@ VALUES: dict[str, dict[str, Any]] = {
             "trainAccelerators": 8,
             "nodeSelector": {"pool": "gpu"},
             "tolerations": [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "cpu": 16,
         },
         "recurring": {
             "enabled": True,
@@ -198,7 +199,7 @@ def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.
         "train_accelerators": "8",
         "node_selector": {"pool": "gpu"},
         "tolerations": [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-        "cpu": "8",
+        "cpu": "16",
         "memory": "32Gi",
         "credentials": "mofe-credentials",
     }
