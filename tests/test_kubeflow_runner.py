@@ -88,13 +88,15 @@ class Kubeflow(BaseHTTPRequestHandler):
             first = "page_token=next" not in self.path  # two pages
             page = {"recurringRuns": kept[:1] if first else kept[1:]}
             self._answer({**page, "next_page_token": "next"} if first else page)
+        elif self.path.startswith("/apis/v2beta1/runs?"):
+            self._answer({"runs": seen.runs})
         elif self.path == "/apis/v2beta1/healthz":
             self._answer({"multi_user": False})
         else:
             self._answer({"message": "not a call of v2beta1"}, 404)
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers["Content-Length"]))
+        content = self.rfile.read(int(self.headers["Content-Length"] or 0))
         seen = self.server.seen  # type: ignore[attr-defined]
         if self.path.startswith("/apis/v2beta1/pipelines/upload"):
             query = parse_qs(urlsplit(self.path).query)
@@ -105,6 +107,10 @@ class Kubeflow(BaseHTTPRequestHandler):
             else:
                 seen.names += query["name"]
             self._answer({"pipeline_id": "p-1", "pipeline_version_id": "v"})
+            return
+        if self.path.endswith(":disable"):
+            seen.schedules[self.path.split("/")[-1].removesuffix(":disable")]["mode"] = "DISABLE"
+            self._answer({})
             return
         body = json.loads(content)
         if self.path == "/apis/v2beta1/experiments":
@@ -131,7 +137,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
-        earlier=None, registered=None, schedules={}, logs={}, manifests=[],
+        earlier=None, registered=None, schedules={}, logs={}, manifests=[], runs=[],
     )  # fmt: skip
     server.seen = seen  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -373,6 +379,11 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
     executors = weekly["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
     assert all("registry.example/team/" in spec["container"]["image"] for spec in executors.values())
 
+    begun = {"run_id": "run-2", "recurring_run_id": next(reversed(kubeflow.schedules)), "state": "RUNNING"}
+    kubeflow.runs = [begun]
+    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    assert weekly["mode"] == "DISABLE", "Kubernetes would delete the run that has begun with its schedule"
+    begun["state"] = "SUCCEEDED"
     runner.unschedule("weekly", host=kubeflow.host, say=said.append)
     assert [body["display_name"] for body in kubeflow.schedules.values()] == ["other"]
     runner.unschedule("weekly", host=kubeflow.host, say=said.append)

@@ -236,7 +236,7 @@ def schedule(
                 pipeline_package_path=str(stamped),
             )  # fmt: skip
             for recurring_run in old:
-                client.delete_recurring_run(recurring_run)
+                _end(client, place, recurring_run)
         except Exception as error:
             raise MofeError(
                 f"Kubeflow at {host or 'the current context'} refused the schedule: {_short(error)}"
@@ -247,7 +247,7 @@ def schedule(
 def unschedule(
     name: str, *, host: str, experiment: str = "mofe", namespace: str = "", say: Callable[[str], None] = print
 ) -> None:
-    """End a schedule; runs of it that have begun go on.
+    """End a schedule; a run of it that has begun goes on.
 
     Args:
         name: of the schedule; it is no error if there is none.
@@ -260,10 +260,10 @@ def unschedule(
         MofeError: Kubeflow cannot be reached or refuses.
     """
     client = _client(host)
-    _, old = _scheduled(client, name, host, experiment, namespace)
+    place, old = _scheduled(client, name, host, experiment, namespace)
     try:
         for recurring_run in old:
-            client.delete_recurring_run(recurring_run)
+            _end(client, place, recurring_run)
     except Exception as error:
         raise MofeError(f"Kubeflow at {host or 'the current context'} kept the schedule: {_short(error)}") from error
     say(f"{name} runs no more" if old else f"there is no schedule {name}")
@@ -283,6 +283,15 @@ def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: st
                 return place, found
     except Exception as error:
         raise MofeError(f"Kubeflow at {host or 'the current context'} lists no schedules: {_short(error)}") from error
+
+
+def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
+    """End a schedule without its runs: Kubernetes deletes them with it, so while there is one it is only disabled."""
+    newest = client.list_runs(experiment_id=experiment_id, sort_by="created_at desc", page_size=100).runs or []
+    if any(run.recurring_run_id == recurring_run and run.state not in FINISHED for run in newest):
+        client.disable_recurring_run(recurring_run)
+    else:
+        client.delete_recurring_run(recurring_run)
 
 
 def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
