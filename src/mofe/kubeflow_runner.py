@@ -24,6 +24,7 @@ from mofe.digests import stamp
 from mofe.errors import MofeError
 from mofe.kubeflow_progress import Failure, cause_in, ended, failures, nodes_of
 from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
+from mofe.resources import with_resources
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
@@ -136,7 +137,7 @@ def _submit(
 ) -> str:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
         file = Path(folder) / "pipeline.yaml"
-        file.write_text(yaml.safe_dump_all(pipeline, sort_keys=False), "utf-8")
+        file.write_text(yaml.safe_dump_all(with_resources(pipeline, parameters), sort_keys=False), "utf-8")
         try:
             run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
@@ -228,12 +229,13 @@ def schedule(
     client = _client(host)
     place, old = _scheduled(client, name, host, experiment, namespace)
     with tempfile.TemporaryDirectory() as folder:
-        stamped = Path(folder) / "pipeline.yaml"
-        stamped.write_text(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), "utf-8")
+        file = Path(folder) / "pipeline.yaml"
+        documents = list(yaml.safe_load_all(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)))
+        file.write_text(yaml.safe_dump_all(with_resources(documents, parameters), sort_keys=False), "utf-8")
         try:
             client.create_recurring_run(
                 place, name, cron_expression=cron, no_catchup=True, params=parameters,
-                pipeline_package_path=str(stamped),
+                pipeline_package_path=str(file),
             )  # fmt: skip
             for recurring_run in old:
                 _end(client, place, recurring_run)
