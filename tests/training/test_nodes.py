@@ -114,16 +114,20 @@ class Kubernetes(BaseHTTPRequestHandler):
                 self._answer({**seen.job, "status": seen.status()})
         elif path == "/api/v1/namespaces/ml/pods":
             wanted = query["labelSelector"][0]
-            assert f"jobset.sigs.k8s.io/jobset-name={seen.job['metadata']['name']}" in wanted
-            pods = seen.pods()[:1] if "job-completion-index=0" in wanted else seen.pods()
+            assert wanted.startswith("jobset.sigs.k8s.io/jobset-name=mofe-finetune-")
             items = [
-                {"metadata": {"name": name}, "spec": {"containers": []}, "status": {"phase": phase}}
-                for name, phase in pods
+                {
+                    "metadata": {"name": name, "labels": {"batch.kubernetes.io/job-completion-index": str(index)}},
+                    "spec": {"containers": []},
+                    "status": {"phase": phase, **dict(*more)},
+                }
+                for index, (name, phase, *more) in enumerate(seen.pods())
             ]
             self._answer({"apiVersion": "v1", "kind": "PodList", "items": items})
         elif path.endswith("/log"):
             assert query["container"] == ["node"]
-            self._answer(seen.log(path.split("/")[-2]))
+            previous = "-previous" * (query.get("previous") == ["True"])
+            self._answer(seen.log(path.split("/")[-2] + previous))
 
     def do_DELETE(self) -> None:
         seen, path, _ = self._parts()
@@ -324,13 +328,55 @@ def test_a_job_that_somebody_deletes_is_said(kubernetes: SimpleNamespace) -> Non
 
 def test_what_a_killed_try_left_ends_before_the_next_begins(kubernetes: SimpleNamespace) -> None:
     kubernetes.left, kubernetes.status = 3, lambda: ended("Failed", "as was to be seen")
+    looks = [[("a", "Running")]]  # of that try; the job's own have none
+    kubernetes.pods = lambda: looks.pop() if looks else []
     places = {name: f"memory://left/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     for _ in range(2):
         with pytest.raises(MofeError, match="as was to be seen"):
             finetune(**places, num_nodes=2)
     name = kubernetes.job["metadata"]["name"]
     assert kubernetes.deleted == [name] * 3, "once before, and each time at the end"
-    assert [call.split()[0] for call in kubernetes.calls[:6]] == ["GET", "POST", "DELETE", "POST", "POST", "POST"]
+    assert [call.split()[0] for call in kubernetes.calls[:6]] == ["GET", "POST", "DELETE", "GET", "GET", "POST"]
+
+
+def started(restarts: int) -> dict[str, Any]:
+    state = {"running": {"startedAt": "2026-01-31T00:00:00Z"}}
+    container = {"name": "node", "restartCount": restarts, "image": "i", "imageID": "i", "ready": True, "state": state}
+    return {"containerStatuses": [container]}
+
+
+def test_a_reason_is_remembered_when_the_container_is_started_again_and_its_pod_deleted(
+    kubernetes: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = [
+        [("a", "Running", started(0)), ("b", "Running", started(0))],
+        [("a", "Running", started(1)), ("b", "Running", started(1))],
+        [("a", "Running", started(1)), ("b", "Running", started(1))],
+        [],
+    ]
+    kubernetes.pods = lambda: looks.pop(0) if len(looks) > 1 else looks[0]
+    kubernetes.status = lambda: ended("Failed", "jobset failed") if len(looks) == 1 else {}
+    kubernetes.log = {
+        "a": b"begins\n", "a-previous": b"mofe: Connection closed by peer\n",
+        "b": b"", "b-previous": b"mofe: there is no bucket\n=====\n",
+    }.__getitem__  # fmt: skip
+    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
+    with pytest.raises(MofeError, match="training on 2 nodes failed: there is no bucket"):
+        finetune(**places, num_nodes=2)
+    told = capsys.readouterr().out
+    assert told.count("node 1 ended and is started again: there is no bucket") == 1
+    assert told.count("begins") == 2, "the first node is heard again when it was started again"
+
+
+def test_why_a_node_does_not_start_is_told(kubernetes: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    why = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    unscheduled = {"conditions": [{"type": "PodScheduled", "status": "False", "message": why}]}
+    looks = iter([{}, {}, {}, ended("Complete")])
+    kubernetes.pods = lambda: [("a", "Running", started(0)), ("b", "Pending", unscheduled)]
+    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
+    kubernetes.status = lambda: next(looks)
+    finetune(**places, num_nodes=2)
+    assert capsys.readouterr().out.count(f"node 1: pending, {why}") == 1
 
 
 def test_a_failed_job_without_pods_gives_its_own_reason(kubernetes: SimpleNamespace) -> None:

@@ -17,7 +17,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from typing import Any
 
 from mofe import storage, writing
 from mofe.errors import MofeError
+from mofe.training.node_watch import NodeWatch
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"
@@ -218,17 +218,17 @@ class Cluster:
             signal.signal(signal.SIGTERM, before)
 
     def wait_for(self, name: str, num_nodes: int) -> None:
-        """Return when the job is complete; print what its first node prints.
+        """Return when the job is complete; print what its first node prints, and what keeps others.
 
         Raises:
             MofeError: it failed, was deleted, or cannot be seen any more.
         """
-        misses, seen = 0, ""
-        voice: threading.Thread | None = None
+        misses = 0
+        nodes = NodeWatch(self.pods, self.namespace, name)
         while True:
             try:
                 job = self.jobs.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
-                first = self._pods(f"jobset.sigs.k8s.io/jobset-name={name},batch.kubernetes.io/job-completion-index=0")
+                nodes.look()
                 misses = 0
             except Exception as error:  # of the API, of the connection
                 misses += 1
@@ -239,53 +239,14 @@ class Cluster:
                 time.sleep(WAIT)
                 continue
             conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
-            phase = first[0].status.phase if first else "Pending"
-            if phase != seen:
-                print(f"first node: {phase.lower()}", flush=True)
-                seen = phase
-            if phase != "Pending" and voice is None:
-                voice = threading.Thread(target=self._repeat, args=(first[0].metadata.name,), daemon=True)
-                voice.start()
             if "Failed" in conditions or "Complete" in conditions:
-                if voice:
-                    voice.join(timeout=WAIT)
+                nodes.hear_out(WAIT)
                 if "Failed" in conditions:
                     raise MofeError(
-                        f"training on {num_nodes} nodes failed: {self._reason(name) or conditions['Failed']['message']}"
+                        f"training on {num_nodes} nodes failed: {nodes.reason() or conditions['Failed']['message']}"
                     )
                 return
             time.sleep(WAIT)
-
-    def _pods(self, selector: str) -> list[Any]:
-        return list(self.pods.list_namespaced_pod(self.namespace, label_selector=selector).items)
-
-    def _repeat(self, pod: str) -> None:
-        """Print what a node prints, as long as it does."""
-        try:
-            log = self.pods.read_namespaced_pod_log(
-                pod, self.namespace, container="node", follow=True, _preload_content=False
-            )
-            for piece in log.stream():
-                sys.stdout.write(piece.decode(errors="replace"))
-                sys.stdout.flush()
-        except Exception as error:  # the log is for people; the job says how it ended
-            print(f"no more of the first node's log: {_short(error)}", flush=True)
-
-    def _reason(self, name: str) -> str:
-        """Why a node failed, in its own words."""
-        try:
-            for pod in self._pods(f"jobset.sigs.k8s.io/jobset-name={name}"):
-                if pod.status.phase == "Failed":
-                    log = self.pods.read_namespaced_pod_log(
-                        pod.metadata.name, self.namespace, container="node", tail_lines=200
-                    )
-                    lines = [line for line in log.splitlines() if line.strip()]
-                    said = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
-                    if said or lines:
-                        return str((said or lines)[-1])
-        except Exception as error:
-            print(f"the nodes' logs cannot be read: {_short(error)}", flush=True)
-        return ""
 
     def _create(self, job: dict[str, Any]) -> bool:
         """Whether there was no job of that name yet."""
@@ -300,17 +261,21 @@ class Cluster:
     def _create_after_the_last(self, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
         print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
-        self._delete(name, "Foreground")  # its pods first
+        self._delete(name)
+        last = NodeWatch(self.pods, self.namespace, name)
         for _ in range(PATIENCE):
-            if self._create(job):
+            left = True
+            with suppress(Exception):  # of the API, of the connection
+                left = bool(last.there())
+            if not left and self._create(job):
                 return
             time.sleep(WAIT)
         raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
 
-    def _delete(self, name: str, dependents: str = "Background") -> None:
+    def _delete(self, name: str) -> None:
         try:
             self.jobs.delete_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name, propagation_policy=dependents
+                GROUP, VERSION, self.namespace, PLURAL, name, propagation_policy="Background"
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:

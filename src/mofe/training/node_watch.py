@@ -1,0 +1,120 @@
+"""What the pods of a TrainJob do: told in the log of the pod that watches, and remembered if it is a reason.
+
+A container that fails is started again in its pod, a few times, before the job fails; then Kubernetes deletes the pods.
+So a reason is noted when it is seen.
+"""
+
+import sys
+import threading
+from typing import Any
+
+from mofe.training.distributed import LOST_PEER
+
+
+class NodeWatch:
+    """The nodes of one job."""
+
+    def __init__(self, pods: Any, namespace: str, job: str):
+        self.pods = pods
+        self.namespace = namespace
+        self.job = job
+        self.reasons: list[str] = []
+        self.told: set[tuple[str, str]] = set()
+        self.ended: set[tuple[str, int]] = set()
+        self.heard: tuple[str, int] | None = None
+        self.voice: threading.Thread | None = None
+
+    def there(self) -> list[Any]:
+        """The job's pods."""
+        selector = f"jobset.sigs.k8s.io/jobset-name={self.job}"
+        return list(self.pods.list_namespaced_pod(self.namespace, label_selector=selector).items)
+
+    def look(self) -> None:
+        """Tell what is new of every node, and repeat what the first one prints."""
+        nodes = self.there()
+        for pod in nodes:
+            node = _number(pod)
+            for waits in _waits(pod):
+                self._tell(node, waits)
+            if pod.status.phase == "Failed":
+                self._note(pod, node, _restarts(pod))
+            elif _restarts(pod):
+                self._note(pod, node, _restarts(pod) - 1, previous=True)
+        for pod in nodes:
+            speaks = (pod.metadata.name, _restarts(pod))
+            if _number(pod) == "0" and pod.status.phase != "Pending" and speaks != self.heard and not self._is_heard():
+                self._tell("0", pod.status.phase.lower())
+                self.heard = speaks
+                self.voice = threading.Thread(target=self._repeat, args=(pod.metadata.name,), daemon=True)
+                self.voice.start()
+
+    def hear_out(self, seconds: float) -> None:
+        """Let the first node finish what it says."""
+        if self.voice:
+            self.voice.join(timeout=seconds)
+
+    def reason(self) -> str:
+        """Why a node failed, in its own words; not that it lost one that had failed before. "" if none is known."""
+        own = [reason for reason in self.reasons if not LOST_PEER.search(reason)]
+        return next(iter([*own, *self.reasons]), "")
+
+    def _is_heard(self) -> bool:
+        return self.voice is not None and self.voice.is_alive()
+
+    def _tell(self, node: str, what: str) -> None:
+        if (node, what) not in self.told:
+            self.told.add((node, what))
+            print(f"node {node}: {what}", flush=True)
+
+    def _note(self, pod: Any, node: str, tried: int, previous: bool = False) -> None:
+        if (pod.metadata.name, tried) in self.ended:
+            return
+        self.ended.add((pod.metadata.name, tried))
+        try:
+            log = self.pods.read_namespaced_pod_log(
+                pod.metadata.name, self.namespace, container="node", previous=previous, tail_lines=200
+            )
+        except Exception:  # gone
+            return
+        lines = [line for line in log.splitlines() if line.strip(" =-")]
+        said = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
+        if said or lines:
+            self.reasons.append(str((said or lines)[-1]))
+            print(f"node {node} ended{' and is started again' * previous}: {self.reasons[-1]}", flush=True)
+
+    def _repeat(self, pod: str) -> None:
+        """Print what a node prints, as long as it does."""
+        try:
+            log = self.pods.read_namespaced_pod_log(
+                pod, self.namespace, container="node", follow=True, _preload_content=False
+            )
+            for piece in log.stream():
+                sys.stdout.write(piece.decode(errors="replace"))
+                sys.stdout.flush()
+        except Exception as error:  # the log is for people; the job says how it ended
+            print(f"no more of the first node's log: {error}", flush=True)
+
+
+def _number(pod: Any) -> str:
+    return str((pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", "?"))
+
+
+def _restarts(pod: Any) -> int:
+    return sum(int(container.restart_count or 0) for container in pod.status.container_statuses or [])
+
+
+def _waits(pod: Any) -> list[str]:
+    """Why a pod has no node yet, or its container does not run, as Kubernetes says it."""
+    if pod.status.phase != "Pending":
+        return []
+    unscheduled = [
+        condition.message
+        for condition in pod.status.conditions or []
+        if condition.type == "PodScheduled" and condition.status == "False" and condition.message
+    ]
+    waiting = [
+        container.state.waiting.reason
+        for container in pod.status.container_statuses or []
+        if container.state and container.state.waiting and container.state.waiting.reason
+    ]
+    return [f"pending, {why}" for why in unscheduled + waiting] or ["pending"]
