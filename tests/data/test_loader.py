@@ -1,8 +1,11 @@
 """Images from shards: what augmentation draws depends on seed, epoch and position alone."""
 
+import multiprocessing
+import os
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm.data
 import torch
@@ -12,7 +15,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
-from mofe.data.loader import FEW, ShardDataset, normalised, training_transform
+from mofe.data.loader import FEW, ShardDataset, batches, normalised, training_transform
 from mofe.data.pixels import decode_pixels
 
 GREY = Preprocessing(
@@ -67,6 +70,17 @@ def test_a_batch_is_its_images_one_by_one(make_images: Callable[..., str], monke
     assert [item[1:] for item in together] == [item[1:] for item in alone]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(together, alone, strict=True))
     assert decoded == transformed == len(positions)
+
+
+def test_a_signal_to_the_group_does_not_end_the_workers(make_images: Callable[..., str]) -> None:
+    """Only their parent decides: at its end they end, and before it they still bring what a checkpoint waits for."""
+    dataset = ShardDataset(ImageShards(make_images()), training_transform(BLAND, "crop-flip"), seed=3)
+    loaded = batches(dataset, np.arange(8), 2, num_workers=2)
+    next(loaded)
+    groups = {os.getpgid(int(worker.pid or 0)) for worker in multiprocessing.active_children()}
+    assert len(groups) == 2
+    assert os.getpgid(0) not in groups
+    assert len(list(loaded)) == 3
 
 
 def test_seeding_an_image_does_not_go_round_the_accelerators(

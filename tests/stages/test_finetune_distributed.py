@@ -83,7 +83,7 @@ def test_told_to_end_all_stop_after_the_same_step(
     assert len(list((tmp_path / "other").glob("*/step-*"))) == 2, "only the first process writes them"
 
     options["checkpoints"] = str(tmp_path / "kept")
-    command = [*under_torchrun(2), *stage(paths, tmp_path / "killed", **options)]
+    command = [*under_torchrun(2), *stage(paths, tmp_path / "killed", **{**options, "num_workers": 2})]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT) as run:
         assert run.stdout
         printed = ""

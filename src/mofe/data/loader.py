@@ -8,6 +8,7 @@ What an image looks like after augmentation depends on (seed, epoch, position in
 of workers nor on what was drawn before, so a resumed run sees what the interrupted one would have seen.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -188,5 +189,11 @@ def batches(
         batch_sampler=chunks,
         num_workers=min(num_workers, len(chunks)),
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_the_group,
     )
     yield from loader
+
+
+def _leave_the_group(_: int) -> None:
+    """A signal that is for the whole group (of torchrun, of Kubeflow, of Ctrl-C) is its first process's to heed."""
+    os.setpgid(0, 0)
