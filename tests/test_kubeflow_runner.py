@@ -188,6 +188,14 @@ def test_without_the_workflow_a_run_is_followed_to_its_end(kubeflow: SimpleNames
         submit(kubeflow)
 
 
+def test_where_argo_keeps_the_state_in_its_database_that_is_said_once(kubeflow: SimpleNamespace) -> None:
+    kubeflow.states = [{"state": "RUNNING"}, {"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    status = {"status": {"phase": "Running", "offloadNodeStatusVersion": "fnv:1995272498"}}
+    kubeflow.manifests = [{"pipeline_runtime": {"workflow_manifest": json.dumps(status)}}]
+    assert "in a database" in "".join(submit(kubeflow)[1:])
+    assert len(submit(kubeflow)) == 2
+
+
 def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -> None:
     kubeflow.states, kubeflow.manifests = [{"state": "FAILED"}], [manifest(RECORDED["killed"])]
     said: list[str] = []

@@ -46,6 +46,11 @@ def nodes_of(manifest: str) -> list[dict[str, Any]]:
     return sorted(nodes.values(), key=lambda node: (node.get("finishedAt") or "~", node["name"]))
 
 
+def is_elsewhere(manifest: str) -> bool:
+    """Whether Argo keeps the nodes of a workflow in its database, where this API does not look."""
+    return "offloadNodeStatusVersion" in json.loads(manifest).get("status", {})
+
+
 def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> Iterator[str]:
     """A line for each stage that has come to its end since the last look.
 

@@ -22,7 +22,7 @@ import yaml
 from mofe import __version__
 from mofe.digests import stamp
 from mofe.errors import MofeError
-from mofe.kubeflow_progress import Failure, cause_in, ended, failures, nodes_of
+from mofe.kubeflow_progress import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
 from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
 from mofe.resources import with_resources
 
@@ -308,11 +308,12 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
 
 def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], None]) -> str:
     told: set[str] = set()
-    misses = 0
+    misses, elsewhere = 0, False
     while True:
         try:
             run = client.get_run(run_id)
-            nodes = nodes_of(_manifest(client, run_id))
+            manifest = _manifest(client, run_id)
+            nodes = nodes_of(manifest)
             misses = 0
         except Exception as error:
             misses += 1
@@ -322,6 +323,9 @@ def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], 
                 ) from error
             time.sleep(WAIT)
             continue
+        if is_elsewhere(manifest) and not elsewhere:
+            elsewhere = True
+            say("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
         for line in ended(nodes, pipeline, told):
             say(line)
         if run.state in FINISHED:
