@@ -358,7 +358,7 @@ def test_a_reason_is_remembered_when_the_container_is_started_again_and_its_pod_
     kubernetes.status = lambda: ended("Failed", "jobset failed") if len(looks) == 1 else {}
     kubernetes.log = {
         "a": b"begins\n", "a-previous": b"mofe: Connection closed by peer\n",
-        "b": b"", "b-previous": b"mofe: there is no bucket\n=====\n",
+        "b": b"", "b-previous": b"mofe: there is no bucket\ntorch...ChildFailedError:\n=====\n",
     }.__getitem__  # fmt: skip
     places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     with pytest.raises(MofeError, match="training on 2 nodes failed: there is no bucket"):

@@ -76,11 +76,10 @@ class NodeWatch:
             )
         except Exception:  # gone
             return
-        lines = [line for line in log.splitlines() if line.strip(" =-")]
-        said = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
-        if said or lines:
-            self.reasons.append(str((said or lines)[-1]))
-            print(f"node {node} ended{' and is started again' * previous}: {self.reasons[-1]}", flush=True)
+        why = _last_words(log)
+        if why:
+            self.reasons.append(why)
+        print(f"node {node} ended{' and is started again' * previous}{': ' * bool(why)}{why}", flush=True)
 
     def _repeat(self, pod: str) -> None:
         """Print what a node prints, as long as it does."""
@@ -93,6 +92,15 @@ class NodeWatch:
                 sys.stdout.flush()
         except Exception as error:  # the log is for people; the job says how it ended
             print(f"no more of the first node's log: {error}", flush=True)
+
+
+def _last_words(log: str) -> str:
+    """Why a node ended: its own message, or its last line, unless torchrun's report of its processes stands there."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    said = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
+    if said:
+        return said[-1]
+    return lines[-1] if lines and "ChildFailedError" not in log else ""
 
 
 def _number(pod: Any) -> str:
