@@ -19,6 +19,7 @@ import yaml
 import mofe.kubeflow_runner as runner
 from mofe.digests import shipped
 from mofe.errors import MofeError
+from mofe.kubeflow_progress import cause_in, ended, failures
 
 PARAMETERS = {
     "train_data": "s3://b/train",
@@ -63,7 +64,8 @@ class Kubeflow(BaseHTTPRequestHandler):
         seen.tokens.add(self.headers.get("authorization"))
         if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
             node = self.path.split("/")[-2]
-            self._answer(seen.logs[node]) if node in seen.logs else self._answer({"error_message": "no log"}, 404)
+            # Kubeflow has begun to answer when it finds that there is no log
+            self._answer(seen.logs.get(node, {"error_message": "Error: pods not found", "error_details": "…"}))
         elif self.path.startswith("/apis/v1beta1/runs/run-1") and seen.manifests:
             self._answer(seen.manifests.pop(0) if len(seen.manifests) > 1 else seen.manifests[0])
         elif self.path.startswith("/apis/v2beta1/runs/run-1"):
@@ -89,7 +91,8 @@ class Kubeflow(BaseHTTPRequestHandler):
             page = {"recurringRuns": kept[:1] if first else kept[1:]}
             self._answer({**page, "next_page_token": "next"} if first else page)
         elif self.path.startswith("/apis/v2beta1/runs?"):
-            self._answer({"runs": seen.runs})
+            first = "page_token=next" not in self.path  # two pages
+            self._answer({"runs": [{"run_id": "newer"}], "next_page_token": "next"} if first else {"runs": seen.runs})
         elif self.path == "/apis/v2beta1/healthz":
             self._answer({"multi_user": False})
         else:
@@ -179,6 +182,7 @@ def test_a_run_is_submitted_followed_and_told(kubeflow: SimpleNamespace) -> None
     images = {spec["container"]["image"] for spec in executors.values()}
     assert all(re.fullmatch(r"registry\.example/team/mofe-\w+:[\w.]+-[0-9a-f]{12}", image) for image in images)
     assert "kubernetes" in sent["pipeline_spec"]["platform_spec"]["platforms"]
+    assert executors["exec-finetune"]["container"]["resources"]["resourceMemoryLimit"] == "32Gi", "no longer an input"
 
 
 def test_without_the_workflow_a_run_is_followed_to_its_end(kubeflow: SimpleNamespace) -> None:
@@ -192,8 +196,9 @@ def test_where_argo_keeps_the_state_in_its_database_that_is_said_once(kubeflow: 
     kubeflow.states = [{"state": "RUNNING"}, {"state": "RUNNING"}, {"state": "SUCCEEDED"}]
     status = {"status": {"phase": "Running", "offloadNodeStatusVersion": "fnv:1995272498"}}
     kubeflow.manifests = [{"pipeline_runtime": {"workflow_manifest": json.dumps(status)}}]
-    assert "in a database" in "".join(submit(kubeflow)[1:])
-    assert len(submit(kubeflow)) == 2
+    said = submit(kubeflow)
+    assert len(said) == 2
+    assert "in a database" in said[1]
 
 
 def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -> None:
@@ -224,6 +229,40 @@ def test_a_failed_run_names_the_stage_and_the_cause_from_its_log(kubeflow: Simpl
     kubeflow.logs[pod] = "main.go:59] failed to execute component: signal: killed\n"
     with pytest.raises(MofeError, match=r"failed: fingerprint \(signal: killed \(out of memory\?\)\)"):
         submit(kubeflow)
+
+
+def test_of_two_tasks_of_one_name_each_is_told() -> None:
+    """The shards of a sharded run's features, and those of its scores, are made by tasks of one name."""
+    documents = list(yaml.safe_load_all(shipped("sharded.yaml").read_text()))
+    when = {"type": "DAG", "phase": "Succeeded", "startedAt": "2026-11-26T16:00:00Z"}
+    nodes = [
+        {**when, "id": f"m-{number}{part}", "name": f"m(0).root(0).{task}(0).split{part}",
+         "finishedAt": f"2026-11-26T16:0{number}:00Z"}
+        for number, task in enumerate(("extract-shards", "score-shards"), 1)
+        for part in ("", "(0).executor", "(0).executor(0)")
+    ]  # fmt: skip
+    nodes[1]["phase"] = "Skipped"
+    nodes.pop(2)
+    assert words(list(ended(nodes, documents, set()))) == [["✓ split", "cached"], ["✓ split", "0:02:00"]]
+    nodes[-1].update(type="Pod", phase="Failed", message="main: Error", templateName="impl")
+    nodes[1].update(type="Pod", phase="Succeeded", finishedAt="2026-11-26T16:09:00Z")
+    assert [failure.message for failure in failures(nodes, documents)] == ["main: Error"]
+
+
+def test_a_driver_of_the_whole_pipeline_has_a_name() -> None:
+    documents = list(yaml.safe_load_all(shipped("mofe.yaml").read_text()))
+    node = {"id": "m-1", "name": "m(0).root-driver(0)", "type": "Pod", "phase": "Error", "finishedAt": "2026-11-26"}
+    assert [failure.stage for failure in failures([node], documents)] == ["the pipeline"]
+
+
+def test_what_ended_a_stage_from_outside_goes_before_what_it_had_caught() -> None:
+    caught = "urllib3.exceptions.ConnectionError: tried again\n"
+    assert cause_in(f"{caught}failed to execute component: signal: killed\nError: signal: killed\n") == (
+        "signal: killed (out of memory?)"
+    )
+    assert cause_in(f"{caught}failed to execute component: exit status 1\nError: exit status 1\n") == (
+        "ConnectionError: tried again"
+    )
 
 
 def test_a_refusal_and_a_server_that_goes_away_are_said(
@@ -298,6 +337,25 @@ def test_one_stage_of_an_earlier_run_is_submitted_again(kubeflow: SimpleNamespac
     assert set(sent["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) == set(
         executors
     )
+
+
+def test_of_a_run_from_the_ui_only_the_stage_asks_for_more(kubeflow: SimpleNamespace) -> None:
+    """There resources are inputs of the tasks, and the cache compares them."""
+    earlier_spec(kubeflow)
+    pipeline, platform = yaml.safe_load_all(shipped("mofe.yaml").read_text())
+    kubeflow.earlier["pipeline_spec"] = {"pipeline_spec": pipeline, "platform_spec": platform}
+    kubeflow.earlier["runtime_config"]["parameters"]["cpu"] = "4"
+    earlier = runner.earlier_run("run-0", host=kubeflow.host)
+    more = {**earlier.parameters, "memory": "64Gi", "cpu": "16"}
+    runner.submit_again(earlier, "index", more, host=kubeflow.host, say=lambda _: None)
+    assert kubeflow.run["runtime_config"]["parameters"] == {**PARAMETERS, "cpu": "4"}
+    spec = kubeflow.run["pipeline_spec"]["pipeline_spec"]
+    tasks, before = spec["root"]["dag"]["tasks"], pipeline["root"]["dag"]["tasks"]
+    for stage in ("extract", "finetune"):
+        assert tasks[stage]["inputs"] == before[stage]["inputs"]
+    asked = spec["deploymentSpec"]["executors"]["exec-index"]["container"]["resources"]
+    assert (asked["resourceMemoryLimit"], asked["resourceCpuRequest"]) == ("64Gi", "16")
+    assert "pipelinechannel--memory" not in tasks["index"]["inputs"]["parameters"]
 
 
 def test_of_a_registered_pipeline_it_is_that_version(kubeflow: SimpleNamespace) -> None:
@@ -386,6 +444,7 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
     assert weekly["runtime_config"] == {"parameters": PARAMETERS}
     executors = weekly["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
     assert all("registry.example/team/" in spec["container"]["image"] for spec in executors.values())
+    assert executors["exec-finetune"]["container"]["resources"]["resourceCpuRequest"] == "8", "no longer an input"
 
     begun = {"run_id": "run-2", "recurring_run_id": next(reversed(kubeflow.schedules)), "state": "RUNNING"}
     kubeflow.runs = [begun]

@@ -59,59 +59,64 @@ def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> 
         documents: the compiled pipeline.
         told: the nodes that were told; written to.
     """
-    placed = [(*_place(node["name"], documents), node) for node in nodes]
-    cached = {stage for stage, part, node in placed if part == "executor" and node["phase"] in ("Skipped", "Omitted")}
-    for stage, part, node in placed:
-        if part != "stage" or node["phase"] not in ENDED or node["id"] in told:
+    skipped = {_way(node) for node in nodes if node.get("phase") in ("Skipped", "Omitted")}
+    for node in nodes:
+        stage, part = _place(node["name"], documents)
+        if part != "stage" or node.get("phase") not in ENDED or node["id"] in told or not node.get("finishedAt"):
             continue
         told.add(node["id"])
-        if stage in cached and stage.startswith(FINDS):
+        cached = f"{_way(node)}.executor" in skipped
+        if cached and stage.startswith(FINDS):
             continue  # told when it was prepared
         took = datetime.fromisoformat(node["finishedAt"]) - datetime.fromisoformat(node["startedAt"])
-        how = "cached" if stage in cached else str(took) if node["phase"] == "Succeeded" else "failed"
+        how = "cached" if cached else str(took) if node["phase"] == "Succeeded" else "failed"
         yield f"{'✗' if how == 'failed' else '✓'} {stage:<24}{how:>10}"
 
 
 def failures(nodes: list[dict[str, Any]], documents: Documents) -> list[Failure]:
-    """The pods that ended a run: of each stage the last, if it failed."""
-    last: dict[tuple[str, str], dict[str, Any]] = {}
-    for node in nodes:
-        if node["type"] == "Pod" and node.get("finishedAt"):
-            last[_place(node["name"], documents)] = node
+    """The pods that ended a run: of each task's tries the last, if it failed."""
+    last = {_way(node): node for node in nodes if node.get("type") == "Pod" and node.get("finishedAt")}
     return [
-        Failure(stage, _pod(node), node["id"], node.get("message", ""))
-        for (stage, _), node in last.items()
+        Failure(_place(node["name"], documents)[0], _pod(node), node["id"], node.get("message", ""))
+        for node in last.values()
         if node["phase"] in ("Failed", "Error")
     ]
 
 
 def cause_in(log: str) -> str:
-    """Why a pod failed, from its log: the exception of its stage, or what Kubeflow's launcher says; "" if neither."""
-    if cause := exception_in(re.sub(r"(?m)^Error: exit status \d+$", "", log)):  # Argo's last words
-        return cause
+    """Why a pod failed, from its log: what ended its stage from outside, or the stage's exception; "" if neither."""
     said = re.findall(r"(?m)(?:failed to execute component|KFP driver): (.*)$", log)
-    return f"{said[-1]} (out of memory?)" if said and said[-1] == "signal: killed" else said[-1] if said else ""
+    if said and not said[-1].startswith("exit status"):
+        return f"{said[-1]} (out of memory?)" if said[-1] == "signal: killed" else str(said[-1])
+    return exception_in(re.sub(r"(?m)^Error: (exit status|signal).*$", "", log))[1]  # Argo's last words
 
 
 def _place(name: str, documents: Documents) -> tuple[str, str]:
     """Of which stage a node is a part, and which: "stage", "executor" or "driver"; "" of a graph or another try."""
     components = documents[0]["components"]
-    component, stage, rounds = documents[0]["root"], "", []
+    component, stage, rounds = documents[0]["root"], "the pipeline", []
     for segment in name.split(".")[2:]:
         tasks = component.get("dag", {}).get("tasks", {})
-        task, _, tries = segment.partition("(")
-        if task == "iteration-iterations" and tries:
-            rounds.append(str(int(tries.partition(":")[0]) + 1))
+        task = segment.partition("(")[0]
+        if begun := re.match(r"iteration-iterations\((\d+):", segment):
+            rounds.append(str(int(begun[1]) + 1))
         elif task in tasks:
             component, stage = components[tasks[task]["componentRef"]["name"]], tasks[task]["taskInfo"]["name"]
         elif (driven := task.removesuffix("-driver")) in tasks:
             return f"{tasks[driven]['taskInfo']['name']} {'.'.join(rounds)}".rstrip(), "driver"
+        elif task in ("iteration-driver", "iteration-item-driver"):
+            return f"{stage} {'.'.join(rounds)}".rstrip(), "driver"
         elif task == "executor":
             return f"{stage} {'.'.join(rounds)}".rstrip(), "executor"
     whole = "executorLabel" in component and not name.endswith(")")
     return f"{stage} {'.'.join(rounds)}".rstrip(), "stage" if whole else ""
 
 
+def _way(node: dict[str, Any]) -> str:
+    """A node's name without its tries."""
+    return re.sub(r"\(\d+\)", "", node["name"])
+
+
 def _pod(node: dict[str, Any]) -> str:
     workflow, _, number = node["id"].rpartition("-")
-    return f"{workflow}-{node['templateName']}-{number}"
+    return f"{workflow}-{node.get('templateName', '')}-{number}"

@@ -1,7 +1,8 @@
 """Hands compiled pipelines to Kubeflow Pipelines: submits a run and follows it, registers a version, keeps a schedule.
 
-Only documented calls of the v2beta1 API, through the kfp client. Access is the client's own business: ``KFP_TOKEN`` in
-the environment, a token of the pod that this runs in, or the current Kubernetes context.
+Calls of API v2beta1 through the kfp client, and two that it has no method for: the workflow of a run, from v1beta1, and
+the log of a pod. Access is the client's own business: ``KFP_TOKEN`` in the environment, a token of the pod that this
+runs in, or the current Kubernetes context.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from mofe.digests import stamp
 from mofe.errors import MofeError
 from mofe.kubeflow_progress import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
 from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
-from mofe.resources import with_resources
+from mofe.resources import RESOURCES, with_resources
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
@@ -64,8 +65,9 @@ def submit(
     """
     client = _client(host)
     stamped = list(yaml.safe_load_all(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)))
+    asking = with_resources(stamped, parameters)
     return _submit(
-        client, stamped, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
+        client, asking, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
     )
 
 
@@ -127,9 +129,12 @@ def submit_again(
         MofeError: there is no such stage, or as for :func:`submit`.
     """
     documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
-    documents = uncached(cut(documents, stage), stage)
+    # what its pods ask for is the stage's own: where it is an input of the others, the cache compares it
+    documents = with_resources(uncached(cut(documents, stage), stage), parameters, stage)
+    before = {name: value for name, value in earlier.parameters.items() if name in RESOURCES}
+    given = {name: value for name, value in parameters.items() if name not in RESOURCES} | before
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host), documents, parameters, host, say, run_name=name, **earlier.place)
+    return _submit(_client(host), documents, given, host, say, run_name=name, **earlier.place)
 
 
 def _submit(
@@ -137,7 +142,7 @@ def _submit(
 ) -> str:
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
         file = Path(folder) / "pipeline.yaml"
-        file.write_text(yaml.safe_dump_all(with_resources(pipeline, parameters), sort_keys=False), "utf-8")
+        file.write_text(yaml.safe_dump_all(pipeline, sort_keys=False), "utf-8")
         try:
             run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
@@ -289,11 +294,16 @@ def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: st
 
 def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
     """End a schedule without its runs: Kubernetes deletes them with it, so while there is one it is only disabled."""
-    newest = client.list_runs(experiment_id=experiment_id, sort_by="created_at desc", page_size=100).runs or []
-    if any(run.recurring_run_id == recurring_run and run.state not in FINISHED for run in newest):
-        client.disable_recurring_run(recurring_run)
-    else:
-        client.delete_recurring_run(recurring_run)
+    page = ""
+    while True:
+        listed = client.list_runs(page_token=page, page_size=100, experiment_id=experiment_id)
+        if any(run.recurring_run_id == recurring_run and run.state not in FINISHED for run in listed.runs or []):
+            client.disable_recurring_run(recurring_run)
+            return
+        page = listed.next_page_token
+        if not page:
+            client.delete_recurring_run(recurring_run)
+            return
 
 
 def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
@@ -342,9 +352,11 @@ def _manifest(client: Any, run_id: str) -> str:
     """The workflow that carries a run out; an empty one where Kubeflow no longer has this API."""
     try:
         answer = json.loads(_get(client, f"/apis/v1beta1/runs/{run_id}"))
-        return str(answer["pipeline_runtime"]["workflow_manifest"] or "{}")
-    except Exception:
-        return "{}"
+    except Exception as error:
+        if getattr(error, "status", None) == 404:
+            return "{}"
+        raise
+    return str(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
 
 
 def _cause(client: Any, run_id: str, failure: Failure) -> str:

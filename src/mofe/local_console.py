@@ -132,8 +132,11 @@ def _place(output: Any) -> Any:
 def _cause(log: Path, status: int) -> str:
     """Why a stage failed, in one line: the exception that ended it, or the signal."""
     text = log.read_text("utf-8", errors="replace")
-    if cause := exception_in(text):
-        return f"{cause} (remove its folder, and the next run does)" if " is damaged" in cause else cause
+    kind, cause = exception_in(text)
+    if kind == "MofeError" and " is damaged" in cause:
+        return f"{cause} (remove its folder, and the next run does)"
+    if cause:
+        return cause
     if status < 0 or status in (137, 143):
         signal = -status if status < 0 else status - 128
         return f"it was killed by signal {signal}" + (" (out of memory?)" if signal == 9 else "")

@@ -19,17 +19,22 @@ INPUTS = {
 """Under which kfp hands them to tasks."""
 
 
-def with_resources(documents: Documents, parameters: Mapping[str, Any]) -> Documents:
+def with_resources(documents: Documents, parameters: Mapping[str, Any], stage: str = "") -> Documents:
     """A compiled pipeline whose pods of the pool ask for what a run's parameters say, or the pipeline's defaults.
 
     The pool's are the pods whose nodes can be chosen. A pipeline into which this was written before asks anew.
+
+    Args:
+        documents: the pipeline.
+        parameters: of the run.
+        stage: only its pods; those of the others, and so what the cache compares of them, remain as they are.
     """
     changed = copy.deepcopy(documents)
     pipeline, platform = changed[0], changed[1]["platforms"]["kubernetes"] if changed[1:] else {}
     known = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     asked = {name: str(parameters.get(name, known.get(name, {}).get("defaultValue", ""))) for name in RESOURCES}
     configured = platform.get("deploymentSpec", {}).get("executors", {})
-    pool = {name for name, config in configured.items() if "nodeSelector" in config}
+    pool = {n for n, config in configured.items() if "nodeSelector" in config and stage in ("", stage_of(n))}
     for name in pool:
         count = asked["train_accelerators" if stage_of(name) == "finetune" else "accelerators"]
         pipeline["deploymentSpec"]["executors"][name]["container"]["resources"] = {

@@ -3,10 +3,10 @@
 import re
 
 
-def exception_in(log: str) -> str:
-    """The message of the exception that ended a stage, with its kind unless that is our own; "" if none did."""
+def exception_in(log: str) -> tuple[str, str]:
+    """The kind of the exception that ended a stage, and its message, which tells the kind unless it is our own."""
     raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", log)
     if not raised:
-        return ""
+        return "", ""
     kind, message = raised[-1]
-    return message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")
+    return kind, message if kind == "MofeError" else f"{kind}: {message}".removesuffix(": ")

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import Callable
 
 import numpy as np
@@ -72,15 +73,23 @@ def test_a_batch_is_its_images_one_by_one(make_images: Callable[..., str], monke
     assert decoded == transformed == len(positions)
 
 
-def test_a_signal_to_the_group_does_not_end_the_workers(make_images: Callable[..., str]) -> None:
-    """Only their parent decides: at its end they end, and before it they still bring what a checkpoint waits for."""
+@pytest.mark.parametrize("heeded", [True, False])
+def test_where_sigterm_is_heeded_a_signal_to_the_group_does_not_end_the_workers(
+    make_images: Callable[..., str], heeded: bool
+) -> None:
     dataset = ShardDataset(ImageShards(make_images()), training_transform(BLAND, "crop-flip"), seed=3)
-    loaded = batches(dataset, np.arange(8), 2, num_workers=2)
-    next(loaded)
-    groups = {os.getpgid(int(worker.pid or 0)) for worker in multiprocessing.active_children()}
-    assert len(groups) == 2
-    assert os.getpgid(0) not in groups
-    assert len(list(loaded)) == 3
+    others = set(multiprocessing.active_children())
+    before = signal.signal(signal.SIGTERM, (lambda *_: None) if heeded else signal.SIG_DFL)
+    try:
+        loaded = batches(dataset, np.arange(8), 2, num_workers=2)
+        next(loaded), next(loaded)  # one of each worker
+        workers = set(multiprocessing.active_children()) - others
+        groups = {os.getpgid(int(worker.pid or 0)) for worker in workers}
+        assert (os.getpgid(0) in groups) is not heeded
+        assert len(groups) == (2 if heeded else 1)
+        assert len(list(loaded)) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_seeding_an_image_does_not_go_round_the_accelerators(

@@ -127,7 +127,8 @@ class Kubernetes(BaseHTTPRequestHandler):
         elif path.endswith("/log"):
             assert query["container"] == ["node"]
             previous = "-previous" * (query.get("previous") == ["True"])
-            self._answer(seen.log(path.split("/")[-2] + previous))
+            log = seen.log(path.split("/")[-2] + previous)
+            self._answer({"message": "try later"}, 503) if log is None else self._answer(log)
 
     def do_DELETE(self) -> None:
         seen, path, _ = self._parts()
@@ -356,16 +357,31 @@ def test_a_reason_is_remembered_when_the_container_is_started_again_and_its_pod_
     ]
     kubernetes.pods = lambda: looks.pop(0) if len(looks) > 1 else looks[0]
     kubernetes.status = lambda: ended("Failed", "jobset failed") if len(looks) == 1 else {}
-    kubernetes.log = {
-        "a": b"begins\n", "a-previous": b"mofe: Connection closed by peer\n",
-        "b": b"", "b-previous": b"mofe: there is no bucket\ntorch...ChildFailedError:\n=====\n",
-    }.__getitem__  # fmt: skip
+    said = b"mofe: there is no bucket\ntorch...ChildFailedError:\n=====\n"
+    logs = {"a": [b"begins\n"], "a-previous": [b"mofe: Connection closed by peer\n"], "b-previous": [None, said]}
+    kubernetes.log = lambda which: logs[which].pop(0) if len(logs[which]) > 1 else logs[which][0]
     places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     with pytest.raises(MofeError, match="training on 2 nodes failed: there is no bucket"):
         finetune(**places, num_nodes=2)
     told = capsys.readouterr().out
-    assert told.count("node 1 ended and is started again: there is no bucket") == 1
+    assert told.count("node 1 failed: there is no bucket") == 1
     assert told.count("begins") == 2, "the first node is heard again when it was started again"
+
+
+def test_the_reason_is_that_of_the_last_failure_of_a_container_that_waits_to_be_started_again(
+    kubernetes: SimpleNamespace,
+) -> None:
+    failed = {"terminated": {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None}}
+    waits = started(1)
+    waits["containerStatuses"][0].update(state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=failed)
+    looks = [[("a", "Running", started(0))], [("a", "Running", started(1))], [("a", "Running", waits)], []]
+    kubernetes.pods = lambda: looks.pop(0) if len(looks) > 1 else looks[0]
+    kubernetes.status = lambda: ended("Failed", "jobset failed") if len(looks) == 1 else {}
+    logs = {"a": b"mofe: out of room\n", "a-previous": b"mofe: the store did not answer\n"}
+    kubernetes.log = logs.__getitem__
+    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
+    with pytest.raises(MofeError, match="training on 2 nodes failed: out of room"):
+        finetune(**places, num_nodes=2)
 
 
 def test_why_a_node_does_not_start_is_told(kubernetes: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -376,7 +392,7 @@ def test_why_a_node_does_not_start_is_told(kubernetes: SimpleNamespace, capsys: 
     places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     kubernetes.status = lambda: next(looks)
     finetune(**places, num_nodes=2)
-    assert capsys.readouterr().out.count(f"node 1: pending, {why}") == 1
+    assert capsys.readouterr().out.count(f"node 1: waits, {why}") == 1
 
 
 def test_a_failed_job_without_pods_gives_its_own_reason(kubernetes: SimpleNamespace) -> None:

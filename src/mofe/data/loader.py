@@ -10,6 +10,7 @@ of workers nor on what was drawn before, so a resumed run sees what the interrup
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -195,5 +196,6 @@ def batches(
 
 
 def _leave_the_group(_: int) -> None:
-    """A signal that is for the whole group (of torchrun, of Kubeflow, of Ctrl-C) is its first process's to heed."""
-    os.setpgid(0, 0)
+    """Where a training heeds SIGTERM, it needs these images for its checkpoint: torchrun signals the whole group."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        os.setpgid(0, 0)

@@ -11,6 +11,11 @@ from typing import Any
 from mofe.training.distributed import LOST_PEER
 
 
+def pods_of(pods: Any, namespace: str, job: str) -> list[Any]:
+    """The pods of a job, by the API's client."""
+    return list(pods.list_namespaced_pod(namespace, label_selector=f"jobset.sigs.k8s.io/jobset-name={job}").items)
+
+
 class NodeWatch:
     """The nodes of one job."""
 
@@ -24,22 +29,16 @@ class NodeWatch:
         self.heard: tuple[str, int] | None = None
         self.voice: threading.Thread | None = None
 
-    def there(self) -> list[Any]:
-        """The job's pods."""
-        selector = f"jobset.sigs.k8s.io/jobset-name={self.job}"
-        return list(self.pods.list_namespaced_pod(self.namespace, label_selector=selector).items)
-
     def look(self) -> None:
         """Tell what is new of every node, and repeat what the first one prints."""
-        nodes = self.there()
+        nodes = pods_of(self.pods, self.namespace, self.job)
         for pod in nodes:
-            node = _number(pod)
             for waits in _waits(pod):
-                self._tell(node, waits)
-            if pod.status.phase == "Failed":
-                self._note(pod, node, _restarts(pod))
+                self._tell(_number(pod), waits)
+            if _has_ended(pod):
+                self._note(pod, _restarts(pod))
             elif _restarts(pod):
-                self._note(pod, node, _restarts(pod) - 1, previous=True)
+                self._note(pod, _restarts(pod) - 1, previous=True)
         for pod in nodes:
             speaks = (pod.metadata.name, _restarts(pod))
             if _number(pod) == "0" and pod.status.phase != "Pending" and speaks != self.heard and not self._is_heard():
@@ -54,9 +53,9 @@ class NodeWatch:
             self.voice.join(timeout=seconds)
 
     def reason(self) -> str:
-        """Why a node failed, in its own words; not that it lost one that had failed before. "" if none is known."""
+        """Why a node failed last, in its own words; not that it lost one that had failed before; "" if unknown."""
         own = [reason for reason in self.reasons if not LOST_PEER.search(reason)]
-        return next(iter([*own, *self.reasons]), "")
+        return next(iter([*own[-1:], *self.reasons[-1:]]), "")
 
     def _is_heard(self) -> bool:
         return self.voice is not None and self.voice.is_alive()
@@ -66,20 +65,22 @@ class NodeWatch:
             self.told.add((node, what))
             print(f"node {node}: {what}", flush=True)
 
-    def _note(self, pod: Any, node: str, tried: int, previous: bool = False) -> None:
+    def _note(self, pod: Any, tried: int, previous: bool = False) -> None:
         if (pod.metadata.name, tried) in self.ended:
             return
-        self.ended.add((pod.metadata.name, tried))
         try:
             log = self.pods.read_namespaced_pod_log(
                 pod.metadata.name, self.namespace, container="node", previous=previous, tail_lines=200
             )
-        except Exception:  # gone
-            return
+        except Exception as error:
+            if getattr(error, "status", None) not in (400, 404):  # not gone: perhaps at the next look
+                return
+            log = ""
+        self.ended.add((pod.metadata.name, tried))
         why = _last_words(log)
         if why:
             self.reasons.append(why)
-        print(f"node {node} ended{' and is started again' * previous}{': ' * bool(why)}{why}", flush=True)
+        print(f"node {_number(pod)} failed{': ' * bool(why)}{why}", flush=True)
 
     def _repeat(self, pod: str) -> None:
         """Print what a node prints, as long as it does."""
@@ -107,22 +108,35 @@ def _number(pod: Any) -> str:
     return str((pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", "?"))
 
 
+def _container(pod: Any) -> Any:
+    """What Kubernetes says of the container in which the node runs, if anything yet."""
+    return next((c for c in pod.status.container_statuses or [] if c.name == "node"), None)
+
+
 def _restarts(pod: Any) -> int:
-    return sum(int(container.restart_count or 0) for container in pod.status.container_statuses or [])
+    container = _container(pod)
+    return int(container.restart_count or 0) if container else 0
+
+
+def _has_ended(pod: Any) -> bool:
+    """Whether the container failed and was not started again, or not yet."""
+    if pod.status.phase == "Failed":
+        return True
+    container = _container(pod)
+    if not container or not container.state or container.state.running:
+        return False
+    ended = container.state.terminated or (container.last_state and container.last_state.terminated)
+    return bool(ended and ended.exit_code)
 
 
 def _waits(pod: Any) -> list[str]:
-    """Why a pod has no node yet, or its container does not run, as Kubernetes says it."""
-    if pod.status.phase != "Pending":
-        return []
+    """Why a pod has no place yet, or its container does not run, as Kubernetes says it."""
     unscheduled = [
         condition.message
         for condition in pod.status.conditions or []
         if condition.type == "PodScheduled" and condition.status == "False" and condition.message
     ]
-    waiting = [
-        container.state.waiting.reason
-        for container in pod.status.container_statuses or []
-        if container.state and container.state.waiting and container.state.waiting.reason
-    ]
-    return [f"pending, {why}" for why in unscheduled + waiting] or ["pending"]
+    container = _container(pod)
+    state = container.state.waiting if container and container.state else None
+    waiting = [state.reason] if state and state.reason else []
+    return [f"waits, {why}" for why in unscheduled + waiting] or ["pending"] * (pod.status.phase == "Pending")

@@ -26,7 +26,7 @@ from typing import Any
 
 from mofe import storage, writing
 from mofe.errors import MofeError
-from mofe.training.node_watch import NodeWatch
+from mofe.training.node_watch import NodeWatch, pods_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"
@@ -262,11 +262,10 @@ class Cluster:
         name = job["metadata"]["name"]
         print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
         self._delete(name)
-        last = NodeWatch(self.pods, self.namespace, name)
         for _ in range(PATIENCE):
             left = True
             with suppress(Exception):  # of the API, of the connection
-                left = bool(last.there())
+                left = bool(pods_of(self.pods, self.namespace, name))
             if not left and self._create(job):
                 return
             time.sleep(WAIT)
