@@ -37,18 +37,17 @@ class Failure:
     """What Argo says of it."""
 
 
-def nodes_of(manifest: str) -> list[dict[str, Any]]:
-    """The nodes of an Argo workflow, given as JSON, as they ended; those without an end last."""
-    status = json.loads(manifest).get("status", {})
+def nodes_of(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of an Argo workflow, given its status, as they ended; those without an end last."""
     nodes = status.get("nodes") or {}
     if "compressedNodes" in status:
         nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
     return sorted(nodes.values(), key=lambda node: (node.get("finishedAt") or "~", node["name"]))
 
 
-def is_elsewhere(manifest: str) -> bool:
+def is_elsewhere(status: dict[str, Any]) -> bool:
     """Whether Argo keeps the nodes of a workflow in its database, where this API does not look."""
-    return "offloadNodeStatusVersion" in json.loads(manifest).get("status", {})
+    return "offloadNodeStatusVersion" in status
 
 
 def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> Iterator[str]:
@@ -61,8 +60,8 @@ def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> 
     """
     skipped = {_way(node) for node in nodes if node.get("phase") in ("Skipped", "Omitted")}
     for node in nodes:
-        stage, part = _place(node["name"], documents)
-        if part != "stage" or node.get("phase") not in ENDED or node["id"] in told or not node.get("finishedAt"):
+        stage, whole = _stage(node["name"], documents)
+        if not whole or node.get("phase") not in ENDED or node["id"] in told or not node.get("finishedAt"):
             continue
         told.add(node["id"])
         cached = f"{_way(node)}.executor" in skipped
@@ -77,7 +76,7 @@ def failures(nodes: list[dict[str, Any]], documents: Documents) -> list[Failure]
     """The pods that ended a run: of each task's tries the last, if it failed."""
     last = {_way(node): node for node in nodes if node.get("type") == "Pod" and node.get("finishedAt")}
     return [
-        Failure(_place(node["name"], documents)[0], _pod(node), node["id"], node.get("message", ""))
+        Failure(_stage(node["name"], documents)[0], _pod(node), node["id"], node.get("message", ""))
         for node in last.values()
         if node["phase"] in ("Failed", "Error")
     ]
@@ -91,25 +90,20 @@ def cause_in(log: str) -> str:
     return exception_in(re.sub(r"(?m)^Error: (exit status|signal).*$", "", log))[1]  # Argo's last words
 
 
-def _place(name: str, documents: Documents) -> tuple[str, str]:
-    """Of which stage a node is a part, and which: "stage", "executor" or "driver"; "" of a graph or another try."""
-    components = documents[0]["components"]
-    component, stage, rounds = documents[0]["root"], "the pipeline", []
+def _stage(name: str, documents: Documents) -> tuple[str, bool]:
+    """To which stage a node belongs, with the rounds of its loops; and whether it is the whole of it."""
+    component, stage, rounds, whole = documents[0]["root"], "the pipeline", [], False
     for segment in name.split(".")[2:]:
         tasks = component.get("dag", {}).get("tasks", {})
         task = segment.partition("(")[0]
+        driven = task.removesuffix("-driver")
+        whole = task in tasks and segment == task
         if begun := re.match(r"iteration-iterations\((\d+):", segment):
             rounds.append(str(int(begun[1]) + 1))
-        elif task in tasks:
-            component, stage = components[tasks[task]["componentRef"]["name"]], tasks[task]["taskInfo"]["name"]
-        elif (driven := task.removesuffix("-driver")) in tasks:
-            return f"{tasks[driven]['taskInfo']['name']} {'.'.join(rounds)}".rstrip(), "driver"
-        elif task in ("iteration-driver", "iteration-item-driver"):
-            return f"{stage} {'.'.join(rounds)}".rstrip(), "driver"
-        elif task == "executor":
-            return f"{stage} {'.'.join(rounds)}".rstrip(), "executor"
-    whole = "executorLabel" in component and not name.endswith(")")
-    return f"{stage} {'.'.join(rounds)}".rstrip(), "stage" if whole else ""
+        elif driven in tasks:
+            stage = tasks[driven]["taskInfo"]["name"]
+            component = documents[0]["components"][tasks[driven]["componentRef"]["name"]]
+    return f"{stage} {'.'.join(rounds)}".rstrip(), whole and "executorLabel" in component
 
 
 def _way(node: dict[str, Any]) -> str:

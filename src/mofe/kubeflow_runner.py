@@ -12,8 +12,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mofe.errors import MofeError
 from mofe.kubeflow_progress import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
 from mofe.rerun import Documents, EarlierRun, cut, renewed, uncached
 from mofe.resources import RESOURCES, with_resources
+from mofe.server_message import in_one_line
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 WAIT = 10.0
@@ -63,12 +64,10 @@ def submit(
     Raises:
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
-    client = _client(host)
-    stamped = list(yaml.safe_load_all(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)))
-    asking = with_resources(stamped, parameters)
     return _submit(
-        client, asking, parameters, host, say, run_name=name, experiment_name=experiment, namespace=namespace or None
-    )
+        _client(host), _asking(pipeline, registry, parameters), parameters, host, say,
+        run_name=name, experiment_name=experiment, namespace=namespace or None,
+    )  # fmt: skip
 
 
 def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
@@ -89,7 +88,9 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
         if spec is None:
             spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
     except Exception as error:
-        raise MofeError(f"Kubeflow at {host or 'the current context'} has no run {run_id}: {_short(error)}") from error
+        raise MofeError(
+            f"Kubeflow at {host or 'the current context'} has no run {run_id}: {in_one_line(error)}"
+        ) from error
     documents = [spec["pipeline_spec"], spec["platform_spec"]] if "pipeline_spec" in spec else [spec]
     config = run.runtime_config
     place = {
@@ -140,13 +141,13 @@ def submit_again(
 def _submit(
     client: Any, pipeline: Documents, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
 ) -> str:
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):  # the client prints links of its own
-        file = Path(folder) / "pipeline.yaml"
-        file.write_text(yaml.safe_dump_all(pipeline, sort_keys=False), "utf-8")
+    with _file(_text(pipeline)) as file, redirect_stdout(StringIO()):  # the client prints links of its own
         try:
-            run_id = client.create_run_from_pipeline_package(str(file), parameters, **more).run_id
+            run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
-            raise MofeError(f"Kubeflow at {host or 'the current context'} refused the run: {_short(error)}") from error
+            raise MofeError(
+                f"Kubeflow at {host or 'the current context'} refused the run: {in_one_line(error)}"
+            ) from error
     say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
     return _follow(client, run_id, pipeline, say)
 
@@ -178,23 +179,21 @@ def register(
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
         content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-            stamped = Path(folder) / "pipeline.yaml"
-            stamped.write_text(content, "utf-8")
+        with _file(content) as file, redirect_stdout(StringIO()):
             try:
                 named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
                 found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
                 if found:
                     known = found[0].pipeline_id
                 else:
-                    known = client.upload_pipeline(str(stamped), name, namespace=namespace or None).pipeline_id
+                    known = client.upload_pipeline(file, name, namespace=namespace or None).pipeline_id
                 listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
                 there = version in {v.display_name for v in listed.pipeline_versions or []}
                 if not there:
-                    client.upload_pipeline_version(str(stamped), version, pipeline_id=known)
+                    client.upload_pipeline_version(file, version, pipeline_id=known)
             except Exception as error:
                 raise MofeError(
-                    f"Kubeflow at {host or 'the current context'} refused {name}: {_short(error)}"
+                    f"Kubeflow at {host or 'the current context'} refused {name}: {in_one_line(error)}"
                 ) from error
         say(f"{name} {version} {'was there already' if there else 'registered'}")
 
@@ -233,20 +232,16 @@ def schedule(
         )
     client = _client(host)
     place, old = _scheduled(client, name, host, experiment, namespace)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
-        documents = list(yaml.safe_load_all(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)))
-        file.write_text(yaml.safe_dump_all(with_resources(documents, parameters), sort_keys=False), "utf-8")
+    with _file(_text(_asking(pipeline, registry, parameters))) as file:
         try:
             client.create_recurring_run(
-                place, name, cron_expression=cron, no_catchup=True, params=parameters,
-                pipeline_package_path=str(file),
-            )  # fmt: skip
+                place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
+            )
             for recurring_run in old:
                 _end(client, place, recurring_run)
         except Exception as error:
             raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the schedule: {_short(error)}"
+                f"Kubeflow at {host or 'the current context'} refused the schedule: {in_one_line(error)}"
             ) from error
     say(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
 
@@ -272,7 +267,9 @@ def unschedule(
         for recurring_run in old:
             _end(client, place, recurring_run)
     except Exception as error:
-        raise MofeError(f"Kubeflow at {host or 'the current context'} kept the schedule: {_short(error)}") from error
+        raise MofeError(
+            f"Kubeflow at {host or 'the current context'} kept the schedule: {in_one_line(error)}"
+        ) from error
     say(f"{name} runs no more" if old else f"there is no schedule {name}")
 
 
@@ -281,29 +278,52 @@ def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: st
     try:
         with redirect_stdout(StringIO()):  # the client prints a link
             place = client.create_experiment(experiment, namespace=namespace or None).experiment_id
-        found, page = [], ""
-        while True:
-            listed = client.list_recurring_runs(page_token=page, page_size=100, experiment_id=place)
-            found += [r.recurring_run_id for r in listed.recurring_runs or [] if r.display_name == name]
-            page = listed.next_page_token
-            if not page:
-                return place, found
+        pages = _pages(client.list_recurring_runs, experiment_id=place)
+        listed = [run for page in pages for run in page.recurring_runs or []]
+        return place, [run.recurring_run_id for run in listed if run.display_name == name]
     except Exception as error:
-        raise MofeError(f"Kubeflow at {host or 'the current context'} lists no schedules: {_short(error)}") from error
+        raise MofeError(
+            f"Kubeflow at {host or 'the current context'} lists no schedules: {in_one_line(error)}"
+        ) from error
 
 
 def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
     """End a schedule without its runs: Kubernetes deletes them with it, so while there is one it is only disabled."""
+    pages = _pages(client.list_runs, experiment_id=experiment_id)
+    runs = (run for listed in pages for run in listed.runs or [] if run.recurring_run_id == recurring_run)
+    if any(run.state not in FINISHED for run in runs):
+        client.disable_recurring_run(recurring_run)
+    else:
+        client.delete_recurring_run(recurring_run)
+
+
+def _pages(listing: Callable[..., Any], **of: Any) -> Iterator[Any]:
     page = ""
     while True:
-        listed = client.list_runs(page_token=page, page_size=100, experiment_id=experiment_id)
-        if any(run.recurring_run_id == recurring_run and run.state not in FINISHED for run in listed.runs or []):
-            client.disable_recurring_run(recurring_run)
-            return
+        listed = listing(page_token=page, page_size=100, **of)
+        yield listed
         page = listed.next_page_token
         if not page:
-            client.delete_recurring_run(recurring_run)
             return
+
+
+def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> Documents:
+    """A pipeline with the images by content, and with what the pods of a run ask for."""
+    stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
+    return with_resources(list(yaml.safe_load_all(stamped)), parameters)
+
+
+def _text(pipeline: Documents) -> str:
+    return str(yaml.safe_dump_all(pipeline, sort_keys=False, allow_unicode=True))
+
+
+@contextmanager
+def _file(pipeline: str) -> Iterator[str]:
+    """A pipeline as the client takes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pipeline.yaml"
+        file.write_text(pipeline, "utf-8")
+        yield str(file)
 
 
 def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
@@ -313,7 +333,7 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     for name in defaults.keys() & parameters.keys():
         parameters[name]["defaultValue"] = defaults[name]
-    return str(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True))
+    return _text(documents)
 
 
 def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], None]) -> str:
@@ -322,18 +342,18 @@ def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], 
     while True:
         try:
             run = client.get_run(run_id)
-            manifest = _manifest(client, run_id)
-            nodes = nodes_of(manifest)
+            status = _workflow(client, run_id).get("status", {})
+            nodes = nodes_of(status)
             misses = 0
         except Exception as error:
             misses += 1
             if misses >= PATIENCE:
                 raise MofeError(
-                    f"lost sight of run {run_id} ({_short(error)}); it may still be running: look in the UI"
+                    f"lost sight of run {run_id} ({in_one_line(error)}); it may still be running: look in the UI"
                 ) from error
             time.sleep(WAIT)
             continue
-        if is_elsewhere(manifest) and not elsewhere:
+        if is_elsewhere(status) and not elsewhere:
             elsewhere = True
             say("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
         for line in ended(nodes, pipeline, told):
@@ -343,20 +363,21 @@ def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], 
         time.sleep(WAIT)
     if run.state != "SUCCEEDED":
         why = [f"{failure.stage} ({_cause(client, run_id, failure)})" for failure in failures(nodes, pipeline)]
-        reason = "; ".join(why) or (_short(run.error) if run.error else "the UI may say why")
+        reason = "; ".join(why) or (in_one_line(run.error) if run.error else "the UI may say why")
         raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
     return run_id
 
 
-def _manifest(client: Any, run_id: str) -> str:
+def _workflow(client: Any, run_id: str) -> dict[str, Any]:
     """The workflow that carries a run out; an empty one where Kubeflow no longer has this API."""
     try:
         answer = json.loads(_get(client, f"/apis/v1beta1/runs/{run_id}"))
     except Exception as error:
         if getattr(error, "status", None) == 404:
-            return "{}"
+            return {}
         raise
-    return str(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
+    workflow: dict[str, Any] = json.loads(answer.get("pipeline_runtime", {}).get("workflow_manifest") or "{}")
+    return workflow
 
 
 def _cause(client: Any, run_id: str, failure: Failure) -> str:
@@ -371,9 +392,7 @@ def _cause(client: Any, run_id: str, failure: Failure) -> str:
 def _get(client: Any, path: str) -> str:
     """Of Kubeflow's API what the client has no call for."""
     api = client._run_api.api_client
-    answer = api.call_api(
-        path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True
-    )  # fmt: skip
+    answer = api.call_api(path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True)
     return str(answer.data.decode("utf-8", errors="replace"))
 
 
@@ -387,14 +406,5 @@ def _client(host: str) -> Any:
             return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
         except Exception as error:
             raise MofeError(
-                f"Kubeflow at {host or 'the current context'} cannot be reached: {_short(error)}"
+                f"Kubeflow at {host or 'the current context'} cannot be reached: {in_one_line(error)}"
             ) from error
-
-
-def _short(error: Any) -> str:
-    """What the server said, in one line; of an exception of the API the message in its body."""
-    text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
-    with suppress(ValueError):
-        said = json.loads(text)
-        text = str(said.get("message") or said.get("error_message") or text) if isinstance(said, dict) else text
-    return " ".join(text.split())[:300]

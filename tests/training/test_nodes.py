@@ -31,6 +31,7 @@ RECIPE = {
     "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "validation_fraction": 0.2, "num_workers": 0,
     "precision": "fp32", "fold_lambda": False,
 }  # fmt: skip
+IN_MEMORY = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
 RUN_ID = {"fieldPath": "metadata.labels['pipeline/runid']"}
 SECRET = {"name": "AWS_SECRET_ACCESS_KEY", "valueFrom": {"secretKeyRef": {"name": "mofe-credentials", "key": "k"}}}
 POD = {
@@ -261,8 +262,7 @@ def test_a_failure_on_a_node_is_this_failure(
 def submitted(kubernetes: SimpleNamespace, **options: Any) -> dict[str, Any]:
     """The TrainJob, as the server got it."""
     kubernetes.status = lambda: ended("Complete")
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
-    finetune(**places, **{"num_nodes": 3, **options})  # type: ignore[arg-type]
+    finetune(**IN_MEMORY, **{"num_nodes": 3, **options})  # type: ignore[arg-type]
     return dict(kubernetes.job)
 
 
@@ -360,9 +360,8 @@ def test_a_reason_is_remembered_when_the_container_is_started_again_and_its_pod_
     said = b"mofe: there is no bucket\ntorch...ChildFailedError:\n=====\n"
     logs = {"a": [b"begins\n"], "a-previous": [b"mofe: Connection closed by peer\n"], "b-previous": [None, said]}
     kubernetes.log = lambda which: logs[which].pop(0) if len(logs[which]) > 1 else logs[which][0]
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     with pytest.raises(MofeError, match="training on 2 nodes failed: there is no bucket"):
-        finetune(**places, num_nodes=2)
+        finetune(**IN_MEMORY, num_nodes=2)
     told = capsys.readouterr().out
     assert told.count("node 1 failed: there is no bucket") == 1
     assert told.count("begins") == 2, "the first node is heard again when it was started again"
@@ -379,9 +378,8 @@ def test_the_reason_is_that_of_the_last_failure_of_a_container_that_waits_to_be_
     kubernetes.status = lambda: ended("Failed", "jobset failed") if len(looks) == 1 else {}
     logs = {"a": b"mofe: out of room\n", "a-previous": b"mofe: the store did not answer\n"}
     kubernetes.log = logs.__getitem__
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     with pytest.raises(MofeError, match="training on 2 nodes failed: out of room"):
-        finetune(**places, num_nodes=2)
+        finetune(**IN_MEMORY, num_nodes=2)
 
 
 def test_why_a_node_does_not_start_is_told(kubernetes: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,17 +387,15 @@ def test_why_a_node_does_not_start_is_told(kubernetes: SimpleNamespace, capsys: 
     unscheduled = {"conditions": [{"type": "PodScheduled", "status": "False", "message": why}]}
     looks = iter([{}, {}, {}, ended("Complete")])
     kubernetes.pods = lambda: [("a", "Running", started(0)), ("b", "Pending", unscheduled)]
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     kubernetes.status = lambda: next(looks)
-    finetune(**places, num_nodes=2)
+    finetune(**IN_MEMORY, num_nodes=2)
     assert capsys.readouterr().out.count(f"node 1: waits, {why}") == 1
 
 
 def test_a_failed_job_without_pods_gives_its_own_reason(kubernetes: SimpleNamespace) -> None:
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     kubernetes.status = lambda: ended("Failed", "DeadlineExceeded")
     with pytest.raises(MofeError, match="training on 2 nodes failed: DeadlineExceeded"):
-        finetune(**places, num_nodes=2)
+        finetune(**IN_MEMORY, num_nodes=2)
     assert kubernetes.deleted
 
 
@@ -430,8 +426,7 @@ def test_where_kubeflow_shows_artifacts_is_where_they_are() -> None:
 
 def test_without_a_cluster_it_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    places = {name: f"memory://way/{name}" for name in (*nodes.INPUTS, *nodes.OUTPUTS)}
     with pytest.raises(MofeError, match="needs a pod of a Kubernetes cluster with Kubeflow Trainer"):
-        finetune(**places, num_nodes=2)
+        finetune(**IN_MEMORY, num_nodes=2)
     with pytest.raises(MofeError, match="num_nodes = 0"):
-        finetune(**places, num_nodes=0)
+        finetune(**IN_MEMORY, num_nodes=0)

@@ -26,6 +26,7 @@ from typing import Any
 
 from mofe import storage, writing
 from mofe.errors import MofeError
+from mofe.server_message import in_one_line
 from mofe.training.node_watch import NodeWatch, pods_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -235,7 +236,7 @@ class Cluster:
                 if getattr(error, "status", None) == 404:
                     raise MofeError(f"the TrainJob {name} was deleted while it ran") from error
                 if misses >= PATIENCE:
-                    raise MofeError(f"lost sight of the TrainJob {name}: {_short(error)}") from error
+                    raise MofeError(f"lost sight of the TrainJob {name}: {in_one_line(error)}") from error
                 time.sleep(WAIT)
                 continue
             conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
@@ -278,7 +279,7 @@ class Cluster:
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:
-                print(f"the TrainJob {name} could not be deleted: {_short(error)}", flush=True)
+                print(f"the TrainJob {name} could not be deleted: {in_one_line(error)}", flush=True)
 
     def _refused(self, what: str, error: Any) -> str:
         status = getattr(error, "status", None)
@@ -289,16 +290,8 @@ class Cluster:
             )
         if status == 404 and "TrainJob" in what:
             return "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1"
-        return f"Kubernetes did not let this pod {what}: {_short(error)}"
+        return f"Kubernetes did not let this pod {what}: {in_one_line(error)}"
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     sys.exit(128 + signum)
-
-
-def _short(error: Any) -> str:
-    """What the server said, in one line."""
-    text = str(getattr(error, "body", "") or error)
-    with suppress(ValueError, KeyError, TypeError):
-        text = str(json.loads(text)["message"])
-    return " ".join(text.split())[:300]
