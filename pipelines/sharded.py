@@ -27,7 +27,7 @@ def _sharded(*given: Any) -> Outputs:
 _sharded.__signature__ = OF_MOFE.replace(parameters=[*OF_MOFE.parameters.values(), SHARDS])  # type: ignore[attr-defined]
 _sharded.__doc__ = f"""{inspect.getdoc(mofe.pipeline_func)}
     shards: into how many parts extract and score divide an image set, 2 or more; each is a task, and they run at once
-        where there is room. A set of fewer groups of eight batches makes fewer.
+        where there is room. A set of fewer groups of 32 batches makes fewer.
 """
 
 sharded = dsl.pipeline(

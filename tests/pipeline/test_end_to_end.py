@@ -29,7 +29,7 @@ def test_digits(tmp_path: Path) -> None:
     near = {"dataset": "digits-8-9", "uri": f"{tmp_path}/digits/near-ood"}
     settings = [f"train_data={tmp_path}/digits/train", f"test_data={tmp_path}/digits/test", f"ood_data=[{near}]"]
     run = ["run", "-f", "examples/digits.yaml", "--work", str(tmp_path / "run"), "--set", *settings]
-    printed = mofe(*run, "epochs=2", "probe_epochs=10", "train_images_per_class=60", "inference_batch_size=16")
+    printed = mofe(*run, "epochs=2", "probe_epochs=10", "train_images_per_class=60", "inference_batch_size=8")
 
     metrics = Metrics.read_file(tmp_path / "run" / "metrics.json")
     knn = next(result for result in metrics.results if result.score == "knn")
@@ -66,7 +66,7 @@ def test_digits(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"  # as the report gives them
     params.write_text(yaml.safe_dump(metrics.parameters))
     again = mofe(
-        "run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2", "inference_batch_size=16"
+        "run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2", "inference_batch_size=8"
     )
     assert again.count("cached") == 11
 
@@ -81,7 +81,7 @@ def test_digits(tmp_path: Path) -> None:
         str(tmp_path / "run"),
         "--set",
         "shards=2",
-        "inference_batch_size=16",
+        "inference_batch_size=8",
     )
     assert split.count("shard 1") == 3, "of extract, and of score for each set"
     assert (tmp_path / "run" / "metrics.json").read_bytes() == whole, "with the seals of all that it was made from"

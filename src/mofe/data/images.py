@@ -45,8 +45,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
-def opened(content: bytes, *, load: bool = True) -> Image.Image:
-    """The image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`; its header alone if not ``load``.
+def opened(content: bytes) -> Image.Image:
+    """The image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`.
 
     Raises:
         ValueError: as :func:`decode`.
@@ -56,8 +56,7 @@ def opened(content: bytes, *, load: bool = True) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if not (reason := _misshapen(image)):
-            if load:
-                image.load()
+            image.load()
             return image
     except UnidentifiedImageError as error:
         raise ValueError("it is not an image that can be read") from error

@@ -12,8 +12,8 @@ from mofe.errors import MofeError
 
 Part = TypeVar("Part", FeaturePart, ScorePart)
 
-TOGETHER = 8
-"""Batches that score looks at together: in 1024 images at once neighbours are found three times as fast as in 128."""
+TOGETHER = 32
+"""Batches that score looks at together: in 4096 images at once neighbours are found twice as fast as in 128."""
 
 
 def bounds(num_images: int, batch_size: int, shards: int) -> list[int]:

@@ -116,7 +116,7 @@ class ExpertKNN:
         z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(self._banks[0][0].device)
         squared_BN, row_BN = self._nearest(z_BD, bank_B, max(self.k, n))
         of_k_BK = squared_BN if n <= self.k else squared_BN.topk(self.k, largest=False, sorted=False).values
-        score_B = -of_k_BK.masked_fill(of_k_BK.isinf(), 0).amax(dim=1).sqrt()
+        score_B = -of_k_BK.where(of_k_BK < torch.inf, 0).amax(dim=1).sqrt()
         squared_Bn, place_Bn = squared_BN.topk(n, largest=False)
         back_B = order_B.argsort()
         found = score_B, squared_Bn.sqrt(), row_BN.gather(1, place_Bn)

@@ -6,7 +6,7 @@ from mofe.errors import MofeError
 
 
 def split(images: str, *, shards: int = 8, batch_size: int = 128) -> list[int]:
-    """Number the shards of an image set: each is as many groups of 8 batches as another, so few images make few shards.
+    """Number the shards of an image set: each is as many groups of 32 batches as another, and few images make few.
 
     Args:
         images: image set written by prepare (path or URI).
