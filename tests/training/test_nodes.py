@@ -296,6 +296,11 @@ def test_without_accelerators_a_node_has_one_process(kubernetes: SimpleNamespace
     assert trainer["resourcesPerNode"]["limits"] == {"memory": "32Gi"}
 
 
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-1g.10gb", "rdma/ib"])
+def test_so_it_has_with_what_trainer_takes_for_no_gpu(kubernetes: SimpleNamespace, resource: str) -> None:
+    assert submitted(kubernetes, node_resources={resource: 2})["spec"]["trainer"]["numProcPerNode"] == 1
+
+
 def test_the_nodes_get_the_arguments(kubernetes: SimpleNamespace) -> None:
     args = submitted(kubernetes, fold_lambda=False, min_learning_rate=1e-7, checkpoints="")["spec"]["trainer"]["args"]
     assert "--no-fold-lambda" in args

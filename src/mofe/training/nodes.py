@@ -96,7 +96,7 @@ def train_job(
     meta, spec = pod["metadata"], pod["spec"]
     main = next((c for c in spec["containers"] if c["name"] == "main"), spec["containers"][0])
     wanted = _resources(main.get("resources", {}), resources)
-    has_accelerators = any("/" in name for name in wanted["limits"])
+    has_gpus = any("gpu" in name.lower() for name in wanted["limits"])  # as Trainer tells them
     volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
     shared = {volume["name"] for volume in volumes}
     mounts = [m for m in main.get("volumeMounts", []) if m["name"] in shared]
@@ -127,8 +127,8 @@ def train_job(
                 "args": _options(arguments),
                 "env": list(_variables(main.get("env", []))),
                 "numNodes": num_nodes,
-                # a process for each accelerator, which is the runtime's default, but not one for each CPU
-                **({} if has_accelerators else {"numProcPerNode": 1}),
+                # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
+                **({} if has_gpus else {"numProcPerNode": 1}),
                 "resourcesPerNode": wanted,
             },
             "runtimePatches": [{"manager": "mofe.github.io/finetune", "trainingRuntimeSpec": patch}],
