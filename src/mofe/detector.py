@@ -6,19 +6,22 @@ written last, ``detector.json``.
 """
 
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from upath import UPath
 
-from mofe import storage
+from mofe import storage, writing
 from mofe.artifacts.detector import DetectorInfo
 from mofe.artifacts.model import ModelConfig
 from mofe.data.images import decode, measured, to_rgb
@@ -30,14 +33,14 @@ from mofe.detection.knn import ExpertKNN
 from mofe.detection.local_score import LocalScores
 from mofe.detection.scores import energy, max_logit, msp
 from mofe.errors import MofeError
-from mofe.models.checkpoint import load_model
+from mofe.models.checkpoint import load_model, save_model
 from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE, MoFEOutput
 
 SCORES = ("knn", "msp", "max_logit", "energy")
 """What a detector computes of every image; ``knn`` is the method's own."""
 
-INDEXES, COMPARISON = "indexes", "comparison"
+MODEL, INDEXES, COMPARISON = "model", "indexes", "comparison"
 CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
 
 
@@ -89,8 +92,8 @@ class Detector:
             MofeError: a part is missing, damaged, or does not belong to the others.
         """
         info = DetectorInfo.read(folder)
-        info.check(folder, "model/config.json")  # which in turn vouches for the weights
-        model, config = load_model(folder / "model")
+        info.check(folder, f"{MODEL}/config.json")  # which in turn vouches for the weights
+        model, config = load_model(folder / MODEL)
         with storage.local_copy(folder / INDEXES) as indexes:
             info.check(folder, f"{INDEXES}/*", copy=indexes.parent)
             knn = ExpertKNN.load(indexes)
@@ -239,3 +242,27 @@ def _joined(parts: list[Scores]) -> Scores:
 def load_detector(uri: str) -> Detector:
     """The detector that the index stage wrote at a local path or fsspec URI."""
     return Detector.read(storage.resolve(uri))
+
+
+def write_detector(
+    uri: str,
+    info: DetectorInfo,
+    *,
+    model: tuple[MoFE, ModelConfig],
+    knn: ExpertKNN,
+    comparison: Comparison | None,
+    bank: pa.Table,
+    calibration: pa.Table,
+) -> None:
+    """Write a detector's folder, to be read by :func:`load_detector`."""
+    with writing.staged(uri) as folder:
+        save_model(folder / MODEL, *model)
+        for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
+            if part is not None:
+                with tempfile.TemporaryDirectory() as local:
+                    part.save(Path(local))
+                    writing.copy_folder(Path(local), folder / name)
+        for name, table in ((BANK, bank), (CALIBRATION, calibration)):
+            with writing.file(folder / name) as file:
+                pq.write_table(table, file)
+        info.write(folder)

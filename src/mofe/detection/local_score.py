@@ -3,12 +3,15 @@
 B images, T tokens, D features, P dimensions of the space shared with texts, C classes.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mofe.detection.concept_matching import local_mcm
+from mofe.detection.embedding import EmbeddedBatch
 from mofe.detection.texts import Texts
 from mofe.models.mofe import MoFE
 
@@ -43,3 +46,13 @@ class LocalScores:
         with torch.autocast(patch_BTD.device.type, enabled=False):  # cosines in float32
             patch_BTP = patch_BTD.float() @ self._texts.projection_DP.to(patch_BTD.device)
             self.latest_B = local_mcm(patch_BTP, self._texts.class_CP).cpu()
+
+
+def together(
+    seen: Iterator[EmbeddedBatch], patches: LocalScores | None, batches: int | None = None
+) -> Iterator[tuple[EmbeddedBatch, Tensor]]:
+    """The images of so many batches at once, or of all, and what their patches showed if somebody looked."""
+    looked_at = ((batch, patches.latest_B if patches else torch.empty(0)) for batch in seen)
+    while some := list(islice(looked_at, batches)):
+        parts, local = zip(*some, strict=True)
+        yield EmbeddedBatch.joined(parts), torch.cat(local)

@@ -1,30 +1,28 @@
 """The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, get_args
+from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from mofe import tracking, writing
+from mofe import tracking
 from mofe.artifacts.detector import BANK_SCHEMA, Bank, DetectorInfo, calibration_schema
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
+from mofe.artifacts.texts import TextInfo
 from mofe.detection.comparison import Comparison, Space, heads_of
-from mofe.detection.embedding import EmbeddedBatch, embed_shards, untouched
+from mofe.detection.embedding import embed_shards, untouched
 from mofe.detection.knn import ExpertKNN, default_k
-from mofe.detection.local_score import LocalScores
+from mofe.detection.local_score import LocalScores, together
 from mofe.detection.metrics import threshold_at_tpr
-from mofe.detection.texts import read_texts
-from mofe.detector import BANK, CALIBRATION, COMPARISON, INDEXES, SCORES, scores_of
+from mofe.detection.texts import Texts, read_texts
+from mofe.detector import SCORES, scores_of, write_detector
 from mofe.errors import MofeError
-from mofe.models.checkpoint import load_model, save_model
+from mofe.models.checkpoint import load_model
 from mofe.models.mofe import MoFE
 from mofe.training.split import validation_mask
 
@@ -67,38 +65,22 @@ def index(
             raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
         if knn_k < 0:
             raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to take it in proportion to the training images")
-        shards = ImageShards(images)
-        network, config = load_model(model)
-        if not config.check_source("images", shards.info) or config.partition.classes != shards.info.classes:
-            raise MofeError(f"the model {model} was not trained on the images {images}")
-        found = Features(features)
-        if not config.check_source("features", found.info):
-            raise MofeError(f"the model {model} was not trained with the features {features}")
-        about, words = read_texts(texts) if texts else (None, None)
-        if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
-            raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
-        if about and about.made_from.get("features") != config.made_from["features"]:
-            raise MofeError(f"the texts {texts} and the model {model} were not made from the same features")
+        shards, found, network, config, about, words = _sources(images, features, model, texts)
         experts_C = np.array(config.partition.expert_of_class)
         is_validation_N = validation_mask(shards.labels_N, config.validation_fraction, config.seed)
+        known, held = np.flatnonzero(~is_validation_N), np.flatnonzero(is_validation_N)
+        embed = partial(
+            embed_shards,
+            shards=shards,
+            preprocessing=config.backbone.preprocessing,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            precision=precision,
+        )
 
-        def embed(positions: np.ndarray, label: str, by: MoFE = network, **routes: Any) -> Iterator[EmbeddedBatch]:
-            return embed_shards(
-                [by],
-                shards,
-                config.backbone.preprocessing,
-                label=label,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                precision=precision,
-                positions=positions,
-                **routes,
-            )
-
-        known = np.flatnonzero(~is_validation_N)
         bank_ND = np.empty((len(known), network.dim), np.float32)
         start = 0
-        for positions_B, _, (output,) in embed(known, "index", expert_of_class=experts_C):
+        for positions_B, _, (output,) in embed([network], label="index", positions=known, expert_of_class=experts_C):
             bank_ND[start : start + len(positions_B)] = output.embedding_BD
             start += len(positions_B)
         experts_N = experts_C[shards.labels_N[known]]
@@ -110,18 +92,21 @@ def index(
                 f"expert {sizes.argmin()} has only {sizes.min()} images: its farthest stands for its {k}-th neighbour"
             )
 
-        held = np.flatnonzero(is_validation_N)
-        (seen,) = EmbeddedBatch.joined(list(embed(held, "thresholds"))).outputs
+        # the untouched backbone is needed for its patches alone: what it makes of images, extract has stored
+        before = [untouched(config.backbone, config.partition.classes)] if compare and words else []
+        patches = LocalScores(before[0], words) if before and words else None
+        batches = embed([network, *before], label="thresholds", positions=held)
+        joined, local_M = next(together(batches, patches))
+        seen = joined.outputs[0]
         calibration = scores_of(seen, knn).values
         comparison = None
         if compare:
-            labels_N, before_ND = shards.labels_N, found.column("embedding")
-            held_MD, held_experts_M = seen.embedding_BD, seen.expert_B.numpy()
+            before_ND, held_experts_M = found.column("embedding"), seen.expert_B.numpy()
             comparison, refused = Comparison.fit(
                 pretrained=Space(before_ND[known], before_ND[held]),
-                tuned=Space(bank_ND, held_MD.numpy()),
-                labels_N=labels_N[known],
-                held_labels_M=labels_N[held],
+                tuned=Space(bank_ND, seen.embedding_BD.numpy()),
+                labels_N=shards.labels_N[known],
+                held_labels_M=shards.labels_N[held],
                 held_experts_M=held_experts_M,
                 experts_C=experts_C,
                 heads=heads_of(network),
@@ -132,19 +117,12 @@ def index(
                 print(f"left out of the comparison: {name}: {reason}")
             held_before_MD = torch.from_numpy(before_ND[held]).float()
             calibration |= comparison.score_pretrained(held_before_MD)
-            calibration |= comparison.score_tuned(held_MD, held_experts_M)
-            if comparison.text and words:
-                backbone = untouched(config.backbone, config.partition.classes)
-                patches = LocalScores(backbone, words)
-                local_M = torch.cat([patches.latest_B for _ in embed(held, "what patches show", by=backbone)])
+            calibration |= comparison.score_tuned(seen.embedding_BD, held_experts_M)
+            if comparison.text:
                 calibration |= comparison.text.score(held_before_MD, local_M, seen.logits[:, :-1])
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
         rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
-        tables = {
-            BANK: pa.table(rows, schema=BANK_SCHEMA),
-            CALIBRATION: pa.table(calibration, schema=calibration_schema(calibration)),
-        }
         info = DetectorInfo(
             made_from={
                 "model": config.identity,
@@ -163,19 +141,49 @@ def index(
                 **{"knn_k": knn_k, "bank": bank, "compare": compare, "precision": precision},
             },
         )
-        with writing.staged(detector) as folder:
-            save_model(folder / "model", network, config)
-            for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
-                if part is not None:
-                    with tempfile.TemporaryDirectory() as local:
-                        part.save(Path(local))
-                        writing.copy_folder(Path(local), folder / name)
-            for name, table in tables.items():
-                with writing.file(folder / name) as file:
-                    pq.write_table(table, file)
-            info.write(folder)
+        write_detector(
+            detector,
+            info,
+            model=(network, config),
+            knn=knn,
+            comparison=comparison,
+            bank=pa.table(rows, schema=BANK_SCHEMA),
+            calibration=pa.table(calibration, schema=calibration_schema(calibration)),
+        )
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
         run.detector(detector)
+
+
+class _Sources(NamedTuple):
+    """What a detector is made of."""
+
+    shards: ImageShards
+    features: Features
+    network: MoFE
+    config: ModelConfig
+    about_texts: TextInfo | None
+    texts: Texts | None
+
+
+def _sources(images: str, features: str, model: str, texts: str) -> _Sources:
+    """All of them read, and checked to be of one run.
+
+    Raises:
+        MofeError: one is missing, damaged, or made from something else.
+    """
+    shards = ImageShards(images)
+    network, config = load_model(model)
+    if not config.check_source("images", shards.info) or config.partition.classes != shards.info.classes:
+        raise MofeError(f"the model {model} was not trained on the images {images}")
+    found = Features(features)
+    if not config.check_source("features", found.info):
+        raise MofeError(f"the model {model} was not trained with the features {features}")
+    about, words = read_texts(texts) if texts else (None, None)
+    if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
+        raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
+    if about and about.made_from.get("features") != config.made_from["features"]:
+        raise MofeError(f"the texts {texts} and the model {model} were not made from the same features")
+    return _Sources(shards, found, network, config, about, words)
 
 
 def _parameters(images: ImageSet, model: ModelConfig) -> dict[str, Any]:

@@ -1,14 +1,10 @@
 """Scores of one evaluation set."""
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet
@@ -16,8 +12,8 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.data.shards import TOGETHER, images_of
-from mofe.detection.embedding import EmbeddedBatch, embed_shards
-from mofe.detection.local_score import LocalScores
+from mofe.detection.embedding import embed_shards
+from mofe.detection.local_score import together
 from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
 from mofe.report.thumbnails import gallery
@@ -76,7 +72,7 @@ def score(
         compared = [judge.pretrained] if judge.info.compared else []
         text, patches = (judge.comparison.text, judge.local) if compared else (None, None)
         seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine))
-        for (positions_B, labels_B, (output, *untouched)), local_B in _together(seen, patches):
+        for (positions_B, labels_B, (output, *untouched)), local_B in together(seen, patches, TOGETHER):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
@@ -149,14 +145,6 @@ def score(
                     zero_shot_right=None if right_N is None else int(right_N.sum()),
                 ).write(folder)
         run.metrics({"images": len(mine), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
-
-
-def _together(seen: Iterator[EmbeddedBatch], patches: LocalScores | None) -> Iterator[tuple[EmbeddedBatch, Tensor]]:
-    """The images of several batches at once, and what their patches showed if somebody looked."""
-    looked_at = ((batch, patches.latest_B if patches else torch.empty(0)) for batch in seen)
-    while some := list(islice(looked_at, TOGETHER)):
-        batches, local = zip(*some, strict=True)
-        yield EmbeddedBatch.joined(batches), torch.cat(local)
 
 
 def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
