@@ -195,6 +195,13 @@ def children(folder: UPath, pattern: str) -> list[UPath]:
     return [folder / name for name in sorted(PurePosixPath(name).name for name in names) if fnmatch(name, pattern)]
 
 
+def folders(folder: UPath) -> list[str]:
+    """The names of the folders in ``folder``, sorted; links to folders are none."""
+    with access(folder, "folder"):
+        found = file_system(folder).ls(folder.path, detail=True)
+    return sorted(PurePosixPath(info["name"]).name for info in found if info["type"] == "directory")
+
+
 def names(folder: UPath) -> list[str]:
     """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder.
 

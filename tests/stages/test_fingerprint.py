@@ -1,10 +1,14 @@
 """A digest that changes with the data, and only then."""
 
+import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from mofe.data.classes import untaught
 from mofe.errors import MofeError
 from mofe.stages.fingerprint import fingerprint
 
@@ -39,6 +43,54 @@ def test_it_changes_with_what_changed_and_nothing_else(data: Path) -> None:
     assert rewritten[:2] == before[:2]
     (data / "train/a/1.png").rename(data / "train/a/9.png")
     assert digests(data)[0] != before[0]
+
+
+def test_a_test_set_of_other_classes_is_refused_at_once(data: Path) -> None:
+    (data / "test/b c").mkdir()
+    (data / "test/.hidden").mkdir()
+    (data / "test/.hidden/1.png").write_bytes(b"")
+    before = digests(data)  # a folder without images is no class
+    (data / "test/b c/note.txt").write_bytes(b"no image")
+    digests(data)
+    (data / "test/b c/1.jpg").write_bytes(b"")
+    with pytest.raises(MofeError, match=r"test has classes that the training set .*train has not, among them b c: name"):
+        digests(data)
+    (data / "train/b c").mkdir()
+    (data / "train/b c/9.jpg").write_bytes(b"")
+    assert digests(data)[0] != before[0]
+
+
+def parquet(file: Path, *names: str) -> str:
+    features = datasets_features(names)
+    table = pa.table({"image": [b"x"], "label": [0]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), file)
+    return str(file)
+
+
+def datasets_features(names: tuple[str, ...]) -> dict[str, object]:
+    return {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
+
+
+def csv(file: Path, *labels: str) -> str:
+    file.write_text("path,label\n" + "".join(f"x.png,{label}\n" for label in labels))
+    return str(file)
+
+
+def test_whatever_form_it_has(tmp_path: Path) -> None:
+    for name in ("folders/a/1.png", "folders/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    same = [f"{tmp_path}/folders", parquet(tmp_path / "p.parquet", "b", "a"), csv(tmp_path / "c.csv", "a", "b", "a")]
+    others = [parquet(tmp_path / "q.parquet", "a", "c", "b"), csv(tmp_path / "d.csv", "b", "c")]
+    for known in same:
+        for test in same:
+            assert untaught(test, known) == []
+        for test in others:
+            assert untaught(test, known) == ["c"]
+    nothing_told = [f"{tmp_path}/*.nothing", parquet(tmp_path / "n.parquet"), csv(tmp_path / "e.csv", "")]
+    for silent in nothing_told:
+        assert untaught(silent, same[0]) == untaught(others[0], silent) == []
+    assert untaught(csv(tmp_path / "m.csv", *map(str, range(10))), same[0]) == ["0", "1", "2", "3", "4"]
 
 
 def test_a_file_behind_a_link_counts(data: Path) -> None:

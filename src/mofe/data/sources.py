@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
 MOST_CLASSES = 1_000_000
 """That have no names but numbers."""
+Form = Literal["archives", "tables", "manifest", "folders"]
+"""What images come in."""
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -73,6 +75,31 @@ class Source:
         return replace(self, images=first, total=min(self.total, images_per_class * max(1, len(self.classes))))
 
 
+def located(uri: str) -> tuple[Form, list[UPath]]:
+    """In what form the images at ``uri`` are, and the files, or the one folder, that hold them.
+
+    Raises:
+        MofeError: there is nothing.
+    """
+    path = storage.resolve(uri)
+    if "*" in uri:
+        found = storage.glob(path)
+        archives = [file for file in found if file.name.endswith(ARCHIVES)]
+        return ("archives", archives) if archives else ("tables", [file for file in found if file.suffix == ".parquet"])
+    if path.name.endswith(ARCHIVES):
+        return "archives", [path] if storage.kind(path) == "file" else []
+    if path.suffix == ".parquet":
+        return "tables", [path] if storage.kind(path) == "file" else []
+    if path.suffix == ".csv":
+        return "manifest", [path]
+    if storage.kind(path) == "directory":
+        if tables := storage.children(path, "*.parquet"):
+            return "tables", tables
+        archives = [file for file in storage.children(path, "*") if file.name.endswith(ARCHIVES)]
+        return ("archives", archives) if archives else ("folders", [path])
+    raise MofeError(f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest")
+
+
 def open_source(uri: str, synsets: str = "") -> Source:
     """The images at ``uri``.
 
@@ -85,26 +112,19 @@ def open_source(uri: str, synsets: str = "") -> Source:
     Raises:
         MofeError: nothing usable is there; the message says what was found.
     """
-    path = storage.resolve(uri)
-    if "*" in uri:
-        found = storage.glob(path)
-        archives = [file for file in found if file.name.endswith(ARCHIVES)]
-        tables = [file for file in found if file.suffix == ".parquet"]
-        source, beside = (_archives(archives, uri) if archives else _parquet(tables, uri)), path.parent
-    elif path.name.endswith(ARCHIVES):
-        source, beside = _archives([path] if storage.kind(path) == "file" else [], uri), path.parent
-    elif path.suffix == ".parquet":
-        source, beside = _parquet([path] if storage.kind(path) == "file" else [], uri), path.parent
-    elif path.suffix == ".csv":
-        source, beside = _manifest(path), path.parent
-    elif storage.kind(path) == "directory":
-        tables = storage.children(path, "*.parquet")
-        archives = [file for file in storage.children(path, "*") if file.name.endswith(ARCHIVES)]
-        kinds = _parquet(tables, uri) if tables else _archives(archives, uri) if archives else _folders(path)
-        source, beside = kinds, path
-    else:
-        raise MofeError(f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest")
+    form, files = located(uri)
+    match form:
+        case "archives":
+            source = _archives(files, uri)
+        case "tables":
+            source = _parquet(files, uri)
+        case "manifest":
+            source = _manifest(files[0])
+        case "folders":
+            source = _folders(files[0])
     _check_names(source.classes, uri)
+    path = storage.resolve(uri)
+    beside = path if "*" not in uri and storage.kind(path) == "directory" else path.parent
     given = storage.resolve(synsets) if synsets else beside / SYNSETS
     if synsets or storage.kind(given):
         return replace(source, synsets=_read_synsets(given, source))
@@ -274,7 +294,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
         schema: pa.Schema = parquet.schema_arrow
     _check_schema(schema, files[0])
     labelled = "label" in schema.names
-    classes = _class_names(schema) if labelled else ()
+    classes = class_names(schema) if labelled else ()
     if labelled and classes is None:
         tops = [_highest_label(file) for file in files]
         highest = max((top for top in tops if top is not None), default=-1)
@@ -339,7 +359,7 @@ def _check_schema(schema: pa.Schema, file: UPath) -> None:
         raise MofeError(f"{file}: the column label must be an integer, found {schema.field('label').type}")
 
 
-def _class_names(schema: pa.Schema) -> tuple[str, ...] | None:
+def class_names(schema: pa.Schema) -> tuple[str, ...] | None:
     """The names of Hugging Face's ClassLabel, if the schema carries them."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
+from mofe.data.classes import untaught
 from mofe.data.sources import SYNSETS, manifest_file, manifest_rows
 from mofe.errors import MofeError
 
@@ -41,7 +42,8 @@ def fingerprint(
     """Turn data URIs into digests of what lies there: names, sizes and versions of the files, not their content.
 
     In the pipeline this stage is never cached. Its results are parameters of the stages below, so they run again
-    exactly when data behind a URI has changed.
+    exactly when data behind a URI has changed. A test set of other classes is refused here, where folders, a CSV
+    manifest or the names in a Parquet file show them: score would refuse it after the training.
 
     Args:
         train_data: training images, as prepare takes them; for a CSV manifest, the images it lists count too.
@@ -58,9 +60,15 @@ def fingerprint(
     files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
     files += [text_weights] if storage.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
+    train, test = _digest(train_data, synsets), _digest(test_data)
+    if unknown := untaught(test_data, train_data):
+        raise MofeError(
+            f"the test set {test_data} has classes that the training set {train_data} has not, among them "
+            f"{', '.join(unknown)}: name its classes as the training set does, or give it as an OOD set"
+        )
     return Fingerprints(
-        train=_digest(train_data, synsets),
-        test=_digest(test_data),
+        train=train,
+        test=test,
         weights="" if weights in NOT_FILES else _digest(weights),
         texts="-".join(map(_digest, files)),
         ood_data=[{"kind": "", **item, "digest": _digest(item["uri"])} for item in ood_data],
