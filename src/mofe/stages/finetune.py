@@ -156,18 +156,10 @@ def finetune(
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with tracking.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
-            shards = ImageShards(images, hashed=distributed.is_first_here())  # the others wait for it below
-            known = Features(features)
-            classes = Partition.read(partition)
-            if not shards.info.classes == known.info.classes == classes.classes:
-                raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
-            if not known.info.check_source("images", shards.info):
-                raise MofeError(f"the features {features} are not of the images {images}")
-            if not classes.check_source("features", known.info):
-                raise MofeError(f"the partition {partition} was not made from the features {features}")
-            sources = {"images": shards.info, "features": known.info, "partition": classes}
+            shards, known, classes = _sources(images, features, partition)
+            made_from = {"images": shards.info, "features": known.info, "partition": classes}
             config = ModelConfig(
-                made_from={what: source.identity for what, source in sources.items()},
+                made_from={what: source.identity for what, source in made_from.items()},
                 library_version=__version__,
                 backbone=known.info.backbone,
                 top_k=top_k,
@@ -228,6 +220,24 @@ def finetune(
                 if place:
                     handed_on(place)
             distributed.wait_for_all()
+
+
+def _sources(images: str, features: str, partition: str) -> tuple[ImageShards, Features, Partition]:
+    """What a model is made from, read and checked to be of one run.
+
+    Raises:
+        MofeError: a part is missing, damaged, or made from something else.
+    """
+    shards = ImageShards(images, hashed=distributed.is_first_here())  # the others wait for it
+    known = Features(features)
+    classes = Partition.read(partition)
+    if not shards.info.classes == known.info.classes == classes.classes:
+        raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
+    if not known.info.check_source("images", shards.info):
+        raise MofeError(f"the features {features} are not of the images {images}")
+    if not classes.check_source("features", known.info):
+        raise MofeError(f"the partition {partition} was not made from the features {features}")
+    return shards, known, classes
 
 
 def stored_embeddings(known: Features) -> Embeddings:
