@@ -50,9 +50,9 @@ def test_a_run_that_fails(tmp_path: Path, train: str, environment: dict[str, str
     import numpy as np
 
     rng = np.random.default_rng(0)
-    for name in ("images/a", "images/b", "broken/a"):
+    for name in ("images/a", "images/b", "broken/a", "broken/b"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "0.png").write_bytes(striped(0, rng) if name != "broken/a" else b"no image")
+        (tmp_path / name / "0.png").write_bytes(striped(0, rng) if "broken" not in name else b"no image")
     (tmp_path / "p.yaml").write_text("{}")
     done = run(tmp_path, train.format(folder=tmp_path), **environment)
     assert done.returncode == 1

@@ -84,6 +84,9 @@ class Detector:
     knn: ExpertKNN
     info: DetectorInfo
 
+    def __repr__(self) -> str:
+        return f"Detector({str(self.folder)!r}: {len(self.classes)} classes, {self.model.num_experts} experts)"
+
     @classmethod
     def read(cls, folder: UPath) -> Self:
         """Read a detector's folder.
@@ -240,8 +243,15 @@ def _joined(parts: list[Scores]) -> Scores:
 
 
 def load_detector(uri: str) -> Detector:
-    """The detector that the index stage wrote at a local path or fsspec URI."""
-    return Detector.read(storage.resolve(uri))
+    """The detector that the index stage wrote at a local path or fsspec URI.
+
+    Raises:
+        MofeError: there is none, or a part of it is missing or damaged.
+    """
+    folder = storage.resolve(uri)
+    if storage.kind(inside := folder / "detector" / DetectorInfo.file_name):
+        raise MofeError(f"{uri} is the folder of a run: its detector is {inside.parent}")
+    return Detector.read(folder)
 
 
 def write_detector(

@@ -405,6 +405,5 @@ def _client(host: str) -> Any:
         try:
             return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
         except Exception as error:
-            raise MofeError(
-                f"Kubeflow at {host or 'the current context'} cannot be reached: {in_one_line(error)}"
-            ) from error
+            named = f"Kubeflow at {host}" if host else "no --host was given, and Kubeflow at kubectl's current context"
+            raise MofeError(f"{named} cannot be reached: {in_one_line(error)}") from error

@@ -1,12 +1,14 @@
 """The partition: seeded K-Means against scikit-learn and by hand, determinism, every strategy, every refusal."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
 from mofe.errors import MofeError
 from mofe.partitioning import STRATEGIES, partition_classes, supercategories
-from mofe.partitioning.wordnet import resolve_synsets
+from mofe.partitioning.wordnet import resolve_synsets, synset
 
 NAMES = [
     "golden retriever",
@@ -68,7 +70,7 @@ def test_taxonomy_keeps_supercategories_together_and_sends_the_rest_to_the_most_
 def test_strategies_without_wordnet_take_any_name() -> None:
     names = ["xqz-1", "xqz-2", "xqz-3"]
     assert partition_classes(PROTOTYPES[:3], [None] * 3, 2, "kmeans++", classes=names).names == tuple(names)
-    with pytest.raises(MofeError, match=r"class 'xqz-1' is no noun of WordNet"):
+    with pytest.raises(MofeError, match=r"of \d+ classes have no synset: 'xqz-1': it is no noun of WordNet"):
         partition_classes(PROTOTYPES[:3], [None] * 3, 2, classes=names)
 
 
@@ -83,6 +85,29 @@ def test_synsets_by_wnid_by_name_and_by_noun() -> None:
         resolve_synsets(["retreiver"], [None])
     with pytest.raises(MofeError, match="no noun synset 'n00000001'"):
         resolve_synsets(["n00000001"], [None])
+
+
+def test_classes_that_are_called_by_all_nouns_of_a_synset() -> None:
+    """As ImageNet's are in Hugging Face's Parquet: "tench, Tinca tinca"."""
+    wnids = (Path(__file__).parents[2] / "examples" / "imagenet-100.txt").read_text().split()
+    nouns = [synset(wnid).lemma_names() for wnid in wnids]
+    found = resolve_synsets([", ".join(names).replace("_", " ") for names in nouns], [None] * len(nouns))
+    assert sum(name == synset(wnid).name() for name, wnid in zip(found, wnids, strict=True)) > 85
+    for name, every in zip(found, nouns, strict=True):  # "radio, wireless" are two synsets
+        assert {noun.lower() for noun in every} <= {noun.lower() for noun in synset(name).lemma_names()}
+    assert resolve_synsets(["tench, Tinca tinca", "crane, nothing like it"], [None] * 2)[0] == "tench.n.01"
+
+
+def test_every_class_without_a_synset_is_told_at_once() -> None:
+    with pytest.raises(MofeError) as raised:
+        resolve_synsets(
+            ["cat", "xqz-1", "odd", *(f"xqz-{i}" for i in range(2, 9))], [None, None, "odd.n.99", *[None] * 7]
+        )
+    message = str(raised.value)
+    assert "9 of 10 classes have no synset: 'xqz-1': it is no noun" in message
+    assert "'odd': WordNet has no noun synset 'odd.n.99'" in message
+    assert message.count("it is no noun") == 4
+    assert "Name their synsets in a synsets.csv" in message
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,9 @@ def detect(
         check_places(option, *places)
     numbers = {"neighbours": neighbours, "batch_size": batch_size}
     check_values({"threshold": threshold, "unknown": unknown, "score": score, **numbers}, "mofe detect")
+    suffix = output.rsplit(".", 1)[-1]
+    if format == "table" and suffix in ("csv", "jsonl", "parquet"):
+        raise MofeError(f"--output {output} with --format table would be for people to read: give --format {suffix}")
     if format == "parquet" and not output:
         raise MofeError("--format parquet needs a file: --output FILE")
     if not images:

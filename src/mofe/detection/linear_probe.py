@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 MOST = 200
@@ -17,6 +16,8 @@ def linear_probe(z_ND: np.ndarray, labels_N: np.ndarray, seed: int = 0) -> tuple
         labels_N: their classes, 0 … C − 1, each at least once.
         seed: which :data:`MOST` images of a larger class take part.
     """
+    from sklearn.linear_model import LogisticRegression  # takes seconds, and who asks a detector fits nothing
+
     order_N = np.random.default_rng(seed).permutation(len(labels_N))
     order_N = order_N[np.argsort(labels_N[order_N], kind="stable")]  # class after class
     first_N = np.searchsorted(labels_N[order_N], labels_N[order_N])  # where that of each begins

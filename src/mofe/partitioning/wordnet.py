@@ -21,6 +21,8 @@ from mofe.errors import MofeError
 
 DEBIAN = Path("/usr/share/wordnet")
 WNID = re.compile(r"n\d{8}")
+NAMED = 5
+"""Classes without a synset that a message names."""
 
 # lexnames(5WN): the lexicographer files by number; their category is 1 noun, 2 verb, 3 adjective, 4 adverb
 _LEXICOGRAPHER_FILES = """
@@ -117,20 +119,28 @@ def synset(name: str) -> Any:
 
 
 def _looked_up(class_name: str) -> Any:
-    """The synset that a class name means: a wnid, a synset name, or the first sense of a noun."""
+    """The synset that a class name means: a wnid, a synset name, or the first sense of a noun.
+
+    Of several nouns with commas between them, as ImageNet's classes are named, the sense that most of them share.
+    """
     text = class_name.strip()
     if WNID.fullmatch(text) or re.fullmatch(r".+\.n\.\d+", text):
         return synset(text)
-    lemma = re.sub(r"[\s\-]+", "_", text.lower())
-    senses = _reader().synsets(lemma, pos="n")
+    parts = ["_".join(part.lower().split()) for part in text.split(",")]
+    nouns = [_lemma(part) for part in parts]
+    spellings = dict.fromkeys([*parts, *nouns])  # WordNet has four-poster and sports_car
+    senses = [sense for noun in spellings for sense in _reader().synsets(noun, pos="n")]
+    if senses and len(nouns) > 1:
+        return max(senses, key=lambda sense: len({*nouns} & {_lemma(name) for name in sense.lemma_names()}))
     if senses:
         return senses[0]
-    close = difflib.get_close_matches(lemma, _reader().all_lemma_names(pos="n"), n=3)
-    hint = f"; the nearest nouns are {', '.join(close)}" if close else ""
-    raise MofeError(
-        f"class {class_name!r} is no noun of WordNet{hint}; name its synset in a synsets.csv (columns class,synset), "
-        "or choose a strategy that needs none, such as kmeans++"
-    )
+    close = difflib.get_close_matches(nouns[0], _reader().all_lemma_names(pos="n"), n=3)
+    hint = f" (the nearest nouns are {', '.join(close)})" if close else ""
+    raise MofeError(f"it is no noun of WordNet{hint}")
+
+
+def _lemma(noun: str) -> str:
+    return re.sub(r"[\s\-]+", "_", noun.strip().lower())
 
 
 def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> list[str]:
@@ -141,9 +151,21 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
         synsets: for each class a wnid or synset name, or None where the data does not say.
 
     Raises:
-        MofeError: a class has no synset; the message names it and the nearest nouns.
+        MofeError: classes have no synset; the message names the first of them, with the nearest nouns.
     """
-    return [_looked_up(given or name).name() for name, given in zip(classes, synsets, strict=True)]
+    found, wrong = [], []
+    for name, given in zip(classes, synsets, strict=True):
+        try:
+            found.append(str(_looked_up(given or name).name()))
+        except MofeError as error:
+            wrong.append(f"{name!r}: {error}")
+    if wrong:
+        raise MofeError(
+            f"{len(wrong)} of {len(classes)} classes have no synset: {'; '.join(wrong[:NAMED])}"
+            f"{'; …' if len(wrong) > NAMED else ''}. Name their synsets in a synsets.csv (columns class,synset), or "
+            "choose a strategy that needs none, such as kmeans++"
+        )
+    return found
 
 
 def readable_name(synset_name: str) -> str:

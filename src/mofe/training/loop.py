@@ -301,8 +301,9 @@ class Trainer:
         self.history.append(measured)
         self.on_epoch(measured)
         print(
-            f"{'after the probe' if epoch == 0 else f'epoch {epoch}'}: loss {measured.loss:.4f}, validation accuracy "
-            f"{measured.validation_accuracy:.2%}, router {measured.router_accuracy:.2%}",
+            f"epoch {epoch}: loss {measured.loss:.4f}, " if epoch else "after the probe: ",
+            f"validation accuracy {measured.validation_accuracy:.2%}, router {measured.router_accuracy:.2%}",
+            sep="",
             flush=True,
         )
 
