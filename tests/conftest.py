@@ -36,6 +36,13 @@ def make_images(tmp_path: Path) -> Callable[..., str]:
     return partial(write_images, tmp_path)
 
 
+@pytest.fixture
+def groups_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are cut, and score asks, by groups of eight batches: so few images make several."""
+    for module in ("mofe.data.shards", "mofe.stages.score"):
+        monkeypatch.setattr(f"{module}.TOGETHER", 8)
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with training images and their features, made once: copy what you change."""

@@ -226,15 +226,16 @@ def test_the_command(detector: SimpleNamespace, folder: Path, tmp_path: Path) ->
 
 
 def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder: Path, tmp_path: Path) -> None:
-    missing = command("--detector", str(tmp_path / "none"), str(folder), "--output", str(tmp_path / "x.txt"))
+    to_file = ("--format", "csv", "--output", str(tmp_path / "x.csv"))
+    missing = command("--detector", str(tmp_path / "none"), str(folder), *to_file)
     assert missing.code == 1
     assert "there is no detector at" in missing.err
-    assert not (tmp_path / "x.txt").exists()
+    assert not (tmp_path / "x.csv").exists()
     for_people = command("--detector", detector.detector, str(folder), "--output", "x.csv").err
     assert "--output x.csv with --format table would be for people to read: give --format csv" in for_people
     (tmp_path / "a-run").mkdir()
     (tmp_path / "a-run/detector").symlink_to(detector.detector)
-    of_a_run = command("--detector", str(tmp_path / "a-run"), str(folder), "--output", str(tmp_path / "x.txt")).err
+    of_a_run = command("--detector", str(tmp_path / "a-run"), str(folder), *to_file).err
     assert f"a-run is the folder of a run: its detector is {tmp_path}/a-run/detector" in of_a_run
     assert "--format parquet needs a file" in command("--detector", detector.detector, "x", "--format", "parquet").err
 

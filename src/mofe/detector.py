@@ -249,9 +249,12 @@ def load_detector(uri: str) -> Detector:
         MofeError: there is none, or a part of it is missing or damaged.
     """
     folder = storage.resolve(uri)
-    if storage.kind(inside := folder / "detector" / DetectorInfo.file_name):
-        raise MofeError(f"{uri} is the folder of a run: its detector is {inside.parent}")
-    return Detector.read(folder)
+    try:
+        return Detector.read(folder)
+    except MofeError as error:
+        if storage.kind(inside := folder / "detector" / DetectorInfo.file_name):
+            raise MofeError(f"{uri} is the folder of a run: its detector is {inside.parent}") from error
+        raise
 
 
 def write_detector(

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 
 import mofe.artifacts.scores
-import mofe.data.shards
 import mofe.stages.score as score_module
 from mofe.artifacts.scores import ScoreTable
 from mofe.errors import MofeError
@@ -16,13 +15,7 @@ from mofe.stages.merge import merge
 from mofe.stages.score import score
 
 OPTIONS = {"batch_size": 2, "num_workers": 0}
-
-
-@pytest.fixture(autouse=True)
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that few images make several shards."""
-    for module in (mofe.data.shards, score_module):
-        monkeypatch.setattr(module, "TOGETHER", 8)
+pytestmark = pytest.mark.usefixtures("groups_of_eight")
 
 
 def parts_of(images: str, detector: str, folder: Path, shards: Sequence[int] = (0, 1, 2)) -> list[str]:

@@ -48,7 +48,8 @@ def test_known_images_score_above_unknown_ones(
     assert ood_metrics(known.table["knn"], unknown.table["knn"]).auroc > 0.9
 
 
-def test_many_batches_are_asked_about_together(
+@pytest.mark.usefixtures("groups_of_eight")
+def test_eight_batches_are_asked_about_together(
     detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, search = [], ExpertKNN.search
@@ -60,8 +61,8 @@ def test_many_batches_are_asked_about_together(
     images = make_images("test", "test", per_class=10)
     together = scored(images, detector, tmp_path / "a", 40)
     monkeypatch.setattr(ExpertKNN, "search", recorded)
-    in_groups = scored(images, detector, tmp_path / "b", 1)
-    assert set(asked) == {32, 8}, "of 40 images"
+    in_groups = scored(images, detector, tmp_path / "b", 2)
+    assert set(asked) == {16, 8}, "of 40 images"
     assert in_groups.table["id"].equals(together.table["id"])
     np.testing.assert_allclose(in_groups.table["knn"], together.table["knn"], atol=1e-4)
 

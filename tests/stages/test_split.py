@@ -25,12 +25,13 @@ def test_shards_are_a_partition_into_groups_of_whole_batches(num_images: int, ba
     assert [position for mine in of_each for position in mine] == list(range(num_images))
 
 
+@pytest.mark.usefixtures("groups_of_eight")
 def test_no_more_shards_than_groups(make_images: Callable[..., str]) -> None:
     images = make_images()  # 48
-    assert split(images, shards=2, batch_size=1) == [0, 1]
-    assert split(images, shards=30, batch_size=1) == [0, 1]
-    assert split(images, shards=30.0, batch_size=2.0) == [0]  # type: ignore[arg-type]
+    assert split(images, shards=3, batch_size=1) == [0, 1, 2]
+    assert split(images, shards=30, batch_size=1) == [0, 1, 2, 3, 4, 5]
+    assert split(images, shards=30.0, batch_size=6.0) == [0]  # type: ignore[arg-type]
     with pytest.raises(MofeError, match=r"shards = 1 must be at least 2: .* for the pipeline mofe"):
         split(images, shards=1)
-    with pytest.raises(MofeError, match="shard = 2: 48 images in groups of 32 batches of 1 have the shards 0 to 1"):
-        images_of(2, 30, 48, 1)
+    with pytest.raises(MofeError, match="shard = 6: 48 images in groups of 8 batches of 1 have the shards 0 to 5"):
+        images_of(6, 30, 48, 1)

@@ -9,19 +9,13 @@ import pytest
 from helpers import TINY
 
 import mofe.artifacts.features
-import mofe.data.shards
 from mofe.artifacts.features import Features
 from mofe.errors import MofeError
 from mofe.stages.extract import extract
 from mofe.stages.stack import stack
 
 OPTIONS = {"backbone": "vit_tiny_patch16_224", "backbone_args": TINY, "weights": "random", "num_workers": 0}
-
-
-@pytest.fixture(autouse=True)
-def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that few images make several shards."""
-    monkeypatch.setattr(mofe.data.shards, "TOGETHER", 8)
+pytestmark = pytest.mark.usefixtures("groups_of_eight")
 
 
 def parts_of(images: str, folder: Path, shards: Sequence[int] = (0, 1, 2), **more: object) -> list[str]:

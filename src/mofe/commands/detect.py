@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 import tyro
@@ -50,7 +51,7 @@ def detect(
         check_places(option, *places)
     numbers = {"neighbours": neighbours, "batch_size": batch_size}
     check_values({"threshold": threshold, "unknown": unknown, "score": score, **numbers}, "mofe detect")
-    suffix = output.rsplit(".", 1)[-1]
+    suffix = PurePosixPath(output).suffix.removeprefix(".")
     if format == "table" and suffix in ("csv", "jsonl", "parquet"):
         raise MofeError(f"--output {output} with --format table would be for people to read: give --format {suffix}")
     if format == "parquet" and not output:

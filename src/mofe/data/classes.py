@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from itertools import islice
 
+from upath import UPath
+
 from mofe import storage
 from mofe.data.archives import is_hidden
-from mofe.data.sources import class_names, image_names, located, manifest_rows
+from mofe.data.sources import Form, class_names, image_names, located, manifest_rows
 
 
 def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
@@ -14,17 +16,16 @@ def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
     Raises:
         MofeError: there is nothing at one of the two.
     """
-    told, taught = _told(test_data), _told(train_data)
-    unknown: Iterable[str] = sorted(told - taught) if taught else []
     form, files = located(test_data)
+    taught = _told(*located(train_data))
+    unknown: Iterable[str] = sorted(_told(form, files) - taught) if taught else []
     if form == "folders":
         unknown = (name for name in unknown if image_names(files[0] / name))
     return list(islice(unknown, most))
 
 
-def _told(uri: str) -> set[str]:
+def _told(form: Form, files: list[UPath]) -> set[str]:
     """The names of the classes; of folders, some of which may hold no images; nothing where images would tell."""
-    form, files = located(uri)
     if not files:
         return set()
     match form:

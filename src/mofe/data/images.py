@@ -45,7 +45,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
-def opened(content: bytes) -> Image.Image:
+def _opened(content: bytes) -> Image.Image:
     """The image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`.
 
     Raises:
@@ -94,7 +94,7 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         ValueError: a short reason why the bytes are no usable image (empty, not an image, truncated, too large).
     """
-    return _converted(opened(content))
+    return _converted(_opened(content))
 
 
 def _converted(image: Image.Image) -> Image.Image:
@@ -110,15 +110,15 @@ def stored_form(content: bytes) -> bytes:
     Raises:
         ValueError: as :func:`decode`.
     """
-    image = opened(content)
-    if is_plain(image):
+    image = _opened(content)
+    if _is_plain(image):
         return content
     encoded = io.BytesIO()
     _converted(image).save(encoded, "PNG")
     return encoded.getvalue()
 
 
-def is_plain(image: Image.Image) -> bool:
+def _is_plain(image: Image.Image) -> bool:
     """Whether every decoder makes the same RGB pixels of the file."""
     if image.mode != "RGB" or image.format not in _KEPT_FORMATS or image.has_transparency_data:
         return False

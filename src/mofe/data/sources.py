@@ -93,9 +93,10 @@ def located(uri: str) -> tuple[Form, list[UPath]]:
     if path.suffix == ".csv":
         return "manifest", [path]
     if storage.kind(path) == "directory":
-        if tables := storage.children(path, "*.parquet"):
+        found = storage.children(path, "*")
+        if tables := [file for file in found if file.name.endswith(".parquet")]:
             return "tables", tables
-        archives = [file for file in storage.children(path, "*") if file.name.endswith(ARCHIVES)]
+        archives = [file for file in found if file.name.endswith(ARCHIVES)]
         return ("archives", archives) if archives else ("folders", [path])
     raise MofeError(f"there is nothing at {uri}: expected a folder, a .tar or .parquet file, or a .csv manifest")
 
@@ -123,12 +124,15 @@ def open_source(uri: str, synsets: str = "") -> Source:
         case "folders":
             source = _folders(files[0])
     _check_names(source.classes, uri)
-    path = storage.resolve(uri)
-    beside = path if "*" not in uri and storage.kind(path) == "directory" else path.parent
-    given = storage.resolve(synsets) if synsets else beside / SYNSETS
+    given = storage.resolve(synsets) if synsets else synsets_beside(storage.resolve(uri))
     if synsets or storage.kind(given):
         return replace(source, synsets=_read_synsets(given, source))
     return source
+
+
+def synsets_beside(data: UPath) -> UPath:
+    """Where the synsets of data are looked for that nobody has named: in its folder."""
+    return (data if storage.kind(data) == "directory" else data.parent) / SYNSETS
 
 
 def as_text(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.data.classes import untaught
-from mofe.data.sources import SYNSETS, manifest_file, manifest_rows
+from mofe.data.sources import manifest_file, manifest_rows, synsets_beside
 from mofe.errors import MofeError
 
 NOT_FILES = ("", "random")
@@ -114,7 +114,7 @@ def _digest(uri: str, synsets: str = "") -> str:
     if path.suffix == ".csv":
         listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
         parts += [storage.digest_of_listing(file) if storage.kind(file) else "missing" for file in listed]
-    beside = (path if storage.kind(path) == "directory" else path.parent) / SYNSETS
-    if synsets or storage.kind(beside):
-        parts.append(storage.digest_of_listing(synsets or beside))
+    given = storage.resolve(synsets) if synsets else synsets_beside(path)
+    if synsets or storage.kind(given):
+        parts.append(storage.digest_of_listing(given))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -93,8 +93,9 @@ def index(
             )
 
         # the untouched backbone is needed for its patches alone: what it makes of images, extract has stored
-        before = [untouched(config.backbone, config.partition.classes)] if compare and words else []
-        patches = LocalScores(before[0], words) if before and words else None
+        words = words if compare else None
+        before = [untouched(config.backbone, config.partition.classes)] if words else []
+        patches = LocalScores(before[0], words) if words else None
         batches = embed([network, *before], label="thresholds", positions=held)
         joined, local_M = next(together(batches, patches))
         seen = joined.outputs[0]
