@@ -69,20 +69,60 @@ def test_the_model_says_what_it_says_on_the_cpu(experts: int) -> None:
         torch.testing.assert_close(found.logits.cpu(), expected.logits, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("experts", [2, 16])
-def test_the_host_does_not_wait_for_the_gpu_in_a_step(experts: int) -> None:
-    model = model_of(experts).cuda()
-    step = TrainingStep(model, "none", 0.0)
-    batch = Mixed(*(t.cuda() for t in batch_of(64)))
-    pairs = pairs_of(model, batch)
-    step(batch, *pairs)  # what is made once
+def waits_in(work: Callable[[], object]) -> list[str]:
+    """Where the host waits for the GPU, the second time that the work is done."""
+    work()  # what is made once
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        step(batch, *pairs)
+        work()
         torch.cuda.set_sync_debug_mode("default")
-    assert not [warning for warning in seen if "synchronizing" in str(warning.message)]
+    return [f"{w.filename}:{w.lineno}: {w.message}" for w in seen if "called a synchronizing" in str(w.message)]
+
+
+@pytest.mark.parametrize("experts", [2, 16])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_host_does_not_wait_for_the_gpu_in_a_step(experts: int, precision: str) -> None:
+    model = model_of(experts).cuda()
+    step = TrainingStep(model, "none", 0.0)
+    batch = Mixed(*(t.cuda() for t in batch_of(64)))
+    pairs = pairs_of(model, batch)
+    with autocast(precision, training=True):
+        assert not waits_in(lambda: step(batch, *pairs))
+
+
+@pytest.mark.parametrize("experts", [1, 2, 16])
+def test_the_host_does_not_wait_for_the_gpu_in_a_forward_pass(experts: int) -> None:
+    model, images = model_of(experts).cuda().eval(), torch.randn(64, 3, 56, 56, device="cuda")
+    with torch.inference_mode(), autocast("bf16"):
+        assert not waits_in(lambda: model(images))
+    with torch.inference_mode(), autocast("fp32"):
+        assert len(waits_in(lambda: model(images))) <= 1
+
+
+def test_one_kernel_for_all_experts_does_what_one_for_each_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.use_deterministic_algorithms(True)
+    model = model_of(5).cuda()
+    tokens_BTD = torch.randn(30, 17, 64, device="cuda")
+    image_P, expert_P = torch.randint(0, 30, (60,)), torch.tensor([0, 1, 3])[torch.randint(0, 3, (60,))]  # not 2 and 4
+    found = []
+    for kernel, precision in ((True, "bf16"), (True, "bf16"), (False, "bf16"), (False, "fp32")):
+        if not kernel:
+            monkeypatch.setattr("mofe.models.mofe.one_kernel_suits", lambda _: False)
+        model.zero_grad(set_to_none=True)
+        with autocast(precision, training=True):
+            output_PD = model.run_experts(tokens_BTD, image_P, expert_P)
+        output_PD.square().sum().backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.experts.parameters()]
+        found.append([output_PD.detach().float(), *gradients])
+    torch.use_deterministic_algorithms(False)
+    one, again, each, exact = found
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    for a, b, c in zip(one, each, exact, strict=True):
+        off, allowed = (a - c).norm(), (b - c).norm()
+        assert off <= 2 * allowed + 1e-2 * c.norm()
+    assert not any(p.grad is not None and p.grad.any() for e in (2, 4) for p in model.experts[e].parameters())
 
 
 def test_a_compiled_step_has_the_losses_and_gradients_of_one_that_is_not() -> None:
@@ -104,7 +144,7 @@ def test_a_compiled_step_has_the_losses_and_gradients_of_one_that_is_not() -> No
 def test_the_same_training_again_gives_the_same_weights(
     compiled: bool, trained: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mofe.training.loop.COMPILED_FROM", 0 if compiled else 1 << 62)
+    monkeypatch.setattr("mofe.models.device.COMPILED_FROM", 0 if compiled else 1 << 62)
     once, again = trained(epochs=2, precision="bf16"), trained("again", epochs=2, precision="bf16")
     first, second = (load_file(f"{paths.model}/model.safetensors") for paths in (once, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,4 +1,4 @@
-"""The class token of a block by the short way, against timm's whole block in float64."""
+"""The class token of the experts' last blocks by the short way, against timm's whole blocks in float64."""
 
 from typing import Any
 
@@ -8,70 +8,98 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import Block, ParallelScalingBlock
 from torch import Tensor, nn
 
-from mofe.models.class_token import _is_known, class_token_after
+from mofe.models.class_token import class_token_after, is_known
+from mofe.models.groups import Groups
 
 KINDS: list[dict[str, Any]] = [
     {},
     {"qkv_bias": True, "init_values": 0.1},
-    {"qk_norm": True, "scale_attn_norm": True, "scale_mlp_norm": True},
+    {"scale_attn_norm": True, "scale_mlp_norm": True},
     {"proj_bias": False},
 ]
+IMAGE_P, EXPERT_P = torch.tensor([0, 1, 2, 3, 4, 4, 2, 0]), torch.tensor([2, 0, 0, 2, 2, 0, 2, 0])  # none for expert 1
 
 
-def blocks_of(depth: int, kind: type[nn.Module] = Block, **args: Any) -> nn.Sequential:
+def blocks_of(experts: int, **args: Any) -> list[Block]:
     torch.manual_seed(0)
-    blocks = nn.Sequential(*(kind(24, 3, **args) for _ in range(depth))).double()
-    for parameter in blocks.parameters():
+    blocks = [Block(24, 3, **args).double() for _ in range(experts)]
+    for parameter in nn.ModuleList(blocks).parameters():
         nn.init.normal_(parameter, std=0.3)
     return blocks
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+def by_the_short_way(
+    blocks: list[Block], tokens: Tensor, image_P: Tensor = IMAGE_P, expert_P: Tensor = EXPERT_P
+) -> Tensor:
+    groups = Groups.of(expert_P, len(blocks), tokens.device)
+    return class_token_after(blocks, tokens, image_P[groups.order_P], groups)[groups.order_P.argsort()]
+
+
+def of_one(block: Block, tokens: Tensor) -> Tensor:
+    return by_the_short_way([block], tokens, torch.arange(len(tokens)), torch.zeros(len(tokens), dtype=torch.int64))
+
+
 @pytest.mark.parametrize("args", KINDS)
-def test_it_is_that_of_the_whole_block_and_so_is_its_gradient(depth: int, args: dict[str, Any]) -> None:
-    blocks = blocks_of(depth, **args)
-    tokens = torch.randn(5, 7, 24, dtype=torch.float64)
+def test_it_is_that_of_the_whole_block_and_so_are_its_gradients(args: dict[str, Any]) -> None:
+    blocks = blocks_of(3, **args)
+    assert all(map(is_known, blocks))
+    tokens = torch.randn(5, 7, 24, dtype=torch.float64, requires_grad=True)
 
     def answer(of: Tensor) -> list[Tensor]:
-        found = torch.autograd.grad(of.square().sum(), [*blocks.parameters()])
-        return [of, *found]
+        wanted = [tokens, *nn.ModuleList(blocks).parameters()]
+        found = torch.autograd.grad(of.square().sum(), wanted, allow_unused=True)
+        return [of, *(torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True))]
 
-    for ours, whole in zip(answer(class_token_after(blocks, tokens)), answer(blocks(tokens)[:, 0]), strict=True):
-        torch.testing.assert_close(ours, whole, atol=1e-10, rtol=1e-9)
+    whole = torch.stack([blocks[e](tokens[i : i + 1])[0, 0] for i, e in zip(IMAGE_P, EXPERT_P, strict=True)])
+    for ours, theirs in zip(answer(by_the_short_way(blocks, tokens)), answer(whole), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-9)
+
+
+def test_it_is_as_exact_as_the_whole_block_where_tokens_are_large_and_far_from_zero() -> None:
+    blocks = blocks_of(1, qkv_bias=True)
+    for parameter in (blocks[0].norm1.weight, blocks[0].norm1.bias):
+        nn.init.normal_(parameter, mean=3.0)
+    tokens = 1000 + 50 * torch.randn(5, 7, 24, dtype=torch.float64)
+    exact = blocks[0](tokens)[:, 0]
+    single = blocks[0].float()
+    theirs, ours = (found.double() for found in (single(tokens.float())[:, 0], of_one(single, tokens.float())))
+    assert (ours - exact).norm() <= 2 * (theirs - exact).norm() + 1e-7 * exact.norm()
 
 
 def test_images_are_left_out_as_stochastic_depth_leaves_them_out() -> None:
-    blocks = blocks_of(1, drop_path=0.5)
-    assert isinstance(blocks[0].drop_path1, DropPath)
+    (block,) = blocks_of(1, drop_path=0.5)
+    assert isinstance(block.drop_path1, DropPath)
     tokens = torch.randn(40, 7, 24, dtype=torch.float64)
     torch.manual_seed(3)
-    ours = class_token_after(blocks, tokens)
+    ours = of_one(block, tokens)
     torch.manual_seed(3)
-    torch.testing.assert_close(ours, blocks(tokens)[:, 0])
+    torch.testing.assert_close(ours, block(tokens)[:, 0])
     assert (ours == tokens[:, 0]).all(dim=1).any()
 
 
-@pytest.mark.parametrize("rates", [{"attn_drop": 0.5}, {"proj_drop": 0.5}])
-def test_dropout_is_drawn_in_training_and_not_afterwards(rates: dict[str, float]) -> None:
-    blocks = blocks_of(1, **rates)
+def test_dropout_is_drawn_in_training_and_not_afterwards() -> None:
+    (block,) = blocks_of(1, proj_drop=0.5)
     tokens = torch.randn(5, 7, 24, dtype=torch.float64)
-    assert not torch.equal(class_token_after(blocks, tokens), class_token_after(blocks, tokens))
-    blocks.eval()
-    torch.testing.assert_close(class_token_after(blocks, tokens), blocks(tokens)[:, 0])
+    assert not torch.equal(of_one(block, tokens), of_one(block, tokens))
+    block.eval()
+    torch.testing.assert_close(of_one(block, tokens), block(tokens)[:, 0])
 
 
-def test_the_short_way_is_taken() -> None:
-    blocks, widths = blocks_of(1), []
-    blocks[0].mlp.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
-    class_token_after(blocks, torch.randn(2, 7, 24, dtype=torch.float64))
-    assert widths == [1]
+def test_patches_have_neither_keys_nor_values_nor_an_mlp() -> None:
+    (block,), seen = blocks_of(1), []
+    for layer in (block.norm1, block.attn, block.attn.qkv, block.mlp):
+        layer.register_forward_hook(lambda *_: seen.append(1))
+    of_one(block, torch.randn(2, 7, 24, dtype=torch.float64))
+    assert not seen
 
 
-def test_blocks_of_other_kinds_are_run_whole() -> None:
-    blocks = blocks_of(2, ParallelScalingBlock)
-    assert not _is_known(blocks[1])
-    tokens = torch.randn(5, 7, 24, dtype=torch.float64)
-    torch.testing.assert_close(class_token_after(blocks, tokens), blocks(tokens)[:, 0])
-    gated = blocks_of(1)
-    gated[0].attn.gate = nn.Linear(24, 24)
-    assert not _is_known(gated[0])
+@pytest.mark.parametrize("args", [{"qk_norm": True}, {"attn_drop": 0.5}, {"norm_layer": nn.RMSNorm}])
+def test_blocks_that_do_something_else_are_not_known(args: dict[str, Any]) -> None:
+    assert not is_known(blocks_of(1, **args)[0])
+
+
+def test_blocks_of_other_kinds_are_not_known() -> None:
+    assert not is_known(ParallelScalingBlock(24, 3))
+    (gated,) = blocks_of(1)
+    gated.attn.gate = nn.Linear(24, 24)
+    assert not is_known(gated)

@@ -126,6 +126,7 @@ SMALL = {"img_size": 28, "depth": 3, "embed_dim": 24, "num_heads": 2}
     ("name", "args"),
     [
         ("vit_small_patch14_dinov2", SMALL),  # LayerScale
+        ("vit_small_patch14_dinov2", {**SMALL, "qk_norm": True}),  # its last block is run whole
         ("vit_small_patch14_reg4_dinov2", SMALL),  # register tokens, position embedding without class token
         ("vit_base_patch14_dinov2", {**SMALL, "dynamic_img_size": True}),
         ("vit_base_patch16_clip_224", {**SMALL, "img_size": 32}),  # norm before the blocks

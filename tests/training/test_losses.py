@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mofe.models import MoFE
 from mofe.training import expert_loss, route_loss
-from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
+from mofe.training.losses import embedding_norm, pairs_with_negatives, router_targets
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep, losses_of
 
@@ -75,23 +75,27 @@ def test_expert_loss_with_others_and_soft_targets(backbone: VisionTransformer, s
 
 
 def test_expert_loss_averages_over_images_not_experts() -> None:
-    logits = [torch.zeros(3, 2), torch.zeros(1, 4), torch.zeros(0, 5)]
-    targets = [torch.eye(2)[[0, 1, 0]], torch.eye(4)[:1], torch.zeros(0, 5)]
-    assert expert_loss(logits, targets).item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
-    assert expert_loss(logits[2:], targets[2:]).item() == 0
+    nothing = -math.inf
+    logits_PQ = torch.tensor([[0, 0, nothing, nothing, nothing, nothing]] * 3 + [[nothing, nothing, 0, 0, 0, 0]])
+    targets_PQ = torch.eye(6)[[0, 1, 0, 2]]
+    assert expert_loss(logits_PQ, targets_PQ).item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
+    assert expert_loss(logits_PQ[:0], targets_PQ[:0]).item() == 0
 
 
-def test_targets_of_an_only_expert_have_no_others() -> None:
-    targets = expert_targets(
-        torch.tensor([0, 1, 2]),
-        torch.zeros(3, dtype=torch.int64),
-        0,
-        3,
-        torch.tensor([0, 2]),
-        torch.tensor([1, 2]),
-        torch.tensor([0.7, 0.6]),
-    )
-    torch.testing.assert_close(targets, torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]]))
+def test_an_expert_learns_nothing_from_outputs_of_others() -> None:
+    logits_PQ = torch.tensor([[1.0, 2.0, -math.inf]], requires_grad=True)
+    (gradient_PQ,) = torch.autograd.grad(expert_loss(logits_PQ, torch.tensor([[0.7, 0.3, 0.0]])), logits_PQ)
+    expected = torch.tensor([1.0, 2.0]).softmax(dim=0) - torch.tensor([0.7, 0.3])
+    torch.testing.assert_close(gradient_PQ, torch.cat([expected, torch.zeros(1)])[None])
+
+
+def test_what_means_a_class_to_an_expert(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition([0, 1, 0]))  # outputs: classes 0, 2, others; class 1, others
+    classes, experts = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert model.output_for(classes, experts).tolist() == [0, 2, 1, 4, 3, 4]
+    assert model.expert_of_output_Q.tolist() == [0, 0, 0, 1, 1]
+    alone = MoFE(backbone, make_partition([0, 0, 0]))
+    assert alone.output_for(classes[:3], experts[:3]).tolist() == [0, 1, 2]
 
 
 def test_embedding_norm_is_the_mean_squared_norm() -> None:

@@ -105,7 +105,8 @@ def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     It comes last, on the device: so a worker process hands over a quarter of the memory, and has less to compute.
     """
     mean_C11, std_C11 = (
-        torch.tensor(values, device=pixels.device)[:, None, None] for values in (preprocessing.mean, preprocessing.std)
+        torch.tensor(values)[:, None, None].to(pixels.device, non_blocking=True)
+        for values in (preprocessing.mean, preprocessing.std)
     )
     images = torch.empty(pixels.shape, device=pixels.device)
     some = 4 if pixels.is_cpu else len(pixels)  # as many as stay in the processor's cache

@@ -1,6 +1,8 @@
 """Images through the model: the one code path by which extract, index, score and the detector embed."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from itertools import islice
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -10,9 +12,10 @@ from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.partition import Partition
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
+from mofe.detection.local_score import LocalScores
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
-from mofe.models.device import autocast, device
+from mofe.models.device import autocast, compiling_pays, device, one_thread
 from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.progress import progress
 
@@ -23,14 +26,22 @@ class EmbeddedBatch(NamedTuple):
     positions_B: np.ndarray
     labels_B: np.ndarray
     outputs: tuple[MoFEOutput, ...]
+    local_B: torch.Tensor
+    """What the patches show, float64; (0,) where nobody looked at them."""
 
     @classmethod
     def joined(cls, batches: Sequence[Self]) -> Self:
         """Several batches as one."""
-        positions, labels, outputs = zip(*batches, strict=True)
+        positions, labels, outputs, local = zip(*batches, strict=True)
         of_models = (zip(*of_model, strict=True) for of_model in zip(*outputs, strict=True))
         joined = tuple(MoFEOutput(*map(torch.cat, parts)) for parts in of_models)
-        return cls(np.concatenate(positions), np.concatenate(labels), joined)
+        return cls(np.concatenate(positions), np.concatenate(labels), joined, torch.cat(local))
+
+
+def together(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
+    """So many batches at a time as one, or all."""
+    while some := list(islice(seen, batches)):
+        yield EmbeddedBatch.joined(some)
 
 
 def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
@@ -38,9 +49,10 @@ def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
     return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
 
-def on_cpu(output: MoFEOutput) -> MoFEOutput:
+def on_cpu(output: MoFEOutput, *, non_blocking: bool = False) -> MoFEOutput:
     """The same on the CPU, in float32 what was in half of it."""
-    return MoFEOutput(*(t.float().cpu() if t.is_floating_point() else t.cpu() for t in output))
+    parts = (t.float() if t.is_floating_point() else t for t in output)
+    return MoFEOutput(*(t.to("cpu", non_blocking=non_blocking) for t in parts))
 
 
 @torch.inference_mode()
@@ -55,8 +67,11 @@ def embed_shards(
     precision: str,
     positions: np.ndarray | None = None,
     expert_of_class: np.ndarray | None = None,
+    patches: LocalScores | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Embed the images of a set, in order.
+
+    An accelerator is given a batch before the caller gets what it made of the one before, so that it never waits.
 
     Args:
         models: see the same images, which are decoded once; they are moved to this machine's device.
@@ -68,6 +83,7 @@ def embed_shards(
         precision: ``auto``, ``bf16`` or ``fp32``.
         positions: which images; all if None.
         expert_of_class: send each image to the expert of its class instead of where the router would.
+        patches: looks on while the last of the models looks at images.
 
     Raises:
         MofeError: an embedding is not finite; the message names the image.
@@ -75,37 +91,86 @@ def embed_shards(
     place = device()
     for model in models:
         model.to(place).eval()
+        if compiling_pays(len(shards) / 3):
+            model.compile_trunk()
     dataset = ShardDataset(shards, evaluation_transform(preprocessing))
     positions = np.arange(len(dataset)) if positions is None else positions
-    with progress(label=label, total=len(positions)) as bar:
-        for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers):
-            routes = None if expert_of_class is None else torch.from_numpy(expert_of_class)[labels_B].to(place)
-            images = normalised(images.to(place, non_blocking=True), preprocessing)
-            outputs = []
-            for number, model in enumerate(models, 1):
-                with autocast(precision):
-                    output = model(images, routes)
-                if fault := _not_finite(output):
-                    name, in_batch = fault
-                    image = shards.image(int(positions_B[in_batch]))[1]
-                    which = f" (model {number} of {len(models)})" if len(models) > 1 else ""
-                    raise MofeError(f"{label}: the {name} of {image}{which} is not finite; try precision=fp32")
-                outputs.append(on_cpu(output))
-            yield EmbeddedBatch(positions_B.numpy(), labels_B.numpy(), tuple(outputs))
-            bar.update(len(images))
+    experts_C = None if expert_of_class is None else torch.from_numpy(expert_of_class)
+    begun = (
+        _begin(models, normalised(images.to(place, non_blocking=True), preprocessing), labels_B, positions_B.numpy(),
+               experts_C, patches, precision)
+        for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers)
+    )  # fmt: skip
+    feeding = nullcontext() if place.type == "cpu" else one_thread()
+    with feeding, progress(label=label, total=len(positions)) as bar:
+        for batch in _one_ahead(begun):
+            yield _finished(batch, shards, label)
+            bar.update(len(batch.positions_B))
 
 
-def _not_finite(output: MoFEOutput) -> tuple[str, int] | None:
-    """Which part of an output is not finite, and for which image of the batch; with one wait for the device."""
-    values = {
-        "trunk embedding": output.trunk_BD,
-        "embedding": output.embedding_BD,
-        "router output": output.router_logits_BE,
-        "logits": output.logits.clamp(min=-1),  # of classes of other experts they are -inf
-    }
-    # checked where they are: beside many loaders, the CPU's threads wait for one another
-    finite_VB = torch.stack([values_BX.isfinite().all(dim=1) for values_BX in values.values()]).cpu()
-    if finite_VB.all():
-        return None
-    number, in_batch = (~finite_VB).nonzero()[0].tolist()
-    return list(values)[number], in_batch
+class _Begun(NamedTuple):
+    """A batch that an accelerator may still be at work on; all of it is on the CPU once the event has come."""
+
+    positions_B: np.ndarray
+    labels_B: np.ndarray
+    outputs: tuple[MoFEOutput, ...]
+    faults_MVB: torch.Tensor
+    """For each model which of :data:`CHECKED` are not finite, of which image."""
+    local_B: torch.Tensor
+    event: torch.Event | None
+
+
+CHECKED = ("trunk embedding", "embedding", "router output", "logits")
+
+
+def _begin(
+    models: Sequence[MoFE],
+    images: torch.Tensor,
+    labels_B: torch.Tensor,
+    positions_B: np.ndarray,
+    experts_C: torch.Tensor | None,
+    patches: LocalScores | None,
+    precision: str,
+) -> _Begun:
+    """Have the accelerator compute, and copy what it finds, without waiting for either."""
+    place = images.device
+    routes_B = None if experts_C is None else experts_C[labels_B].to(place, non_blocking=True)
+    with autocast(precision):
+        outputs = [model(images, routes_B) for model in models]
+    # checked where they are, for the CPU has loaders to run
+    faults_MVB = torch.stack([_faults(output) for output in outputs]).to("cpu", non_blocking=True)
+    copies = tuple(on_cpu(output, non_blocking=True) for output in outputs)
+    local_B = torch.empty(0) if patches is None else patches.latest_B.to("cpu", non_blocking=True)
+    event = None
+    if place.type != "cpu":
+        event = torch.Event(place.type)
+        event.record()
+    return _Begun(positions_B, labels_B.numpy(), copies, faults_MVB, local_B, event)
+
+
+def _faults(output: MoFEOutput) -> torch.Tensor:
+    """Which of :data:`CHECKED` are not finite, of which image: (V, B)."""
+    logits_BK = output.logits.clamp(min=-1)  # of classes of other experts they are -inf
+    checked = (output.trunk_BD, output.embedding_BD, output.router_logits_BE, logits_BK)
+    return torch.stack([~values_BX.isfinite().all(dim=1) for values_BX in checked])
+
+
+def _one_ahead(begun: Iterator[_Begun]) -> Iterator[_Begun]:
+    """Each batch, once the next has been begun."""
+    held = next(begun, None)
+    while held:
+        following = next(begun, None)
+        yield held
+        held = following
+
+
+def _finished(batch: _Begun, shards: ImageShards, label: str) -> EmbeddedBatch:
+    """Wait for a batch, and check it."""
+    if batch.event:
+        batch.event.synchronize()
+    if batch.faults_MVB.any():
+        model, part, in_batch = batch.faults_MVB.nonzero()[0].tolist()
+        image = shards.image(int(batch.positions_B[in_batch]))[1]
+        which = f" (model {model + 1} of {len(batch.outputs)})" if len(batch.outputs) > 1 else ""
+        raise MofeError(f"{label}: the {CHECKED[part]} of {image}{which} is not finite; try precision=fp32")
+    return EmbeddedBatch(batch.positions_B, batch.labels_B, batch.outputs, batch.local_B)

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -25,12 +27,31 @@ def device() -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
-def can_compile() -> bool:
-    """Whether ``torch.compile`` gains here: on a GPU, beside which there is what Triton compiles its launchers with."""
-    if device().type != "cuda" or torch.cuda.get_device_capability() < (7, 0) or not find_spec("triton"):
+COMPILED_FROM = 100_000
+"""Images to be trained on, in all epochs, from which the seconds of compiling are won back on a GPU."""
+
+
+def compiling_pays(images: float) -> bool:
+    """Whether ``torch.compile`` gains here: on a GPU, beside which there is what Triton compiles its launchers with.
+
+    Args:
+        images: to be trained on; one that is only looked at counts a third.
+    """
+    if images < COMPILED_FROM or device().type != "cuda" or torch.cuda.get_device_capability() < (7, 0):
         return False
     header = Path(sysconfig.get_path("include")) / "Python.h"
-    return header.is_file() and any(map(shutil.which, ("cc", "gcc", "clang")))
+    return bool(find_spec("triton")) and header.is_file() and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it torch uses one thread of the CPU: where loaders keep all cores busy, threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def autocast(precision: str, *, training: bool = False) -> torch.autocast:

@@ -14,7 +14,8 @@ K = C + 1 ("others" last).
 """
 
 import copy
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from mofe.artifacts.partition import Partition, RouterKind
 from mofe.errors import MofeError
-from mofe.models.class_token import class_token_after
+from mofe.models.class_token import class_token_after, is_known
+from mofe.models.groups import Groups, one_kernel_suits
 
 
 class MoFEOutput(NamedTuple):
@@ -79,12 +81,11 @@ class MoFE(nn.Module):
         self.norm: nn.Module = self.trunk.norm
         self.trunk.norm = nn.Identity()
         self.trunk.head = nn.Identity()
-        self.experts = nn.ModuleList(copy.deepcopy(last) for _ in range(self.num_experts))
+        self.experts: Any = nn.ModuleList(copy.deepcopy(last) for _ in range(self.num_experts))
         self.routes_by_class = router == "class"
         self.router = nn.Linear(self.dim, self.num_classes if router == "class" else self.num_experts)
         clusters = [partition.classes_of(e) for e in range(self.num_experts)]
-        cluster_sizes = [len(cluster) for cluster in clusters]
-        self.head_widths = [size + self.has_others for size in cluster_sizes]
+        self.head_widths = [len(cluster) + self.has_others for cluster in clusters]
         self.heads = nn.ModuleList(nn.Linear(self.dim, width) for width in self.head_widths)
         for linear in (self.router, *self.heads):
             nn.init.trunc_normal_(linear.weight, std=0.01)
@@ -93,16 +94,27 @@ class MoFE(nn.Module):
         self.expert_of_class_C: Tensor
         self.register_buffer("expert_of_class_C", torch.tensor(partition.expert_of_class), persistent=False)
         # which output of the router stands for class c
-        output_of_class = range(self.num_classes) if router == "class" else partition.expert_of_class
+        router_output = tuple(range(self.num_classes)) if router == "class" else partition.expert_of_class
         self.router_output_of_class_C: Tensor
-        self.register_buffer("router_output_of_class_C", torch.tensor(tuple(output_of_class)), persistent=False)
-        self.others_slot_E: Tensor
-        self.register_buffer("others_slot_E", torch.tensor(cluster_sizes), persistent=False)
-        # where class c stands in its expert's head
-        slot_of_class = {c: slot for cluster in clusters for slot, c in enumerate(cluster)}
-        self.slot_of_class_C: Tensor
-        slots = torch.tensor([slot_of_class[c] for c in range(self.num_classes)])
-        self.register_buffer("slot_of_class_C", slots, persistent=False)
+        self.register_buffer("router_output_of_class_C", torch.tensor(router_output), persistent=False)
+        # the outputs of all heads one after the other: whose each is, and where class c and "others" stand
+        self.expert_of_output_Q: Tensor
+        expert_of_output = torch.arange(self.num_experts).repeat_interleave(torch.tensor(self.head_widths))
+        self.register_buffer("expert_of_output_Q", expert_of_output, persistent=False)
+        ends = torch.tensor([*accumulate(self.head_widths)])
+        output_of_class = [0] * self.num_classes
+        for cluster, end, width in zip(clusters, ends.tolist(), self.head_widths, strict=True):
+            for slot, c in enumerate(cluster):
+                output_of_class[c] = end - width + slot
+        self.output_of_class_C: Tensor
+        self.register_buffer("output_of_class_C", torch.tensor(output_of_class), persistent=False)
+        self.others_output_E: Tensor
+        self.register_buffer("others_output_E", ends - 1, persistent=False)
+
+    def compile_trunk(self) -> None:
+        """Compile the blocks of the trunk, where nearly all time is spent: one program for all, in a few seconds."""
+        for block in self.trunk.blocks:
+            block.compile()
 
     def tokens(self, images: Tensor) -> Tensor:
         """The tokens (B, T, D) that enter the MoFE layer, class token first; images (B, 3, H, W), normalised."""
@@ -129,30 +141,46 @@ class MoFE(nn.Module):
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
         """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
 
-        Pairs are sorted by expert, so each expert runs once on a contiguous batch. The host waits for the device once
-        (for the sizes of the groups), not once an expert, and not at all where the pairs are on the CPU.
+        Pairs are sorted by expert, so each expert runs once on a contiguous batch; what of its last block has no
+        weights runs once for all. The host waits for the device at most once, never once an expert: see
+        :meth:`mofe.models.groups.Groups.of`.
         """
-        device = tokens_BTD.device
-        order_P, sizes = by_expert(expert_P, self.num_experts)
-        groups = tokens_BTD[image_P[order_P].to(device, non_blocking=True)].split(sizes)
-        pairs = zip(self.experts, groups, strict=True)
-        outputs = [class_token_after(expert.children(), group) for expert, group in pairs if len(group)]
-        sorted_PD = torch.cat(outputs) if outputs else tokens_BTD.new_zeros((0, self.dim))
-        return sorted_PD[torch.argsort(order_P).to(device, non_blocking=True)]
+        if not len(expert_P):
+            return tokens_BTD.new_zeros((0, self.dim))
+        lasts = [expert[-1] for expert in self.experts]
+        short_way = is_known(lasts[0])
+        whole = self.depth - short_way  # blocks
+        sized = whole > 0 or not one_kernel_suits([*lasts[0].parameters()])
+        groups = Groups.of(expert_P, self.num_experts, tokens_BTD.device, sized=sized)
+        image_P = image_P.to(tokens_BTD.device, non_blocking=True)[groups.order_P]
+        if whole:
+            own = zip(self.experts, tokens_BTD[image_P].split(groups.sizes), strict=True)
+            tokens_BTD = torch.cat([expert[:whole](some) for expert, some in own if len(some)])
+            image_P = torch.arange(len(image_P), device=tokens_BTD.device)
+        sorted_PD = class_token_after(lasts, tokens_BTD, image_P, groups) if short_way else tokens_BTD[:, 0]
+        return sorted_PD[torch.argsort(groups.order_P)]
+
+    def head_outputs(self, embedding_BD: Tensor) -> Tensor:
+        """What all heads say (B, Q), one after the other, in float32."""
+        with torch.autocast(embedding_BD.device.type, enabled=False):
+            weight_QD, bias_Q = (torch.cat([getattr(h, name) for h in self.heads]) for name in ("weight", "bias"))
+            return nn.functional.linear(embedding_BD.float(), weight_QD, bias_Q)
+
+    def output_for(self, class_P: Tensor, expert_P: Tensor) -> Tensor:
+        """Which output of all heads means this class to this expert: its own, or the expert's "others"."""
+        is_own_P = self.expert_of_class_C[class_P] == expert_P
+        return torch.where(is_own_P, self.output_of_class_C[class_P], self.others_output_E[expert_P])
 
     def classify(self, embedding_BD: Tensor, expert_B: Tensor) -> Tensor:
         """Logits (B, K) of each image under its expert's head, in float32; −inf outside the expert's cluster."""
-        logits_BK = embedding_BD.new_full((len(embedding_BD), self.num_classes + 1), -torch.inf, dtype=torch.float32)
-        with torch.autocast(embedding_BD.device.type, enabled=False):
-            widest = max(self.head_widths)
-            stacked_EBQ = torch.stack([_padded(head(embedding_BD.float()), widest) for head in self.heads])
-        own_BQ = stacked_EBQ[expert_B, torch.arange(len(expert_B), device=expert_B.device)]
-        mine_BC = self.expert_of_class_C[None, :] == expert_B[:, None]
-        by_class_BC = own_BQ.gather(1, self.slot_of_class_C.expand(len(own_BQ), -1))
-        logits_BK[:, :-1] = torch.where(mine_BC, by_class_BC, -torch.inf)
+        outputs_BQ = self.head_outputs(embedding_BD)
+        is_foreign_BC = self.expert_of_class_C != expert_B[:, None]
+        logits_BC = outputs_BQ[:, self.output_of_class_C].masked_fill(is_foreign_BC, -torch.inf)
         if self.has_others:
-            logits_BK[:, -1] = own_BQ.gather(1, self.others_slot_E[expert_B][:, None])[:, 0]
-        return logits_BK
+            others_B1 = outputs_BQ.gather(1, self.others_output_E[expert_B][:, None])
+        else:
+            others_B1 = logits_BC.new_full((len(logits_BC), 1), -torch.inf)
+        return torch.cat([logits_BC, others_B1], dim=1)
 
     def as_backbone(self) -> VisionTransformer:
         """A copy of the only expert's whole network as a plain vision transformer, to make another MoFE from.
@@ -190,18 +218,3 @@ class MoFE(nn.Module):
         embedding_BD = self.norm(mixed_BD)
         top_B = experts_BS[:, 0]
         return MoFEOutput(router_logits_BE, top_B, embedding_BD, self.classify(embedding_BD, top_B), trunk_BD)
-
-
-def by_expert(expert_P: Tensor, num_experts: int) -> tuple[Tensor, list[int]]:
-    """The order (P,) that sorts pairs by their expert, and how many pairs each expert has.
-
-    Where the pairs are on a device and there are several experts, the host waits for it, once.
-    """
-    order_P = torch.argsort(expert_P, stable=True)
-    if num_experts == 1:
-        return order_P, [len(expert_P)]
-    return order_P, (expert_P == torch.arange(num_experts, device=expert_P.device)[:, None]).sum(dim=1).tolist()
-
-
-def _padded(logits_BQ: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(logits_BQ, (0, width - logits_BQ.shape[1]), value=-torch.inf)

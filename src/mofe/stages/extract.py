@@ -60,7 +60,7 @@ def extract(
         sums = ClassSums(len(source.info.classes), model.dim)
         with writing.staged(features) as folder:
             with writing.file(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
-                for positions_B, labels_B, (output,) in embed_shards(
+                for positions_B, labels_B, (output,), _ in embed_shards(
                     [model],
                     source,
                     spec.preprocessing,

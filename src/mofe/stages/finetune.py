@@ -251,7 +251,7 @@ def computed_embeddings(
     """What a model of one expert makes of the training images now."""
     parts = [
         (output.trunk_BD, output.embedding_BD)
-        for _, _, (output,) in embed_shards(
+        for _, _, (output,), _ in embed_shards(
             [model],
             shards,
             config.backbone.preprocessing,

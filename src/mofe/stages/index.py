@@ -15,9 +15,9 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
 from mofe.artifacts.texts import TextInfo
 from mofe.detection.comparison import Comparison, Space, heads_of
-from mofe.detection.embedding import embed_shards, untouched
+from mofe.detection.embedding import embed_shards, together, untouched
 from mofe.detection.knn import ExpertKNN, default_k
-from mofe.detection.local_score import LocalScores, together
+from mofe.detection.local_score import LocalScores
 from mofe.detection.metrics import threshold_at_tpr
 from mofe.detection.texts import Texts, read_texts
 from mofe.detector import SCORES, scores_of, write_detector
@@ -80,7 +80,7 @@ def index(
 
         bank_ND = np.empty((len(known), network.dim), np.float32)
         start = 0
-        for positions_B, _, (output,) in embed([network], label="index", positions=known, expert_of_class=experts_C):
+        for positions_B, _, (output,), _ in embed([network], label="index", positions=known, expert_of_class=experts_C):
             bank_ND[start : start + len(positions_B)] = output.embedding_BD
             start += len(positions_B)
         experts_N = experts_C[shards.labels_N[known]]
@@ -96,9 +96,8 @@ def index(
         words = words if compare else None
         before = [untouched(config.backbone, config.partition.classes)] if words else []
         patches = LocalScores(before[0], words) if words else None
-        batches = embed([network, *before], label="thresholds", positions=held)
-        joined, local_M = next(together(batches, patches))
-        seen = joined.outputs[0]
+        batches = embed([network, *before], label="thresholds", positions=held, patches=patches)
+        _, _, (seen, *_), local_M = next(together(batches))
         calibration = scores_of(seen, knn).values
         comparison = None
         if compare:

@@ -12,8 +12,7 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.data.shards import TOGETHER, images_of
-from mofe.detection.embedding import embed_shards
-from mofe.detection.local_score import together
+from mofe.detection.embedding import embed_shards, together
 from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
 from mofe.report.thumbnails import gallery
@@ -71,8 +70,8 @@ def score(
         before, after, nearest, right = [nothing], [nothing], [], []
         compared = [judge.pretrained] if judge.info.compared else []
         text, patches = (judge.comparison.text, judge.local) if compared else (None, None)
-        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine))
-        for (positions_B, labels_B, (output, *untouched)), local_B in together(seen, patches, TOGETHER):
+        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine), patches=patches)
+        for positions_B, labels_B, (output, *untouched), local_B in together(seen, TOGETHER):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
@@ -93,7 +92,7 @@ def score(
                 columns[name].append(values_B)
         if not compared and len(sample):  # one by one, for batches of a sample would depend on how the set is divided
             seen = embed([judge.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
-            before += [output.embedding_BD.numpy() for _, _, (output,) in seen]
+            before += [output.embedding_BD.numpy() for _, _, (output,), _ in seen]
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
         for name in names:

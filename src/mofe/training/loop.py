@@ -29,7 +29,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.errors import MofeError
-from mofe.models.device import autocast, can_compile, device
+from mofe.models.device import autocast, compiling_pays, device
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
@@ -43,8 +43,6 @@ from mofe.training.split import validation_mask
 from mofe.training.step import TrainingStep
 
 CHECKPOINT_MINUTES = 15.0
-COMPILED_FROM = 100_000
-"""Images to be trained on, in all epochs, from which half a minute of compiling is won back on a GPU."""
 ADVICE = "try a lower learning_rate, a longer warmup_epochs, a clip_norm, or precision=fp32"
 NOT_FINITE = f"after the latest steps the model gives values that are not finite: {ADVICE}"
 
@@ -126,7 +124,7 @@ class Trainer:
             recipe.regulariser,
             recipe.regulariser_weight,
             recipe.negative_weight,
-            compiled=passes >= COMPILED_FROM and can_compile(),
+            compiled=compiling_pays(passes),
         )
         self.mixup = DynamicBetaMixup(len(self.shards.info.classes), recipe.mixup_scale, fold=recipe.fold_lambda)
         self.last_saved = time.monotonic()
@@ -268,7 +266,7 @@ class Trainer:
             own = self.validation[distributed.rank() :: distributed.num_processes()]
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
-                    output = self.model(normalised(images.to(self.device), self.preprocessing))
+                    output = self.model(normalised(images.to(self.device, non_blocking=True), self.preprocessing))
                 if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
                     raise MofeError(NOT_FINITE)
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())

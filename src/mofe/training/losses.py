@@ -3,10 +3,8 @@
 L = L_route + L_expert + Reg. Under Mixup all targets are soft: λ̂ on the class (or cluster) of x_i, 1 − λ̂ on that of
 x_j. An expert that does not know a class calls it "others", the last output of its head.
 
-Axes: B images, E experts, P image–expert pairs, n pairs of one expert, Q classes of one expert.
+Axes: B images, E experts, P image–expert pairs, Q outputs of all experts' heads.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,19 +19,17 @@ def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
     return cross_entropy(router_logits_BE.float(), targets_BE)
 
 
-def expert_loss(logits: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
-    """Cross-entropy of each expert on the images it was given, averaged over all of them (Eq. 9).
+def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float = 1.0) -> Tensor:
+    """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs (Eq. 9).
 
     Args:
-        logits: per expert (n_e, Q_e + 1); n_e may be 0.
-        targets: per expert the soft targets of the same shape, rows summing to 1.
-        weights: per expert the weight (n_e,) of each image's term; 1 if None.
+        logits_PQ: −inf at outputs that are not the expert's.
+        targets_PQ: 0 there; rows sum to 1.
+        weight_P: of each pair's term.
     """
-    terms = [cross_entropy(z.float(), t, reduction="none") for z, t in zip(logits, targets, strict=True)]
-    if weights is not None:
-        terms = [term * weight for term, weight in zip(terms, weights, strict=True)]
-    everything = torch.cat(terms)
-    return everything.sum() / max(1, len(everything))
+    log_p_PQ = logits_PQ.float().log_softmax(dim=1)
+    terms_P = -(targets_PQ * log_p_PQ).masked_fill(targets_PQ == 0, 0).sum(dim=1)
+    return (weight_P * terms_P).sum() / max(1, len(terms_P))
 
 
 def embedding_norm(embedding_PD: Tensor) -> Tensor:
@@ -58,28 +54,19 @@ def router_targets(
     return lam_B[:, None] * a + (1 - lam_B)[:, None] * b
 
 
-def expert_targets(
-    slot_of_class_C: Tensor,
-    expert_of_class_C: Tensor,
-    expert: int,
-    width: int,
-    labels_a_n: Tensor,
-    labels_b_n: Tensor,
-    lam_n: Tensor,
-    smoothing: float = 0.0,
-) -> Tensor:
-    """Soft targets (n, width) of one expert; a class outside its cluster counts as "others", the last slot.
+def expert_targets(a_P: Tensor, b_P: Tensor, lam_P: Tensor, own_PQ: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Soft targets (P, Q): λ̂ on the output that means the class of x_i to the pair's expert, 1 − λ̂ on that of x_j.
 
     Args:
-        slot_of_class_C: where each class stands in the head of its expert.
-        expert_of_class_C: which expert that is.
-        width: outputs of this expert's head, Q + 1 (Q if it is the only expert).
-        smoothing: share of the target spread evenly over all outputs.
+        a_P: the first of these outputs: the class's own, or "others" where it is not of the expert's cluster.
+        b_P: the second; it may be the same.
+        lam_P: λ̂.
+        own_PQ: which outputs are the expert's.
+        smoothing: share of the target spread evenly over these.
     """
-    slots_C = torch.where(expert_of_class_C == expert, slot_of_class_C, width - 1)
-    targets = lam_n[:, None] * one_hot(slots_C[labels_a_n], width)
-    targets = targets + (1 - lam_n)[:, None] * one_hot(slots_C[labels_b_n], width)
-    return targets * (1 - smoothing) + smoothing / width
+    output_Q, lam_P1 = torch.arange(own_PQ.shape[1], device=a_P.device), lam_P[:, None]
+    targets_PQ = lam_P1 * (output_Q == a_P[:, None]) + (1 - lam_P1) * (output_Q == b_P[:, None])
+    return targets_PQ * (1 - smoothing) + smoothing * own_PQ / own_PQ.sum(dim=1, keepdim=True)
 
 
 def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

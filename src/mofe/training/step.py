@@ -5,14 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mofe.models.mofe import MoFE, by_expert
-from mofe.training.losses import (
-    embedding_norm,
-    expert_loss,
-    expert_targets,
-    route_loss,
-    router_targets,
-)
+from mofe.models.mofe import MoFE
+from mofe.training.losses import embedding_norm, expert_loss, expert_targets, route_loss, router_targets
 from mofe.training.mixup import Mixed
 
 
@@ -44,26 +38,25 @@ def losses_of(
 
     Tensors are on the model's device; the pairs may be on the CPU, and then the host does not wait for the device.
     """
-    clusters_C, slots_C = model.expert_of_class_C, model.slot_of_class_C
     _, a_B, b_B, lam_B = batch
     outputs_C = model.router_output_of_class_C
     route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
-    device = embedding_PD.device
-    order_P, sizes = by_expert(expert_P, model.num_experts)
-    image_by_expert = image_P[order_P].to(device, non_blocking=True).split(sizes)
-    embedding_by_expert = embedding_PD[order_P.to(device, non_blocking=True)].split(sizes)
-    smoothing = weight if regulariser == "label-smoothing" else 0.0
-    logits, targets, weights = [], [], []
-    with torch.autocast(device.type, enabled=False):
-        for expert, head in enumerate(model.heads):
-            i = image_by_expert[expert]
-            logits.append(head(embedding_by_expert[expert].float()))
-            width = model.head_widths[expert]
-            targets.append(expert_targets(slots_C, clusters_C, expert, width, a_B[i], b_B[i], lam_B[i], smoothing))
-            weights.append(torch.where(clusters_C[a_B[i]] == expert, 1.0, negative_weight))
+    image_P, expert_P = (t.to(embedding_PD.device, non_blocking=True) for t in (image_P, expert_P))
+    a_P, b_P, lam_P = (t[image_P] for t in (a_B, b_B, lam_B))
+    own_PQ = model.expert_of_output_Q == expert_P[:, None]
+    targets_PQ = expert_targets(
+        model.output_for(a_P, expert_P),
+        model.output_for(b_P, expert_P),
+        lam_P,
+        own_PQ,
+        weight if regulariser == "label-smoothing" else 0.0,
+    )
+    logits_PQ = model.head_outputs(embedding_PD).masked_fill(~own_PQ, -torch.inf)
+    weight_P = torch.where(model.expert_of_class_C[a_P] == expert_P, 1.0, negative_weight)
+    expert = expert_loss(logits_PQ, targets_PQ, weight_P)
     penalty = weight * embedding_norm(embedding_PD) if regulariser == "l2" else route.new_zeros(())
-    return Losses(route, expert_loss(logits, targets, weights), penalty)
+    return Losses(route, expert, penalty)
 
 
 class TrainingStep(nn.Module):
@@ -82,6 +75,7 @@ class TrainingStep(nn.Module):
     ):
         super().__init__()
         self.model = model
+        # as one: blocks that drop paths at rates of their own would be compiled one by one
         self.tokens = torch.compile(model.tokens) if compiled else model.tokens
         self.regulariser = regulariser
         self.weight = weight
