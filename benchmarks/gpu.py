@@ -153,9 +153,9 @@ def main() -> None:
                "in the expert, on the CPU", "times as fast as over everything", "score off the CPU's"), of_banks),
     ]  # fmt: skip
     notes = [
-        "Compiled is the trunk, as the stages do it where 100,000 images or more are trained on, or 300,000 looked at: "
-        "block by block for forward passes, so that one block's program serves all, as one for training. Shares of "
-        "compiled models are of the operations that the same model does uncompiled.",
+        "Compiled is the trunk, as the stages do it where 100,000 images or more are trained on, or a million looked "
+        "at: block by block for forward passes, so that one block's program serves all, here the second model too; as "
+        "one for training. Shares of compiled models are of the operations that the same model does uncompiled.",
     ]
     write("gpu", given, tables, targets, notes, seed=SEED, rounds=rounds, classes=CLASSES)
 

@@ -80,7 +80,7 @@ def loaders_alone(images: str, count: int, transform: Transform, seed: int | Non
     cores = os.cpu_count() or 1
     parts = [range(i * count // cores, (i + 1) * count // cores) for i in range(cores)]
     with ProcessPoolExecutor(cores, FORK) as pool:
-        list(pool.map(int, range(cores)))  # until all have started
+        list(pool.map(partial(decoded, images, transform, seed), [range(BATCH)] * cores))  # until all are at work
         started = time.perf_counter()
         list(pool.map(partial(decoded, images, transform, seed), parts))
         return count / (time.perf_counter() - started)
@@ -177,7 +177,7 @@ def main() -> None:
                               f"{share:.0%} ({bound:.0%} of what the cores decode)", share >= of_network))  # fmt: skip
     notes = [
         "The loader's processes share the cores with the process that feeds the GPU.",
-        "The library compiles the trunk where 100,000 images are trained on, or 300,000 looked at; here, at once.",
+        "The library compiles the trunk where 100,000 images are trained on, or a million looked at; here, at once.",
     ]
     write("gpu_stages", given, tables, targets, notes, seed=SEED, batch=BATCH, rounds=rounds)
 

@@ -196,7 +196,7 @@ class Detector:
                 before_BD = self._seen_by(self.pretrained, stacked).embedding_BD
                 found |= self.comparison.score_pretrained(before_BD)
                 if self.comparison.text and local:
-                    found |= self.comparison.text.score(before_BD, local.latest_B.cpu(), output.logits[:, :-1])
+                    found |= self.comparison.text.score(before_BD, local.latest().cpu(), output.logits[:, :-1])
             if any(name.startswith(("tuned.", "expert.")) for name in others):
                 found |= self.comparison.score_tuned(output.embedding_BD, part.expert_B)
             part.values.update({name: found[name] for name in others})

@@ -1,6 +1,9 @@
 """Embedding a set: in its order, whatever the batches, compiled or not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.detection import embedding
 from mofe.detection.embedding import EmbeddedBatch, embed_shards, together, untouched
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import compiling_pays, one_thread
+from mofe.models.device import COMPILED_FROM, compiling_pays, one_thread
 
 SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
 
@@ -45,9 +48,9 @@ def test_a_compiled_trunk_embeds_as_one_that_is_not(
     shards = ImageShards(make_images(per_class=4))
     plain, compiled, real = embedded(shards, 5), [], torch.compile
 
-    def compile_quickly(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def compile_quickly(function: Callable[..., torch.Tensor], **options: Any) -> Callable[..., torch.Tensor]:
         compiled.append(function)
-        return real(function, backend="eager")  # the graph, without the seconds
+        return real(function, backend="eager", **options)  # the graph, without the seconds
 
     monkeypatch.setattr(torch, "compile", compile_quickly)
     monkeypatch.setattr(embedding, "compiling_pays", lambda _: True)
@@ -56,10 +59,32 @@ def test_a_compiled_trunk_embeds_as_one_that_is_not(
     assert len(compiled) == TINY["depth"] - 1
 
 
-def test_nothing_is_compiled_without_a_gpu_or_for_a_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not compiling_pays(1000)
-    monkeypatch.setattr("mofe.models.device.device", lambda: torch.device("cpu"))
-    assert not compiling_pays(1e9)
+def test_only_many_images_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: tmp_path)
+    monkeypatch.setattr("mofe.models.device.find_spec", lambda _: True)
+    monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/cc")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
+    for kind, pays in (("cuda", True), ("cpu", False)):
+        monkeypatch.setattr("mofe.models.device.device", lambda kind=kind: torch.device(kind))
+        assert not compiling_pays(COMPILED_FROM - 1)
+        assert compiling_pays(COMPILED_FROM) is pays
+    monkeypatch.setattr("mofe.models.device.device", lambda: torch.device("cuda"))
+    (tmp_path / "Python.h").unlink()
+    assert not compiling_pays(COMPILED_FROM)
+
+
+def test_a_batch_is_begun_before_the_one_before_is_given() -> None:
+    begun = []
+
+    def beginning() -> Iterator[Any]:
+        for number in range(4):
+            begun.append(number)
+            yield SimpleNamespace(number=number)
+
+    given = [(batch.number, len(begun)) for batch in embedding._one_ahead(beginning())]
+    assert given == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(embedding._one_ahead(iter(()))) == []
 
 
 def test_threads_are_given_back() -> None:

@@ -7,6 +7,7 @@ import torch
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block, ParallelScalingBlock
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mofe.models.class_token import class_token_after, is_known
 from mofe.models.groups import Groups
@@ -32,7 +33,7 @@ def by_the_short_way(
     blocks: list[Block], tokens: Tensor, image_P: Tensor = IMAGE_P, expert_P: Tensor = EXPERT_P
 ) -> Tensor:
     groups = Groups.of(expert_P, len(blocks), tokens.device)
-    return class_token_after(blocks, tokens, image_P[groups.order_P], groups)[groups.order_P.argsort()]
+    return class_token_after(blocks, tokens, groups, image_P[groups.order_P])[groups.order_P.argsort()]
 
 
 def of_one(block: Block, tokens: Tensor) -> Tensor:
@@ -85,12 +86,14 @@ def test_dropout_is_drawn_in_training_and_not_afterwards() -> None:
     torch.testing.assert_close(of_one(block, tokens), block(tokens)[:, 0])
 
 
-def test_patches_have_neither_keys_nor_values_nor_an_mlp() -> None:
-    (block,), seen = blocks_of(1), []
-    for layer in (block.norm1, block.attn, block.attn.qkv, block.mlp):
-        layer.register_forward_hook(lambda *_: seen.append(1))
-    of_one(block, torch.randn(2, 7, 24, dtype=torch.float64))
-    assert not seen
+def test_no_patch_meets_a_matrix_of_weights() -> None:
+    (block,), tokens = blocks_of(1), torch.randn(2, 50, 24, dtype=torch.float64)
+    with FlopCounterMode(display=False) as ours:
+        of_one(block, tokens)
+    with FlopCounterMode(display=False) as whole:
+        block(tokens)
+    assert ours.get_total_flops() <= 2 * (20 + 4 * 3) * 24**2 + 2 * 4 * 50 * 3 * 24
+    assert whole.get_total_flops() > 10 * ours.get_total_flops()
 
 
 @pytest.mark.parametrize("args", [{"qk_norm": True}, {"attn_drop": 0.5}, {"norm_layer": nn.RMSNorm}])

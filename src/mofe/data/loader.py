@@ -105,7 +105,7 @@ def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     It comes last, on the device: so a worker process hands over a quarter of the memory, and has less to compute.
     """
     mean_C11, std_C11 = (
-        torch.tensor(values)[:, None, None].to(pixels.device, non_blocking=True)
+        torch.tensor(values)[:, None, None].to(pixels.device, non_blocking=pixels.is_cuda)  # no wait for a GPU
         for values in (preprocessing.mean, preprocessing.std)
     )
     images = torch.empty(pixels.shape, device=pixels.device)

@@ -1,7 +1,6 @@
 """Images through the model: the one code path by which extract, index, score and the detector embed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Self
 
@@ -12,10 +11,9 @@ from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.partition import Partition
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
-from mofe.detection.local_score import LocalScores
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
-from mofe.models.device import autocast, compiling_pays, device, one_thread
+from mofe.models.device import autocast, compiling_pays, device, sent
 from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.progress import progress
 
@@ -67,11 +65,11 @@ def embed_shards(
     precision: str,
     positions: np.ndarray | None = None,
     expert_of_class: np.ndarray | None = None,
-    patches: LocalScores | None = None,
+    local: Callable[[], torch.Tensor] | None = None,
 ) -> Iterator[EmbeddedBatch]:
     """Embed the images of a set, in order.
 
-    An accelerator is given a batch before the caller gets what it made of the one before, so that it never waits.
+    A GPU is given a batch before the caller gets what it made of the one before, so that both work at once.
 
     Args:
         models: see the same images, which are decoded once; they are moved to this machine's device.
@@ -83,7 +81,7 @@ def embed_shards(
         precision: ``auto``, ``bf16`` or ``fp32``.
         positions: which images; all if None.
         expert_of_class: send each image to the expert of its class instead of where the router would.
-        patches: looks on while the last of the models looks at images.
+        local: gives what the patches of the latest batch showed the last of the models.
 
     Raises:
         MofeError: an embedding is not finite; the message names the image.
@@ -91,25 +89,24 @@ def embed_shards(
     place = device()
     for model in models:
         model.to(place).eval()
-        if compiling_pays(len(shards) / 3):
+        if compiling_pays(len(shards) / 10):  # of the whole set, for its shards are to come out the same
             model.compile_trunk()
     dataset = ShardDataset(shards, evaluation_transform(preprocessing))
     positions = np.arange(len(dataset)) if positions is None else positions
     experts_C = None if expert_of_class is None else torch.from_numpy(expert_of_class)
     begun = (
-        _begin(models, normalised(images.to(place, non_blocking=True), preprocessing), labels_B, positions_B.numpy(),
-               experts_C, patches, precision)
+        _begin(models, normalised(sent(images, place), preprocessing), labels_B, positions_B.numpy(), experts_C,
+               local, precision)
         for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers)
     )  # fmt: skip
-    feeding = nullcontext() if place.type == "cpu" else one_thread()
-    with feeding, progress(label=label, total=len(positions)) as bar:
-        for batch in _one_ahead(begun):
+    with progress(label=label, total=len(positions)) as bar:
+        for batch in _one_ahead(begun) if place.type == "cuda" else begun:
             yield _finished(batch, shards, label)
             bar.update(len(batch.positions_B))
 
 
 class _Begun(NamedTuple):
-    """A batch that an accelerator may still be at work on; all of it is on the CPU once the event has come."""
+    """A batch that a GPU may still be at work on; all of it is on the CPU once the event has come."""
 
     positions_B: np.ndarray
     labels_B: np.ndarray
@@ -117,7 +114,7 @@ class _Begun(NamedTuple):
     faults_MVB: torch.Tensor
     """For each model which of :data:`CHECKED` are not finite, of which image."""
     local_B: torch.Tensor
-    event: torch.Event | None
+    event: torch.cuda.Event | None
 
 
 CHECKED = ("trunk embedding", "embedding", "router output", "logits")
@@ -129,22 +126,20 @@ def _begin(
     labels_B: torch.Tensor,
     positions_B: np.ndarray,
     experts_C: torch.Tensor | None,
-    patches: LocalScores | None,
+    local: Callable[[], torch.Tensor] | None,
     precision: str,
 ) -> _Begun:
-    """Have the accelerator compute, and copy what it finds, without waiting for either."""
+    """Have a GPU compute, and copy what it finds, without waiting for either; others are done when this returns."""
     place = images.device
-    routes_B = None if experts_C is None else experts_C[labels_B].to(place, non_blocking=True)
+    routes_B = None if experts_C is None else sent(experts_C[labels_B], place)
     with autocast(precision):
         outputs = [model(images, routes_B) for model in models]
     # checked where they are, for the CPU has loaders to run
-    faults_MVB = torch.stack([_faults(output) for output in outputs]).to("cpu", non_blocking=True)
-    copies = tuple(on_cpu(output, non_blocking=True) for output in outputs)
-    local_B = torch.empty(0) if patches is None else patches.latest_B.to("cpu", non_blocking=True)
-    event = None
-    if place.type != "cpu":
-        event = torch.Event(place.type)
-        event.record()
+    non_blocking = place.type == "cuda"
+    faults_MVB = torch.stack([_faults(output) for output in outputs]).to("cpu", non_blocking=non_blocking)
+    copies = tuple(on_cpu(output, non_blocking=non_blocking) for output in outputs)
+    local_B = torch.empty(0) if local is None else local().to("cpu", non_blocking=non_blocking)
+    event = torch.cuda.current_stream(place).record_event() if non_blocking else None
     return _Begun(positions_B, labels_B.numpy(), copies, faults_MVB, local_B, event)
 
 

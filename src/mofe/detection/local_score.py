@@ -30,8 +30,7 @@ class LocalScores:
     """
 
     def __init__(self, model: MoFE, texts: Texts):
-        self.latest_B = torch.empty(0)
-        """Float64 (B,), where the model is."""
+        self._latest_B = torch.empty(0)
         self._norm: nn.Module = model.norm
         self._special = model.trunk.num_prefix_tokens
         self._texts = texts
@@ -40,8 +39,12 @@ class LocalScores:
         before = expert[-2] if len(expert) > 1 else model.trunk.norm
         before.register_forward_hook(self._look)
 
+    def latest(self) -> Tensor:
+        """The score of that batch: float64 (B,), where the model is."""
+        return self._latest_B
+
     def _look(self, _: nn.Module, inputs: tuple[Tensor, ...], tokens_BTD: Tensor) -> None:
         patch_BTD = self._norm(value_tokens(self._block, tokens_BTD)[:, self._special :])
         with torch.autocast(patch_BTD.device.type, enabled=False):  # cosines in float32
             patch_BTP = patch_BTD.float() @ self._texts.projection_DP.to(patch_BTD.device)
-            self.latest_B = local_mcm(patch_BTP, self._texts.class_CP)
+            self._latest_B = local_mcm(patch_BTP, self._texts.class_CP)

@@ -7,7 +7,8 @@ to the one query and to the one sum in place of every token:
     q_h · k_t = q_h · W_k (γ x̂_t + β) + … = (γ W_kᵀ q_h) · x̂_t + what is the same for all t
     Σ_t a_t v_t = W_v (γ Σ_t a_t x̂_t + β) + b_v
 
-So the block costs 24 D² and 4 T D H operations an image (H heads) in place of 24 T D² and 4 T² D: next to nothing.
+So the block costs (20 + 4 H) D² + 4 T H D operations an image in place of 24 T D² + 4 T² D, next to nothing (H heads,
+each of which meets the whole of W_k and W_v).
 
 Axes: B images, P image–expert pairs sorted by expert, T tokens, D features, H heads, E experts.
 """
@@ -47,19 +48,21 @@ def _is_affine(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
-def class_token_after(blocks_E: Sequence[Any], tokens_BTD: Tensor, image_P: Tensor, groups: Groups) -> Tensor:
+def class_token_after(
+    blocks_E: Sequence[Any], tokens_BTD: Tensor, groups: Groups, image_P: Tensor | None = None
+) -> Tensor:
     """The class token (P, D) of each pair, up to rounding, as timm's ``Block.forward`` makes it.
 
     Args:
         blocks_E: the last block of every expert, of a kind that :func:`is_known`.
         tokens_BTD: what enters it.
-        image_P: the image of each pair.
         groups: whose pair is whose.
+        image_P: the image of each pair; None where there is one pair an image, in the order of the groups.
     """
     one = blocks_E[0]  # for what has no weights
     x_BTD = layer_norm(tokens_BTD, tokens_BTD.shape[-1:], eps=one.norm1.eps).to(_precision(tokens_BTD))
-    class_PD = tokens_BTD[image_P, 0]
-    seen_PD = _attention(blocks_E, x_BTD[image_P], groups)
+    class_PD, x_PTD = (tokens_BTD[:, 0], x_BTD) if image_P is None else (tokens_BTD[image_P, 0], x_BTD[image_P])
+    seen_PD = _attention(blocks_E, x_PTD, groups)
     class_PD = class_PD + one.drop_path1(_scaled(groups, seen_PD, [block.ls1 for block in blocks_E]))
     normed_PD = _normed(groups, class_PD, [block.norm2 for block in blocks_E])
     found_PD = _mlp(normed_PD, [block.mlp for block in blocks_E], groups)

@@ -27,6 +27,11 @@ def device() -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
+def sent(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+    """The tensor on a device; the host does not wait for a GPU to take it."""
+    return tensor.to(place, non_blocking=place.type == "cuda")  # others may read memory that has been freed by then
+
+
 COMPILED_FROM = 100_000
 """Images to be trained on, in all epochs, from which the seconds of compiling are won back on a GPU."""
 
@@ -35,7 +40,7 @@ def compiling_pays(images: float) -> bool:
     """Whether ``torch.compile`` gains here: on a GPU, beside which there is what Triton compiles its launchers with.
 
     Args:
-        images: to be trained on; one that is only looked at counts a third.
+        images: to be trained on; one that is only looked at counts a tenth, for there the loader may be the limit.
     """
     if images < COMPILED_FROM or device().type != "cuda" or torch.cuda.get_device_capability() < (7, 0):
         return False

@@ -5,12 +5,13 @@ P rows, sorted by expert; E experts. Rows are tensors (P, …, features).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mofe.models.device import sent
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ class Groups:
             sizes = [len(expert_P)]
         elif sized:
             sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-        order_P, expert_P, ends_E = (t.to(device, non_blocking=True) for t in (order_P, expert_P[order_P], ends_E))
+        order_P, expert_P, ends_E = (sent(t, device) for t in (order_P, expert_P[order_P], ends_E))
         return cls(order_P, expert_P, ends_E, sizes)
 
     def linear(self, x: Tensor, weights_E: Sequence[Tensor], biases_E: Sequence[Tensor] | None = None) -> Tensor:
         """x W_eᵀ + b_e of each row's expert e; the weights are (out, in) each."""
         if self.sizes is not None:
-            parts = zip(weights_E, biases_E or repeat(None), x.split(self.sizes), strict=False)
-            return torch.cat([functional.linear(some, weight, bias) for weight, bias, some in parts if len(some)])
+            biases: Sequence[Tensor | None] = biases_E or [None] * len(weights_E)
+            parts = zip(x.split(self.sizes), weights_E, biases, strict=True)
+            return torch.cat([functional.linear(*part) for part in parts])
         rows = x.reshape(-1, x.shape[-1]).bfloat16()
         weight_EIO = torch.stack(tuple(weights_E)).bfloat16().transpose(1, 2)
         product = functional.grouped_mm(rows, weight_EIO, offs=self.ends_E * (len(rows) // len(x)))
@@ -69,7 +71,7 @@ class Groups:
             own = torch.stack(tuple(vectors_E))[self.expert_P]
         else:
             pairs = zip(vectors_E, self.sizes, strict=True)
-            own = torch.cat([vector.expand(size, -1) for vector, size in pairs if size])
+            own = torch.cat([vector.expand(size, -1) for vector, size in pairs])
         return own.view(len(x), *[1] * (x.ndim - 2), -1)
 
 

@@ -7,7 +7,8 @@ A class belongs to one expert (the partition), so an expert refines the features
 and its head knows those classes and one more: "others".
 
 Notable: routing is by image, all tokens of an image go to its experts; images are sorted by expert so that every
-expert runs once on a contiguous batch; an untrained MoFE gives the untouched backbone's embedding, whatever the route.
+expert's weights meet one contiguous batch; an untrained MoFE gives the untouched backbone's embedding, whatever the
+route.
 
 Axes: B images, T tokens, D features, E experts, S chosen experts an image (top-k), P image–expert pairs, C classes,
 K = C + 1 ("others" last).
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from mofe.artifacts.partition import Partition, RouterKind
 from mofe.errors import MofeError
 from mofe.models.class_token import class_token_after, is_known
+from mofe.models.device import sent
 from mofe.models.groups import Groups, one_kernel_suits
 
 
@@ -114,7 +116,7 @@ class MoFE(nn.Module):
     def compile_trunk(self) -> None:
         """Compile the blocks of the trunk, where nearly all time is spent: one program for all, in a few seconds."""
         for block in self.trunk.blocks:
-            block.compile()
+            block.compile(dynamic=False)  # a size of batch has one program, whatever sizes were seen before
 
     def tokens(self, images: Tensor) -> Tensor:
         """The tokens (B, T, D) that enter the MoFE layer, class token first; images (B, 3, H, W), normalised."""
@@ -141,23 +143,23 @@ class MoFE(nn.Module):
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
         """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
 
-        Pairs are sorted by expert, so each expert runs once on a contiguous batch; what of its last block has no
-        weights runs once for all. The host waits for the device at most once, never once an expert: see
-        :meth:`mofe.models.groups.Groups.of`.
+        Pairs are sorted by expert, so that an expert's weights meet one contiguous batch; what of the last blocks has
+        no weights runs once for all. The host waits for the device at most once, never once an expert: see
+        :meth:`mofe.models.groups.Groups.of`. An expert without a pair gets gradients of zeros.
         """
         if not len(expert_P):
             return tokens_BTD.new_zeros((0, self.dim))
         lasts = [expert[-1] for expert in self.experts]
-        short_way = is_known(lasts[0])
-        whole = self.depth - short_way  # blocks
+        whole = self.depth - 1 if is_known(lasts[0]) else self.depth  # so many blocks for every token
         sized = whole > 0 or not one_kernel_suits([*lasts[0].parameters()])
         groups = Groups.of(expert_P, self.num_experts, tokens_BTD.device, sized=sized)
-        image_P = image_P.to(tokens_BTD.device, non_blocking=True)[groups.order_P]
-        if whole:
+        image_P = sent(image_P, tokens_BTD.device)[groups.order_P]
+        if not whole:
+            sorted_PD = class_token_after(lasts, tokens_BTD, groups, image_P)
+        else:
             own = zip(self.experts, tokens_BTD[image_P].split(groups.sizes), strict=True)
-            tokens_BTD = torch.cat([expert[:whole](some) for expert, some in own if len(some)])
-            image_P = torch.arange(len(image_P), device=tokens_BTD.device)
-        sorted_PD = class_token_after(lasts, tokens_BTD, image_P, groups) if short_way else tokens_BTD[:, 0]
+            tokens_PTD = torch.cat([expert[:whole](some) for expert, some in own])
+            sorted_PD = tokens_PTD[:, 0] if whole == self.depth else class_token_after(lasts, tokens_PTD, groups)
         return sorted_PD[torch.argsort(groups.order_P)]
 
     def head_outputs(self, embedding_BD: Tensor) -> Tensor:
@@ -204,7 +206,7 @@ class MoFE(nn.Module):
                 training embeddings "as seen through expert e").
         """
         tokens_BTD = self.tokens(images)
-        trunk_BD = tokens_BTD[:, 0]
+        trunk_BD = tokens_BTD[:, 0].clone()  # who keeps it does not keep all tokens
         router_logits_BE = self.route(trunk_BD)
         if expert_B is None:
             weights_BS, experts_BS = self.gates(router_logits_BE)

@@ -12,6 +12,7 @@ from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.data.shards import images_of
 from mofe.detection.embedding import embed_shards, untouched
 from mofe.models.backbone import describe_backbone
+from mofe.models.device import one_thread
 from mofe.partitioning.prototypes import ClassSums
 
 
@@ -78,7 +79,8 @@ def extract(
                     }
                     table = pa.table(columns, schema=schema)
                     write(table)
-                    sums.add(vectors(table["trunk"]), labels_B)  # as they are stored: their sums are exact
+                    with one_thread():
+                        sums.add(vectors(table["trunk"]), labels_B)  # as they are stored: their sums are exact
             about = FeatureInfo(
                 backbone=spec,
                 dim=model.dim,

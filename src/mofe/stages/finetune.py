@@ -249,21 +249,21 @@ def computed_embeddings(
     model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str
 ) -> Embeddings:
     """What a model of one expert makes of the training images now."""
-    parts = [
-        (output.trunk_BD, output.embedding_BD)
-        for _, _, (output,), _ in embed_shards(
-            [model],
-            shards,
-            config.backbone.preprocessing,
-            label="embed",
-            batch_size=config.training["micro_batch_size"],
-            num_workers=num_workers,
-            precision=precision,
-        )
-    ]
+    found = Embeddings(*(torch.empty(len(shards), model.dim) for _ in Embeddings._fields))
+    for positions_B, _, (output,), _ in embed_shards(
+        [model],
+        shards,
+        config.backbone.preprocessing,
+        label="embed",
+        batch_size=config.training["micro_batch_size"],
+        num_workers=num_workers,
+        precision=precision,
+    ):
+        found.trunk_ND[positions_B] = output.trunk_BD
+        found.embedding_ND[positions_B] = output.embedding_BD
     model.zero_grad(set_to_none=True)
     model.cpu()  # room on the device for the model that is trained next
-    return Embeddings(*map(torch.cat, zip(*parts, strict=True)))
+    return found
 
 
 def _digest_of(config: ModelConfig, precision: str) -> str:

@@ -96,7 +96,9 @@ def index(
         words = words if compare else None
         before = [untouched(config.backbone, config.partition.classes)] if words else []
         patches = LocalScores(before[0], words) if words else None
-        batches = embed([network, *before], label="thresholds", positions=held, patches=patches)
+        batches = embed(
+            [network, *before], label="thresholds", positions=held, local=patches.latest if patches else None
+        )
         _, _, (seen, *_), local_M = next(together(batches))
         calibration = scores_of(seen, knn).values
         comparison = None

@@ -70,7 +70,8 @@ def score(
         before, after, nearest, right = [nothing], [nothing], [], []
         compared = [judge.pretrained] if judge.info.compared else []
         text, patches = (judge.comparison.text, judge.local) if compared else (None, None)
-        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine), patches=patches)
+        local = patches.latest if patches else None
+        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine), local=local)
         for positions_B, labels_B, (output, *untouched), local_B in together(seen, TOGETHER):
             batch = scores_of(output, judge.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])

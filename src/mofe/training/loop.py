@@ -139,7 +139,7 @@ class Trainer:
             self._set_sigma(self.history[-1].class_accuracy)
             print(f"resuming in epoch {resumed['epoch']} after step {resumed['step']}", flush=True)
         self.step: nn.Module = step
-        if distributed.num_processes() > 1 and recipe.epochs:  # an expert may have no image in a batch
+        if distributed.num_processes() > 1 and recipe.epochs:  # some backbones have weights that no token meets
             self.step = DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
         with termination.deferred() as self.is_to_end:
             for epoch in range(resumed["epoch"], recipe.epochs + 1):
