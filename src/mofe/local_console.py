@@ -47,7 +47,9 @@ class Console:
         return message
 
     def execute(self, command: list[str], run: Callable[[Callable[[bytes], None]], int]) -> int:
-        """Run a stage with its output in a log; note whether and why it failed."""
+        """Run a stage with its output in a log; note whether and why it failed. After a failure nothing is begun."""
+        if self.record.failure:  # kfp would go through the other iterations of a loop first
+            return 1
         stage = command[command.index("--function_to_execute") + 1]
         inputs = json.loads(command[command.index("--executor_input") + 1])["inputs"]
         arguments = {

@@ -225,11 +225,12 @@ def test_a_failure_names_stage_cause_and_log_and_the_next_run_goes_on(run: Run) 
     log = Path(last.removeprefix("log: "))
     assert "Traceback" in log.read_text()
     assert len(list(log.parent.glob("*-prepare-near.log"))) == 1, "a person decides whether to try again"
+    assert not list(log.parent.glob("*-prepare-far.log")), "the failure is told at once"
     Path("near").write_text("mended")
     mended = executed(run())
     assert "prepare" not in mended
     assert "prepare:id-test" not in mended
-    assert {"prepare:near", "extract", "evaluate"} <= set(mended)
+    assert {"prepare:near", "prepare:far", "extract", "evaluate"} <= set(mended)
 
 
 def test_a_lost_output_is_made_again(run: Run) -> None:
