@@ -65,7 +65,7 @@ def test_a_run_that_failed_can_be_gone_on_from(run: Run, again: Run, tmp_path: P
     (failed,) = (json.loads(f.read_text()) for f in tmp_path.glob("work/logs/*/run.json"))
     assert "near is broken" in failed["failure"]
     with pytest.raises(
-        MofeError, match=r"prepare \(near\) of run .* is not in the cache, and extract needs it.*mofe run -f"
+        MofeError, match=r"prepare \((near|far)\) of run .* is not in the cache, and extract needs it.*mofe run -f"
     ):
         again("extract", failed["run"])
 
