@@ -4,7 +4,8 @@ import pytest
 import timm
 import torch
 from helpers import make_partition
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, ParallelScalingBlock, VisionTransformer
+from torch import Tensor, nn
 
 from mofe.errors import MofeError
 from mofe.models import MoFE
@@ -148,6 +149,33 @@ def test_every_kind_of_vit_with_a_class_token_is_itself_before_training(name: st
             torch.testing.assert_close(
                 model(images).embedding_BD, backbone.forward_features(images)[:, 0], atol=1e-5, rtol=1e-5
             )
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "args"), [(Block, {"qk_norm": True}), (Block, {"attn_drop": 0.5}), (ParallelScalingBlock, {})]
+)
+def test_a_last_block_of_another_kind_is_run_whole(
+    backbone: VisionTransformer, kind: type[nn.Module], args: dict[str, object], depth: int
+) -> None:
+    model = MoFE(backbone, make_partition([0, 1, 2]), depth)
+    for expert in model.experts:
+        expert[-1] = kind(24, 3, **args)
+    model = shaken(model).double()
+    tokens = torch.randn(5, 7, 24, dtype=torch.float64)
+    image_P, expert_P = torch.tensor([0, 4, 1, 3, 2, 4]), torch.tensor([2, 0, 2, 1, 0, 1])
+
+    def answer(of: Tensor) -> list[Tensor]:
+        return [of, *torch.autograd.grad(of.square().sum(), [*model.experts.parameters()])]
+
+    whole = torch.stack([model.experts[e](tokens[i : i + 1])[0, 0] for i, e in zip(image_P, expert_P, strict=True)])
+    found = model.run_experts(tokens, image_P, expert_P)
+    for ours, theirs in zip(answer(found), answer(whole), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-9)
+    if "attn_drop" in args:  # drawn in training
+        model.train()
+        once, again = (model.run_experts(tokens, image_P, expert_P) for _ in "ab")
+        assert not torch.equal(once, again)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mofe.models import MoFE
 from mofe.training import expert_loss, route_loss
-from mofe.training.losses import embedding_norm, pairs_with_negatives, router_targets
+from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep, losses_of
 
@@ -80,6 +80,13 @@ def test_expert_loss_averages_over_images_not_experts() -> None:
     targets_PQ = torch.eye(6)[[0, 1, 0, 2]]
     assert expert_loss(logits_PQ, targets_PQ).item() == pytest.approx((3 * math.log(2) + math.log(4)) / 4)
     assert expert_loss(logits_PQ[:0], targets_PQ[:0]).item() == 0
+
+
+def test_targets_of_an_only_expert_have_no_others(backbone: VisionTransformer) -> None:
+    model, nothing = MoFE(backbone, make_partition([0, 0, 0])), torch.zeros(2, dtype=torch.int64)
+    a_P, b_P = (model.output_for(torch.tensor(labels), nothing) for labels in ([0, 2], [1, 2]))
+    targets = expert_targets(a_P, b_P, torch.tensor([0.7, 0.6]), model.expert_of_output_Q == nothing[:, None])
+    torch.testing.assert_close(targets, torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]]))
 
 
 def test_an_expert_learns_nothing_from_outputs_of_others() -> None:

@@ -15,7 +15,6 @@ K = C + 1 ("others" last).
 """
 
 import copy
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -87,8 +86,8 @@ class MoFE(nn.Module):
         self.routes_by_class = router == "class"
         self.router = nn.Linear(self.dim, self.num_classes if router == "class" else self.num_experts)
         clusters = [partition.classes_of(e) for e in range(self.num_experts)]
-        self.head_widths = [len(cluster) + self.has_others for cluster in clusters]
-        self.heads = nn.ModuleList(nn.Linear(self.dim, width) for width in self.head_widths)
+        widths_E = torch.tensor([len(cluster) + self.has_others for cluster in clusters])
+        self.heads = nn.ModuleList(nn.Linear(self.dim, width) for width in widths_E.tolist())
         for linear in (self.router, *self.heads):
             nn.init.trunc_normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
@@ -101,17 +100,17 @@ class MoFE(nn.Module):
         self.register_buffer("router_output_of_class_C", torch.tensor(router_output), persistent=False)
         # the outputs of all heads one after the other: whose each is, and where class c and "others" stand
         self.expert_of_output_Q: Tensor
-        expert_of_output = torch.arange(self.num_experts).repeat_interleave(torch.tensor(self.head_widths))
-        self.register_buffer("expert_of_output_Q", expert_of_output, persistent=False)
-        ends = torch.tensor([*accumulate(self.head_widths)])
-        output_of_class = [0] * self.num_classes
-        for cluster, end, width in zip(clusters, ends.tolist(), self.head_widths, strict=True):
-            for slot, c in enumerate(cluster):
-                output_of_class[c] = end - width + slot
+        self.register_buffer(
+            "expert_of_output_Q", torch.arange(self.num_experts).repeat_interleave(widths_E), persistent=False
+        )
+        meanings = [c for cluster in clusters for c in (*cluster, *["others"] * self.has_others)]
+        output_of = {meaning: output for output, meaning in enumerate(meanings)}
         self.output_of_class_C: Tensor
-        self.register_buffer("output_of_class_C", torch.tensor(output_of_class), persistent=False)
+        self.register_buffer(
+            "output_of_class_C", torch.tensor([output_of[c] for c in range(self.num_classes)]), persistent=False
+        )
         self.others_output_E: Tensor
-        self.register_buffer("others_output_E", ends - 1, persistent=False)
+        self.register_buffer("others_output_E", widths_E.cumsum(0) - 1, persistent=False)
 
     def compile_trunk(self) -> None:
         """Compile the blocks of the trunk, where nearly all time is spent: one program for all, in a few seconds."""

@@ -29,7 +29,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.errors import MofeError
-from mofe.models.device import autocast, compiling_pays, device
+from mofe.models.device import autocast, compiling_pays, device, sent
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
@@ -229,13 +229,13 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
         self.mixup.generator = np.random.default_rng((recipe.seed, epoch, number, 2))
-        images = normalised(images.to(self.device, non_blocking=True), self.preprocessing)
+        images = normalised(sent(images, self.device), self.preprocessing)
         if recipe.mixup == "none":
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
             batch = self.mixup(images, labels_B)
         image_P, expert_P = pairs_with_negatives(self.clusters_C[labels_B], self.model.num_experts, generator)
-        return Mixed(*(t.to(self.device, non_blocking=True) for t in batch)), image_P, expert_P
+        return Mixed(*(sent(t, self.device) for t in batch)), image_P, expert_P
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Within it gradients stay with the process that computed them."""
@@ -266,7 +266,7 @@ class Trainer:
             own = self.validation[distributed.rank() :: distributed.num_processes()]
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
-                    output = self.model(normalised(images.to(self.device, non_blocking=True), self.preprocessing))
+                    output = self.model(normalised(sent(images, self.device), self.preprocessing))
                 if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
                     raise MofeError(NOT_FINITE)
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
