@@ -21,10 +21,10 @@ from mofe.stages.finetune import finetune
 from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 
-START = {"learning_rate": 5e-4, "mixup_scale": 0.9, "regulariser": "label-smoothing", "regulariser_weight": 0.1}
+START = {"learning_rate": 1e-3, "mixup_scale": 0.9, "regulariser": "label-smoothing", "regulariser_weight": 0.1}
 TRIALS: list[dict[str, Any]] = [
-    *({"learning_rate": rate} for rate in (2e-4, 1e-3)),
-    *({"mixup_scale": scale} for scale in (0.5,)),
+    *({"learning_rate": rate} for rate in (5e-4, 2e-3, 4e-3, 8e-3)),
+    *({"mixup_scale": scale} for scale in (0.25, 0.5, 0.75)),
     {"regulariser": "none"},
     {"regulariser": "l2", "regulariser_weight": 1e-3},
 ]

@@ -158,9 +158,9 @@ def write_report(folder: Path) -> Path:
     names = (*SCORED, *(f"{space}.vim" for space in ("pretrained", "tuned", "expert")))
     partition, course = make_partition([0, 1, 0]), range(4)
     epochs = [
-        Epoch(epoch=e, learning_rate=0.1, loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0,
-              validation_accuracy=0.5, router_accuracy=0.9, class_accuracy=(0.1 * e, 0.5, 0.9), sigma=(0.9, 0.5, 0.2),
-              images_per_second=9.0)
+        Epoch(epoch=e, learning_rate=0.1, layer_rates={"stem": 0.01, "router and heads": 0.1} if e else {}, loss=1.0,
+              route_loss=0.4, expert_loss=0.6, regulariser=0.0, validation_accuracy=0.5, router_accuracy=0.9,
+              class_accuracy=(0.1 * e, 0.5, 0.9), sigma=(0.9, 0.5, 0.2), images_per_second=9.0)
         for e in course
     ]  # fmt: skip
     for name, artifact in (("partition", partition), ("history", History(epochs=tuple(epochs)))):

@@ -250,7 +250,9 @@ def test_of_shards_that_are_not_hashed_each_page_is_checked_as_it_is_read(run: P
 def test_a_manifest_of_an_earlier_version_says_so(tmp_path: Path) -> None:
     values = make_partition([0, 1]).model_dump(mode="json") | {"schema_version": 1}
     (tmp_path / "partition.json").write_text(json.dumps(values))
-    with pytest.raises(MofeError, match=r"partition\.json is not a valid partition: schema_version: Input should be 2"):
+    with pytest.raises(
+        MofeError, match=r"partition\.json .*another version.*schema_version 1.*make the partition again"
+    ):
         Partition.read(tmp_path)
     (tmp_path / "partition.json").write_text("[" * 100_000)
     with pytest.raises(MofeError, match="nested too deeply"):

@@ -1,37 +1,104 @@
-"""Layer decay and schedule against their closed forms."""
+"""Rates and decay against timm's own grouping of the backbone; the schedule against its closed form."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
+import timm
 import torch
 from helpers import make_partition
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_layer_decay
+from torch import nn
 
 from mofe.models import MoFE
-from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
+from mofe.training.optimiser import layer_rates, learning_rate, parameter_groups, probe_groups, set_learning_rate
+
+SMALL = {"embed_dim": 24, "num_heads": 2, "img_size": 28, "num_classes": 3}
+BACKBONES = {
+    "12 blocks": ("vit_base_patch14_dinov2", {}),
+    "24 blocks": ("vit_large_patch14_dinov2", {}),
+    "registers": ("vit_base_patch14_reg4_dinov2", {}),
+    "CLIP's norm before the blocks": ("vit_base_patch16_clip_224", {"img_size": 32}),
+    "distillation token": ("deit_base_distilled_patch16_224", {"img_size": 32}),
+    "convolutional stem": ("vit_tiny_r_s16_p8_224", {"img_size": 64, "patch_size": 2}),
+}
+Settings = tuple[float, float]
+
+
+def settings_of(model: nn.Module, groups: list[dict[str, object]]) -> dict[str, Settings]:
+    """Scale of the rate, and decay, of every parameter by name; each is in exactly one group."""
+    by_id: dict[int, Settings] = {}
+    for group in groups:
+        for parameter in group["params"]:  # type: ignore[attr-defined]
+            assert id(parameter) not in by_id
+            by_id[id(parameter)] = (group["lr_scale"], group["weight_decay"])  # type: ignore[assignment]
+    return {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_every_parameter_is_in_exactly_one_group_with_its_layers_rate(backbone: VisionTransformer, depth: int) -> None:
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_rates_and_decay_are_those_that_timm_gives_the_backbone(kind: str, depth: int) -> None:
+    name, args = BACKBONES[kind]
+    backbone = timm.create_model(name, **{**SMALL, **args})
+    wanted = settings_of(
+        backbone, param_groups_layer_decay(backbone, 0.05, backbone.no_weight_decay(), layer_decay=0.75)
+    )
+    blocks = len(backbone.blocks)
+    model = MoFE(backbone, make_partition([0, 1, 2]), depth)
+    found = settings_of(model, parameter_groups(model, 0.05, 0.75))
+    head = {"weight": wanted["head.weight"], "bias": wanted["head.bias"]}
+    seen = set()
+    for parameter, settings in found.items():
+        copied = re.match(r"experts\.\d+\.(\d+)\.(.*)", parameter)
+        if parameter.startswith(("router.", "heads.")):
+            assert settings == pytest.approx(head[parameter.rpartition(".")[2]]), parameter
+            continue
+        original = (
+            f"blocks.{blocks - depth + int(copied[1])}.{copied[2]}" if copied else parameter.removeprefix("trunk.")
+        )
+        assert settings == pytest.approx(wanted[original]), parameter
+        seen.add(original)
+    assert seen == {original for original in wanted if not original.startswith("head")}
+
+
+@pytest.mark.parametrize(("num_blocks", "depth"), [(2, 1), (3, 1), (3, 2), (12, 1), (12, 2), (24, 1), (24, 2)])
+def test_nothing_learns_faster_than_the_peak(num_blocks: int, depth: int) -> None:
+    backbone = timm.create_model("vit_base_patch14_dinov2", **{**SMALL, "depth": num_blocks})
     model = MoFE(backbone, make_partition([0, 1, 1]), depth)
-    groups = parameter_groups(model, 0.05, 0.75)
-    optimiser = torch.optim.AdamW(groups, lr=1.0)
+    optimiser = torch.optim.AdamW(parameter_groups(model, 0.05, 0.75), lr=1.0)
     set_learning_rate(optimiser, 0.01)
-    rate_of = {id(p): (g["lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
-    assert sum(len(g["params"]) for g in optimiser.param_groups) == len(rate_of) == len(list(model.parameters()))
-    for name, parameter in model.named_parameters():
-        rate, decay = rate_of[id(parameter)]
-        if name.startswith(("router", "heads", "norm")):
-            below = 0
-        elif name.startswith("experts"):
-            below = depth - int(name.split(".")[2])
-        elif name.startswith("trunk.blocks"):
-            below = 3 - int(name.split(".")[2])  # the backbone has three blocks
-        else:
-            below = 4
-        assert rate == pytest.approx(0.01 * 0.75**below), name
-        assert decay == (0.05 if parameter.ndim > 1 and "token" not in name and "pos_embed" not in name else 0), name
+    rates = {name: rate for name, (rate, _) in settings_of(model, [
+        {**group, "lr_scale": group["lr"]} for group in optimiser.param_groups
+    ]).items()}  # fmt: skip
+    assert max(rates.values()) == rates["router.weight"] == 0.01
+    for expert in range(2):
+        own = {rate for name, rate in rates.items() if name.startswith(f"experts.{expert}.{depth - 1}.")}
+        assert max(own) == min(own) == pytest.approx(0.0075)
+    assert min(rates.values()) == pytest.approx(0.01 * 0.75 ** (num_blocks + 1)) == rates["trunk.pos_embed"]
+
+
+def test_layers_are_told_by_name(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition([0, 1, 1]), 2)
+    optimiser = torch.optim.AdamW(parameter_groups(model, 0.05, 0.5), lr=1.0)
+    set_learning_rate(optimiser, 0.08)
+    assert layer_rates(model, optimiser) == pytest.approx({
+        "stem": 0.005, "block 1": 0.01, "block 2 of each expert": 0.02, "block 3 of each expert": 0.04,
+        "router and heads": 0.08,
+    })  # fmt: skip
+    equal = torch.optim.AdamW(parameter_groups(model, 0.05, 1.0), lr=1.0)
+    set_learning_rate(equal, 0.08)
+    assert layer_rates(model, equal) == {"all layers": 0.08}
+
+
+def test_the_probe_decays_matrices_alone(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition([0, 1, 1]))
+    groups = probe_groups(model, 0.05)
+    decayed = {id(p) for g in groups if g["weight_decay"] == 0.05 for p in g["params"]}
+    plain = {id(p) for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert decayed == {id(layer.weight) for layer in (model.router, *model.heads)}
+    assert plain == {id(layer.bias) for layer in (model.router, *model.heads)}
 
 
 def test_learning_rate_warms_up_then_follows_half_a_cosine() -> None:

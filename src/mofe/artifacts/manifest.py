@@ -9,7 +9,7 @@ number; and a stage refuses inputs that do not belong together.
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from upath import UPath
@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     file_name: ClassVar[str]
     what: ClassVar[str]
-    schema_version: Literal[2] = 2
+    schema_version: int = 2
     files: dict[str, str] = {}
     """SHA-256 of every other file of the folder, by name; :meth:`write` fills it in."""
     made_from: dict[str, str] = {}
@@ -66,6 +66,7 @@ class Manifest(BaseModel):
         content = storage.read_bytes(path, cls.what)
         try:
             values, identity = unsealed(content)
+            cls._check_version(path, values)
             found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:
             reason = first_reason(error) if isinstance(error, ValidationError) else str(error)
@@ -74,6 +75,16 @@ class Manifest(BaseModel):
             raise MofeError(f"{path} is damaged: it does not have the SHA-256 that it notes; make the {cls.what} again")
         found._identity = identity
         return found
+
+    @classmethod
+    def _check_version(cls, path: UPath, values: object) -> None:
+        known = cls.model_fields["schema_version"].default
+        found = values.get("schema_version", known) if isinstance(values, dict) else known
+        if found != known:
+            raise MofeError(
+                f"{path} was written by another version of mofe (schema_version {found}; this one reads {known}): "
+                f"make the {cls.what} again"
+            )
 
     def check(self, folder: UPath, names: str = "*", copy: Path | None = None) -> None:
         """Hash files of the artifact and compare.

@@ -14,6 +14,8 @@ class ModelConfig(Manifest):
 
     file_name: ClassVar[str] = "config.json"
     what: ClassVar[str] = "model"
+    schema_version: int = 3
+    """Experts of models before 3 were trained at far too high a rate (docs/log.md, 2026-11-28)."""
     library_version: str
     backbone: Backbone
     top_k: int
@@ -31,6 +33,9 @@ class Epoch(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     epoch: int
     learning_rate: float
+    """The peak's, of the router and the heads."""
+    layer_rates: dict[str, float]
+    """The rate of each layer in the last step, from the input up; empty after the probe."""
     loss: float
     route_loss: float
     expert_loss: float
@@ -47,4 +52,5 @@ class History(Manifest):
 
     file_name: ClassVar[str] = "history.json"
     what: ClassVar[str] = "training history"
+    schema_version: int = 3
     epochs: tuple[Epoch, ...]

@@ -81,8 +81,8 @@ class MoFE(nn.Module):
         self.trunk.blocks = self.trunk.blocks[:-depth]
         self.norm: nn.Module = self.trunk.norm
         self.trunk.norm = nn.Identity()
-        self.trunk.head = nn.Identity()
-        self.experts: Any = nn.ModuleList(copy.deepcopy(last) for _ in range(self.num_experts))
+        self.trunk.reset_classifier(0)  # DeiT has two heads
+        self.experts: Any = nn.ModuleList(nn.Sequential(*copy.deepcopy(last)) for _ in range(self.num_experts))
         self.routes_by_class = router == "class"
         self.router = nn.Linear(self.dim, self.num_classes if router == "class" else self.num_experts)
         clusters = [partition.classes_of(e) for e in range(self.num_experts)]
@@ -111,6 +111,25 @@ class MoFE(nn.Module):
         )
         self.others_output_E: Tensor
         self.register_buffer("others_output_E", widths_E.cumsum(0) - 1, persistent=False)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The layers, from the input up, as timm wants them told: a block of an expert is as deep as its original.
+
+        As in timm's own models the norm belongs to the last block (99999 says so to timm). The router and the heads,
+        which no pattern matches, are the top layer.
+
+        Args:
+            coarse: part of timm's interface; the layers are the same.
+        """
+        return {
+            "stem": r"^trunk\.(?!blocks\.)",
+            "blocks": r"^trunk\.blocks\.(\d+)",
+            "experts": [(r"^experts\.\d+\.(\d+)", None), (r"^norm\.", (99999,))],
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """The parameters that timm does not decay in the backbone, by their names here."""
+        return {f"trunk.{name}" for name in self.trunk.no_weight_decay()}
 
     def compile_trunk(self) -> None:
         """Compile the blocks of the trunk, where nearly all time is spent: one program for all, in a few seconds."""

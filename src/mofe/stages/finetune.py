@@ -171,7 +171,7 @@ def finetune(
             )
 
             def report(epoch: Epoch) -> None:
-                measured = epoch.model_dump(exclude={"epoch", "class_accuracy", "sigma"})
+                measured = epoch.model_dump(exclude={"epoch", "layer_rates", "class_accuracy", "sigma"})
                 if run is not None:
                     run.metrics(measured, step=epoch.epoch)
 

@@ -36,7 +36,7 @@ from mofe.training import distributed, termination
 from mofe.training.checkpoint import load_checkpoint, save_checkpoint
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import DynamicBetaMixup, Mixed
-from mofe.training.optimiser import learning_rate, parameter_groups, set_learning_rate
+from mofe.training.optimiser import layer_rates, learning_rate, parameter_groups, set_learning_rate
 from mofe.training.probe import linear_probe, predict_from_features
 from mofe.training.recipe import Recipe
 from mofe.training.split import validation_mask
@@ -201,6 +201,7 @@ class Trainer:
         seen = (self.micro_batches - done) * self.micro_batch_size
         rate_of_images = seen / (time.monotonic() - started)
         rate = self._learning_rate(epoch, self.micro_batches - 1)
+        set_learning_rate(self.optimiser, rate)  # a run that was resumed here has taken no step
         self._record(epoch, rate, sums / len(order), *self.predict_validation(), rate_of_images)
 
     def _finish_step(self, of_step: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
@@ -286,6 +287,7 @@ class Trainer:
         measured = Epoch(
             epoch=epoch,
             learning_rate=rate,
+            layer_rates=layer_rates(self.model, self.optimiser) if epoch else {},
             loss=float(parts.sum()),
             route_loss=float(parts[0]),
             expert_loss=float(parts[1]),

@@ -1,45 +1,26 @@
 """AdamW with layer-wise learning rates, and the cosine that they follow (Appendix A.1 of the paper)."""
 
 import math
-import re
-from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import nn
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from mofe.models.mofe import MoFE
 
 
-def depth_of(name: str, num_trunk_blocks: int, mofe_depth: int) -> int:
-    """The depth of a parameter in the network: 0 the patch embedding, i + 1 block i, L + 1 what stands on top.
+def parameter_groups(model: MoFE, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Every trainable parameter in exactly one group, with ``lr_scale`` = layer_decay^(layers above it).
 
-    A block of an expert has the depth of the block that it copies.
+    timm groups the parameters, by :meth:`MoFE.group_matcher`. Vectors (biases, norms, LayerScale) and what the
+    backbone's ``no_weight_decay`` lists are not decayed.
     """
-    if match := re.match(r"trunk\.blocks\.(\d+)\.", name):
-        return int(match.group(1)) + 1
-    if match := re.match(r"experts\.\d+\.(\d+)\.", name):
-        return num_trunk_blocks + int(match.group(1)) + 1
-    if name.startswith("trunk."):
-        return 0
-    return num_trunk_blocks + mofe_depth + 1  # final norm, router, heads
+    return param_groups_layer_decay(model, weight_decay, model.no_weight_decay(), layer_decay=layer_decay)
 
 
-def parameter_groups(model: MoFE, weight_decay: float, layer_decay: float) -> list[dict[str, object]]:
-    """Every trainable parameter in exactly one group, with ``lr_scale`` = layer_decay^(distance from the top).
-
-    Vectors (biases, norms, LayerScale) and the class token and position embeddings are not decayed.
-    """
-    blocks = len(model.trunk.blocks)
-    top = blocks + model.depth + 1
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            undecayed = parameter.ndim <= 1 or name in ("trunk.cls_token", "trunk.reg_token", "trunk.pos_embed")
-            groups[depth_of(name, blocks, model.depth), not undecayed].append(parameter)
-    return [
-        {"params": params, "lr_scale": layer_decay ** (top - depth), "weight_decay": weight_decay if decayed else 0.0}
-        for (depth, decayed), params in sorted(groups.items(), key=lambda item: item[0])
-    ]
+def probe_groups(model: MoFE, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters of the router and the heads; their biases are not decayed."""
+    return [group for part in (model.router, model.heads) for group in param_groups_weight_decay(part, weight_decay)]
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, least: float) -> float:
@@ -54,3 +35,13 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Give every group ``rate`` times its ``lr_scale``."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def layer_rates(model: MoFE, optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    """The rate that each layer has now, from the input up; one entry where all layers have the same."""
+    rates = sorted({group["lr"] for group in optimiser.param_groups})
+    if len(rates) == 1:
+        return {"all layers": rates[0]}
+    shared = len(model.trunk.blocks)
+    blocks = [f"block {i + 1}{' of each expert' if i >= shared else ''}" for i in range(shared + model.depth)]
+    return dict(zip(["stem", *blocks, "router and heads"], rates, strict=True))

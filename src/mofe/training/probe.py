@@ -13,6 +13,7 @@ from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
+from mofe.training.optimiser import probe_groups
 from mofe.training.recipe import Recipe
 from mofe.training.step import losses_of
 
@@ -35,10 +36,8 @@ def linear_probe(
     """
     device = model.router.weight.device
     generator = torch.Generator().manual_seed(recipe.seed)
-    parameters = [*model.router.parameters(), *model.heads.parameters()]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=recipe.probe_learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
-    )
+    groups = probe_groups(model, recipe.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=recipe.probe_learning_rate, betas=(0.9, 0.95))
     size = min(recipe.micro_batch_size, len(rows_M))
     steps = recipe.probe_epochs * (len(rows_M) // size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
