@@ -143,7 +143,8 @@ def test_other_scores_and_the_same_set_twice(tmp_path: Path, inputs: dict[str, s
 
 def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: dict[str, str]) -> None:
     epochs = [
-        Epoch(epoch=e, learning_rate=0.1, layer_rates={}, loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0,
+        Epoch(epoch=e, learning_rate=0.1 / (e or 1), layer_rates={"stem": 0.01 / e, "router and heads": 0.1 / e} if e
+              else {}, loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0,
               validation_accuracy=0.5, router_accuracy=0.9, class_accuracy=(0.1 * e, 0.5, 0.9), sigma=(0.9, 0.5, 0.2),
               images_per_second=9.0)
         for e in range(4)
@@ -157,6 +158,8 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
         "pre-trained backbone",
         "fine-tuned",
         "expert 1",
+        "<tr><td>stem</td><td>0.1000</td><td>1.00e-02</td><td>3.33e-03</td></tr>",  # rates 0.1, 0.05 and 0.033
+        "<tr><td>router and heads</td><td>1.0000</td><td>1.00e-01</td><td>3.33e-02</td></tr>",
     ):
         assert text in page
 

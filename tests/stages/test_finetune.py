@@ -1,6 +1,7 @@
 """finetune: it learns, it repeats, it goes on after a kill, it leaves what it must leave, it says what is wrong."""
 
 import errno
+import json
 import math
 import os
 import signal
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from mofe.artifacts.model import History, ModelConfig
 from mofe.errors import MofeError
 from mofe.models import create_backbone, load_model
+from mofe.sealed_json import sealed
 
 Trained = Callable[..., SimpleNamespace]
 
@@ -44,6 +46,26 @@ def test_it_learns_what_can_be_learnt(trained: Trained) -> None:
     assert history[-1].expert_loss < history[1].expert_loss
     for epoch in history:
         assert epoch.sigma == pytest.approx([max(0.05, 1 - 0.9 * s) for s in epoch.class_accuracy])
+
+
+def test_the_history_has_the_rate_of_every_layer(trained: Trained) -> None:
+    """Three blocks of which the last is the experts', layer decay 0.5; the cosine ends at the least rate."""
+    options = {**SHORT, "layer_decay": 0.5, "learning_rate": 8e-3, "min_learning_rate": 8e-4}
+    probe, _, last = History.read(trained(**options).history).epochs
+    assert probe.layer_rates == {}
+    assert last.layer_rates == pytest.approx({
+        "stem": 5e-5, "block 1": 1e-4, "block 2": 2e-4, "block 3 of each expert": 4e-4, "router and heads": 8e-4,
+    })  # fmt: skip
+
+
+def test_a_model_whose_experts_learned_too_fast_is_refused(trained: Trained) -> None:
+    """Models before schema 3 (docs/log.md, 2026-11-28)."""
+    paths = trained(**SHORT)
+    config = Path(paths.model) / "config.json"
+    values = json.loads(config.read_text()) | {"schema_version": 2}
+    config.write_bytes(sealed(values))
+    with pytest.raises(MofeError, match=r"another version of mofe .*make the model again"):
+        load_model(paths.model)
 
 
 def test_the_linear_probe_leaves_backbone_and_experts_bitwise_unchanged(trained: Trained) -> None:

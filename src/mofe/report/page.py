@@ -79,6 +79,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         confusion=Markup(confusion_plot(_confusion(test, partition))) if partition.num_experts > 1 else None,
         experts=_experts(metrics, partition),
         training=Markup(training_plot(history.epochs)) if len(history.epochs) > 1 else None,
+        layer_rates=_layer_rates(history),
         classes=Markup(_class_plot(history, partition)) if len(history.epochs) > 1 else None,
         features=Markup(_feature_map(test, ood, partition)),
         mistakes=_mistakes([test, *ood], partition),
@@ -158,6 +159,20 @@ def _experts(metrics: Metrics, partition: Partition) -> list[dict[str, Any]]:
         }
         for found in metrics.experts
     ]
+
+
+def _layer_rates(history: History) -> list[dict[str, Any]]:
+    """The learning rate of each layer, from the top down: its share of the peak, its highest, and its last."""
+    epochs = [epoch for epoch in history.epochs if epoch.layer_rates]
+    if not epochs:
+        return []
+    fastest = max(epochs, key=lambda epoch: epoch.learning_rate).layer_rates
+    peak = max(fastest.values())
+    rows = [
+        {"layer": layer, "share": rate / peak, "highest": rate, "last": epochs[-1].layer_rates[layer]}
+        for layer, rate in fastest.items()
+    ]
+    return rows[::-1]
 
 
 def _class_plot(history: History, partition: Partition) -> str:
