@@ -41,13 +41,12 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/bandit -q -r src -c pyproject.toml
 
-compile: $(READY)  ## pipelines/*.yaml from pipelines/*.py, docs/parameters.md from those
+compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/parameters.md from those
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
-	@cp pipelines/*.yaml charts/mofe/files/
-	@$(BIN)/python -m scripts.parameters
+	@$(BIN)/python -m pipelines.reference
 
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
@@ -68,7 +67,7 @@ benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: under 20 
 	@$(BIN)/python benchmarks/render.py
 
 images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1
-	@$(BIN)/python scripts/images.py
+	@$(BIN)/python docker/build.py
 
 test-containers: setup  ## builds the images and runs the pipeline in them; needs a container engine
 	@MOFE_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)

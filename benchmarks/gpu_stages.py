@@ -26,10 +26,10 @@ from image_loading import FORK, write_jpegs
 from side_by_side import Table, Target, alternately, options, write
 from training_step import SEED, batch_of, models, work_of
 
+from mofe import device
 from mofe.artifacts.image_shards import ImageShards
-from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.loader import ShardDataset, Transform, evaluation_transform, training_transform
-from mofe.models import device
+from mofe.data.malloc import keep_freed_memory
 from mofe.models.backbone import describe_backbone
 from mofe.stages import extract as stage
 from mofe.stages.finetune import finetune

@@ -30,7 +30,6 @@ from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mofe import storage, writing
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_set import ImageSet, write_image_shards
 from mofe.artifacts.image_shards import ImageShards
@@ -43,6 +42,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.stages.prepare import prepare
+from mofe.storage import locations, writing
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
 FORK = multiprocessing.get_context("fork")  # as the loaders start theirs
@@ -253,7 +253,7 @@ def from_s3(count: int, size: tuple[int, int], side: int, rounds: int) -> list[A
             s3fs.S3FileSystem().mkdir("benchmark")
             _, from_shards = loaders(Path(work) / "data", size, count, side)
             local = Path(work) / "data" / "shards"
-            writing.copy_folder(local, storage.resolve("s3://benchmark/shards"))
+            writing.copy_folder(local, locations.resolve("s3://benchmark/shards"))
             places = {"local": str(local), "s3://": "s3://benchmark/shards"}
             seconds = alternately({name: from_shards(place) for name, place in places.items()}, rounds)
         finally:

@@ -15,7 +15,7 @@ from photographs import BACKBONES, parameters
 from sklearn.neighbors import KNeighborsClassifier
 
 from mofe.artifacts.image_shards import ImageShards
-from mofe.detection.embedding import embed_shards, untouched
+from mofe.inference.embedding import embed_shards, untouched
 from mofe.models.backbone import describe_backbone
 from mofe.stages.prepare import prepare
 
@@ -31,7 +31,7 @@ def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray
         [untouched(spec, shards.info.classes)], shards, spec.preprocessing, label=role, batch_size=256,
         num_workers=given["num_workers"], precision="fp32",
     )  # fmt: skip
-    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,) in batches]
+    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,), _ in batches]
     embedded, labels = zip(*parts, strict=True)
     return np.concatenate(embedded), np.concatenate(labels)
 

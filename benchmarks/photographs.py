@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from mofe import writing
 from mofe.artifacts.image_set import write_image_shards
 from mofe.data.sources import open_source
+from mofe.storage import writing
 
 HERE = Path(__file__).parent
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 1.0}

@@ -29,7 +29,7 @@ from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
-TENSORS = ("extract", "texts", "finetune", "index", "score", "judge")
+TENSORS = ("extract", "texts", "finetune", "index", "score", "predict")
 """The stages that compute with tensors."""
 
 
@@ -98,8 +98,8 @@ def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: 
     sys.path.append(str(ROOT / "tests"))
     from helpers import make_partition, striped, write_scores
 
-    from mofe import writing
     from mofe.artifacts.model import History
+    from mofe.storage import writing
 
     rng = np.random.default_rng(0)
     folder = work / "images"
@@ -148,7 +148,7 @@ def main() -> None:
     stages, rounds = STAGES, 2
     counts, experts, sets = (500, 1000, 2000), (2, 8, 32), (1, 4, 8)
     if given.quick:
-        stages, rounds, counts, experts, sets = ("plan",), 1, (8, 16), (2, 4), (1, 2)
+        stages, rounds, counts, experts, sets = ("plan_runs",), 1, (8, 16), (2, 4), (1, 2)
     started = startup(stages, rounds)
     with tempfile.TemporaryDirectory() as work:
         ran, overhead = ([], []) if given.quick else run_and_again(Path(work), rounds)

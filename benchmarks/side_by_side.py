@@ -114,8 +114,8 @@ def write(
     """
     for table in tables:
         print(f"\n{markdown(table)}")
-    verdicts = {True: "holds", False: "does not hold", None: "not measured"}
-    rows = [(target.what, target.wanted, target.measured, verdicts[target.holds]) for target in targets]
+    predictions = {True: "holds", False: "does not hold", None: "not measured"}
+    rows = [(target.what, target.wanted, target.measured, predictions[target.holds]) for target in targets]
     goals = Table("Targets", ("", "wanted", "measured", ""), rows)
     print(f"\n{markdown(goals)}\n")
     print(*notes, sep="\n")

@@ -4,9 +4,9 @@
     python benchmarks/tiny_imagenet.py --data DIR --every 1              # all 100 classes
     python benchmarks/tiny_imagenet.py --data DIR --backbone standin-vit
 
-It runs the pipeline of the paper's tables (pipelines/tables.yaml), so runs are cached and a stopped benchmark goes on
-where it was. Before, it measures how good the untouched backbone is: the accuracy of its 20 nearest neighbours on the
-ID classes. Results: benchmarks/results/NAME.json and, printed, the tables in Markdown.
+It runs the pipeline of the paper's tables (pipelines/compiled/tables.yaml), so runs are cached and a stopped benchmark
+goes on where it was. Before, it measures how good the pre-trained backbone is: the accuracy of its 20 nearest
+neighbours on the ID classes. Results: benchmarks/results/NAME.json and, printed, the tables in Markdown.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from pathlib import Path
 from neighbours import embeddings, neighbours_accuracy
 from photographs import BACKBONES, HERE, machine, parameters
 
-from mofe.digests import shipped
-from mofe.local_runner import run_pipeline
-from mofe.parameter_file import check_parameters, pipeline_parameters
-from mofe.report.comparison import format_tables, read_tables
+from mofe.parameters.file import check_parameters, pipeline_parameters
+from mofe.report.tables import format_tables, read_tables
+from mofe.runners.digests import compiled_pipeline
+from mofe.runners.local import run_pipeline
 
 PLACES = ("train_data", "test_data", "ood_data", "weights", "checkpoints")
 """Parameters that only this machine knows."""
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
     parser.add_argument("--every", type=int, default=7, help="take every n-th ID class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.ablations.TABLES")
+    parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.configurations.TABLES")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters, as JSON")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-photographs"))
     options = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
     place = options.work / options.backbone / str(options.every)
     accuracy = neighbours_accuracy(*(embeddings(given, role, place) for role in ("train", "test")))
     print(f"untouched backbone: its 20 nearest neighbours name {accuracy:.1%} of the ID test images", flush=True)
-    pipeline = shipped("tables.yaml")
+    pipeline = compiled_pipeline("tables.yaml")
     given |= {"tables": options.tables, "seeds": options.seeds, "checkpoints": str(options.work.resolve() / "kept")}
     check_parameters(given, pipeline_parameters(pipeline), "benchmarks/photographs.yaml")
     result = run_pipeline(pipeline, given, options.work, name=name)

@@ -24,13 +24,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mofe.artifacts.partition import Partition
-from mofe.data.freed_memory import keep_freed_memory
 from mofe.data.loader import evaluation_transform, normalised
-from mofe.detection.embedding import untouched
+from mofe.data.malloc import keep_freed_memory
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
+from mofe.device import autocast, device
+from mofe.inference.embedding import untouched
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import autocast, device
 from mofe.models.mofe import MoFE
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed

@@ -1,7 +1,7 @@
 """Which container image each stage runs in.
 
 The YAML in the repository carries plain version tags; ``mofe run`` and ``mofe compile`` put content digests in their
-place (``mofe.digests``).
+place (``mofe.runners.digests``).
 """
 
 from mofe import __version__

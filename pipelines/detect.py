@@ -1,6 +1,6 @@
 """The pipeline that asks a trained detector about very many images.
 
-python -m pipelines.detect        # writes pipelines/detect.yaml
+python -m pipelines.detect        # writes pipelines/compiled/detect.yaml
 """
 
 from pathlib import Path
@@ -8,23 +8,23 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 
 from kfp import compiler, dsl
 
-from components.collect import collect
-from components.divide import divide
-from components.judge import judge
-from components.survey import survey
+from components.fingerprint_batch import fingerprint_batch
+from components.list_files import list_files
+from components.merge_predictions import merge_predictions
+from components.predict import predict
 from pipelines.placement import Pool, on_accelerator, on_cpu
 
-COMPILED = Path(__file__).with_suffix(".yaml")
+COMPILED = Path(__file__).parent / "compiled" / "detect.yaml"
 
 
 class Outputs(NamedTuple):
-    verdicts: dsl.Dataset
+    predictions: dsl.Dataset
     counts: dsl.Metrics
 
 
 @dsl.pipeline(
     name="mofe-detect",
-    display_name="MoFE: verdicts on many images",
+    display_name="MoFE: predictions on many images",
     description=(
         "Asks a trained detector about every image of folders, globs, tar archives or Parquet files at any URI, many "
         "shards at once: what each shows, and whether it is like anything that was taught. Writes one Parquet data "
@@ -47,7 +47,7 @@ def detect(
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",
 ) -> Outputs:
-    """Verdicts on many images.
+    """Predictions on many images.
 
     Args:
         images: files, folders, globs, tar archives, Parquet files with a column image (URIs).
@@ -69,12 +69,12 @@ def detect(
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
     # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it. The shards
     # get it through the list of files, since kfp.local 2.17 hands a loop its item in place of any task's parameter
-    surveyed = survey(images=images, detector=detector)
+    surveyed = fingerprint_batch(images=images, detector=detector)
     on_cpu(surveyed.set_caching_options(False), credentials)
-    divided = divide(images=images, digest=surveyed.output, shards=shards)
+    divided = list_files(images=images, digest=surveyed.output, shards=shards)
     on_cpu(divided, credentials, memory="4Gi")
     with dsl.ParallelFor(divided.outputs["Output"], name="shards") as shard:
-        judged = judge(
+        judged = predict(
             files=divided.outputs["files"],
             shard=shard,
             detector=detector,
@@ -84,9 +84,9 @@ def detect(
             batch_size=batch_size,
         )
         on_accelerator(judged, pool, accelerators)
-    collected = collect(shards=dsl.Collected(judged.outputs["verdicts"]))
+    collected = merge_predictions(shards=dsl.Collected(judged.outputs["predictions"]))
     on_cpu(collected, credentials, memory="4Gi")
-    return Outputs(verdicts=collected.outputs["verdicts"], counts=collected.outputs["counts"])
+    return Outputs(predictions=collected.outputs["predictions"], counts=collected.outputs["counts"])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from components.index import index
 from components.partition import partition
 from components.prepare import prepare
 from components.texts import texts
-from mofe.rerun import FINDS
+from mofe.runners.pipeline_spec import FINDS
 from pipelines.placement import Pool, on_accelerator, on_cpu
 from pipelines.shards import extracted, scored
 

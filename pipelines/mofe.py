@@ -1,6 +1,6 @@
 """The pipeline: from images to a detector and a report of how well it tells known from unknown.
 
-python -m pipelines.mofe        # writes pipelines/mofe.yaml
+python -m pipelines.mofe        # writes pipelines/compiled/mofe.yaml
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from kfp import compiler, dsl
 
 from pipelines.graph import whole_run
 
-COMPILED = Path(__file__).with_suffix(".yaml")
+COMPILED = Path(__file__).parent / "compiled" / "mofe.yaml"
 
 
 class Outputs(NamedTuple):

@@ -1,6 +1,6 @@
 """The pipeline mofe with extract and score in shards, many at once: where one accelerator would take too long.
 
-python -m pipelines.sharded        # writes pipelines/sharded.yaml
+python -m pipelines.sharded        # writes pipelines/compiled/sharded.yaml
 """
 
 import inspect
@@ -12,7 +12,7 @@ from kfp import compiler, dsl
 from pipelines.graph import whole_run
 from pipelines.mofe import Outputs, mofe
 
-COMPILED = Path(__file__).with_suffix(".yaml")
+COMPILED = Path(__file__).parent / "compiled" / "sharded.yaml"
 
 OF_MOFE = inspect.signature(mofe.pipeline_func)
 SHARDS = inspect.Parameter("shards", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=8, annotation=int)

@@ -8,10 +8,10 @@ from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
 from kfp import dsl
 
 from components.extract import extract
-from components.merge import merge
+from components.merge_features import merge_features
+from components.merge_scores import merge_scores
+from components.plan_shards import plan_shards
 from components.score import score
-from components.split import split
-from components.stack import stack
 from pipelines.placement import Pool, on_accelerator, on_cpu
 
 
@@ -36,7 +36,7 @@ def extract_shards(
     credentials: str,
 ) -> dsl.Dataset:
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
-    numbers = split(images=images, shards=shards, batch_size=batch_size)
+    numbers = plan_shards(images=images, shards=shards, batch_size=batch_size)
     on_cpu(numbers, credentials)
     with dsl.ParallelFor(numbers.output, name="extract shards") as shard:
         part = extract(
@@ -53,7 +53,7 @@ def extract_shards(
             shards=shards,
         )
         on_accelerator(part, pool, accelerators)
-    whole = stack(parts=dsl.Collected(part.output))
+    whole = merge_features(parts=dsl.Collected(part.output))
     on_cpu(whole, credentials, memory="4Gi")
     return whole.output
 
@@ -75,7 +75,7 @@ def score_shards(
     credentials: str,
 ) -> dsl.Dataset:
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
-    numbers = split(images=images, shards=shards, batch_size=batch_size)
+    numbers = plan_shards(images=images, shards=shards, batch_size=batch_size)
     on_cpu(numbers, credentials)
     with dsl.ParallelFor(numbers.output, name="score shards") as shard:
         part = score(
@@ -88,7 +88,7 @@ def score_shards(
             shards=shards,
         )
         on_accelerator(part, pool, accelerators)
-    whole = merge(parts=dsl.Collected(part.output))
+    whole = merge_scores(parts=dsl.Collected(part.output))
     on_cpu(whole, credentials, memory="4Gi")
     return whole.output
 

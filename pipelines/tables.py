@@ -1,11 +1,10 @@
 """The paper's tables: many configurations with several seeds, on one preparation and extraction of features.
 
-    python -m pipelines.tables      # writes pipelines/tables.yaml
+    python -m pipelines.tables      # writes pipelines/compiled/tables.yaml
     mofe run -f params.yaml --pipeline tables
 
-One loop over all runs: plan lists them (rows of several tables that come to the same are one run), configure puts the
-settings of a run over the parameters, the second half of the main pipeline follows, and tabulate sets all beside the
-paper.
+One loop over all runs: plan_runs lists them (equal rows of several tables are one run), unpack_run puts the settings of
+a run over the parameters, the second half of the main pipeline follows, and compare_runs sets all beside the paper.
 """
 
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these 
 
 from kfp import compiler, dsl
 
-from components.configure import configure
-from components.plan import plan
-from components.tabulate import tabulate
-from mofe.ablations import CHANGEABLE
+from components.compare_runs import compare_runs
+from components.plan_runs import plan_runs
+from components.unpack_run import unpack_run
+from mofe.configurations import CHANGEABLE
 from pipelines.graph import NO_TEXTS, TRAINING, detector_of, features_of
 from pipelines.placement import Pool, on_cpu
 
-COMPILED = Path(__file__).with_suffix(".yaml")
+COMPILED = Path(__file__).parent / "compiled" / "tables.yaml"
 
 
 class Outputs(NamedTuple):
@@ -163,7 +162,7 @@ def tables(
     """
     given = locals()
     base = {name: given[name] for name in CHANGEABLE}
-    planned = plan(tables=tables, configurations=configurations, seeds=seeds, **base)
+    planned = plan_runs(tables=tables, configurations=configurations, seeds=seeds, **base)
     on_cpu(planned, credentials)
     inference = {"batch_size": inference_batch_size, "num_workers": num_workers, "precision": precision}
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
@@ -185,7 +184,7 @@ def tables(
         accelerators=accelerators,
     )
     with dsl.ParallelFor(planned.output, name="runs") as run:
-        configured = configure(run=run)
+        configured = unpack_run(run=run)
         on_cpu(configured, credentials)
         chosen = configured.outputs
         judged = detector_of(
@@ -205,7 +204,7 @@ def tables(
             accelerators=accelerators,
             train_accelerators=train_accelerators,
         )
-    compared = tabulate(
+    compared = compare_runs(
         metrics=dsl.Collected(judged.metrics), runs=planned.output, tables=tables, configurations=configurations
     )
     on_cpu(compared, credentials)

@@ -32,8 +32,8 @@ with atheris.instrument_imports(include=["mofe", "PIL", "yaml"]):
     from mofe.data.pixels import decode_pixels
     from mofe.data.sources import open_source
     from mofe.errors import MofeError
-    from mofe.parameter_file import check_parameters, pipeline_parameters, read_parameters
-    from mofe.sealed_json import sealed, unsealed
+    from mofe.parameters.file import check_parameters, pipeline_parameters, read_parameters
+    from mofe.storage.checksummed_json import sealed, unsealed
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 Target = Callable[[bytes], None]
@@ -63,9 +63,9 @@ def parquet(folder: Path) -> Target:
 
 
 def parameters(folder: Path) -> Target:
-    from mofe.digests import shipped
+    from mofe.runners.digests import compiled_pipeline
 
-    file, known = folder / "p.yaml", pipeline_parameters(shipped("mofe.yaml"))
+    file, known = folder / "p.yaml", pipeline_parameters(compiled_pipeline("mofe.yaml"))
 
     def test(content: bytes) -> None:
         file.write_bytes(content)

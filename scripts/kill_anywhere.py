@@ -44,11 +44,12 @@ from unittest.mock import patch
 
 from kfp.dsl import executor_main
 
-from mofe import cli, storage
-from mofe.commands.data import digits
-from mofe.sealed_json import unsealed
-from mofe.stage_process import StageProcesses
+from mofe.cli import main as command_line
+from mofe.cli.data import digits
+from mofe.runners.processes import StageProcesses
 from mofe.stages import STAGES
+from mofe.storage import locations
+from mofe.storage.checksummed_json import unsealed
 
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,7 @@ def run_mofe(arguments: list[str], printed: Path) -> None:
     speak_into(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
     sys.argv = ["mofe", *arguments]
     with patch.object(StageProcesses, "run", start_stage):
-        cli.main()
+        command_line.main()
 
 
 def start_stage(
@@ -215,7 +216,7 @@ def check_completed(work: Path) -> None:
         assert output.exists(), f"gone: {output}"
         for manifest in output.glob("*.json"):
             values, seal = unsealed(manifest.read_bytes())
-            whole = seal and all(storage.sha256(output / name) == digest for name, digest in values["files"].items())
+            whole = seal and all(locations.sha256(output / name) == digest for name, digest in values["files"].items())
             assert whole, f"not what it says: {manifest}"
 
 

@@ -4,9 +4,9 @@
     scripts/soak.py --minutes 20
     scripts/soak.py --minutes 20 --detector runs/demo/detector
 
-Several clients ask ``mofe serve`` at once, each for images whose verdicts are known. Prints a table: answers, latencies
-beside the bare forward pass of the same batch, and the slope of the server's memory after its first tenth. It may be
-cut off at any time (Ctrl-C).
+Several clients ask ``mofe serve`` at once, each for images whose predictions are known. Prints a table: answers,
+latencies beside the bare forward pass of the same batch, and the slope of the server's memory after its first tenth.
+It may be cut off at any time (Ctrl-C).
 """
 
 import argparse
@@ -113,7 +113,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
     from mofe import load_detector
     from mofe.data.images import decode
     from mofe.data.loader import evaluation_transform, normalised
-    from mofe.models.device import autocast, device
+    from mofe.device import autocast, device
 
     where = options.detector or small_detector(folder)
     rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ def make_images(tmp_path: Path) -> Callable[..., str]:
 @pytest.fixture
 def groups_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are cut, and score asks, by groups of eight batches: so few images make several."""
-    for module in ("mofe.data.shards", "mofe.stages.score"):
+    for module in ("mofe.artifacts.parts", "mofe.stages.score"):
         monkeypatch.setattr(f"{module}.TOGETHER", 8)
 
 

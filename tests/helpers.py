@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mofe import writing
 from mofe.artifacts.image_set import ImageSet, Role, write_image_shards
 from mofe.artifacts.model import Epoch, History
 from mofe.artifacts.partition import Partition
 from mofe.artifacts.scores import GALLERY_SCHEMA, ScoreInfo, embedding_schema, score_schema
 from mofe.artifacts.tables import fixed_size_lists
-from mofe.cli import main
-from mofe.local_runner import RunResult
+from mofe.cli.main import main
+from mofe.runners.local import RunResult
 from mofe.stages.evaluate import evaluate
 from mofe.stages.finetune import finetune
+from mofe.storage import writing
 
 TINY = {"img_size": 16, "patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 2}
 """``timm.create_model("vit_tiny_patch16_224", **TINY)``: 5 tokens, 3 blocks, 24 features."""

@@ -20,7 +20,7 @@ def loads_torch(statement: str) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-WITH_TENSORS = {"extract", "texts", "finetune", "index", "score", "judge"}
+WITH_TENSORS = {"extract", "texts", "finetune", "index", "score", "predict"}
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in WITH_TENSORS])
@@ -31,7 +31,9 @@ def test_stages_without_tensors_load_no_torch(stage: str) -> None:
 CONTRACTS = ", ".join(f"mofe.artifacts.{file.stem}" for file in (SOURCE / "artifacts").glob("[a-z]*.py"))
 
 
-@pytest.mark.parametrize("statement", ["import mofe", "import mofe.cli", f"import mofe.tracking, {CONTRACTS}"])
+@pytest.mark.parametrize(
+    "statement", ["import mofe", "import mofe.cli.main", f"import mofe.tracking.journal, {CONTRACTS}"]
+)
 def test_nor_do_the_package_and_its_command_line(statement: str) -> None:
     assert not loads_torch(statement)
 
@@ -61,7 +63,7 @@ def imports(file: Path) -> set[tuple[str, str]]:
 
 def test_only_the_runners_import_kfp() -> None:
     users = {f.name for f in SOURCE.rglob("*.py") for module, _ in imports(f) if module.split(".")[0] == "kfp"}
-    assert users == {"local_runner.py", "kubeflow_runner.py"}
+    assert users == {"local.py", "kubeflow.py"}
 
 
 def test_the_library_imports_modules_not_their_lazy_packages() -> None:

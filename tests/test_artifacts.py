@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import TINY, make_partition, train_small, write_images
 
-from mofe import load_detector, storage, writing
+from mofe import load_detector
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.metrics import Metrics
@@ -23,18 +23,19 @@ from mofe.artifacts.texts import TextInfo
 from mofe.detection.texts import Texts, read_texts, write_texts
 from mofe.errors import MofeError
 from mofe.models.checkpoint import load_model
-from mofe.stages.collect import collect
-from mofe.stages.divide import divide
+from mofe.stages.compare_runs import compare_runs
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.index import index
-from mofe.stages.judge import judge
-from mofe.stages.merge import merge
+from mofe.stages.list_files import list_files
+from mofe.stages.merge_features import merge_features
+from mofe.stages.merge_predictions import merge_predictions
+from mofe.stages.merge_scores import merge_scores
 from mofe.stages.partition import partition
+from mofe.stages.predict import predict
 from mofe.stages.score import score
-from mofe.stages.stack import stack
-from mofe.stages.tabulate import tabulate
+from mofe.storage import locations, writing
 
 FLIPS = 4
 """In each file, beside its first byte and its last."""
@@ -59,8 +60,8 @@ def whole_run(_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         write_texts(place, info, Texts(torch.randn(24, 8), 100.0, torch.randn(4, 8)))
     (folder / "new").mkdir()
     (folder / "new" / "a.png").write_bytes(ImageShards(folder / "odd").image(0)[0])
-    divide([str(folder / "new")], str(folder / "files"), shards=1)
-    judge(str(folder / "files"), str(folder / "run/detector"), str(folder / "verdicts"), shard=0)
+    list_files([str(folder / "new")], str(folder / "files"), shards=1)
+    predict(str(folder / "files"), str(folder / "run/detector"), str(folder / "predictions"), shard=0)
     return folder
 
 
@@ -105,11 +106,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "run/history": History.read,
     "run/detector": read_detector,
     "scores-odd": read_scores,
-    "part-of-features": lambda folder: stack([str(folder)], str(folder / "../stacked")),
-    "part-of-scores": lambda folder: merge([str(folder)], str(folder / "../merged")),
+    "part-of-features": lambda folder: merge_features([str(folder)], str(folder / "../stacked")),
+    "part-of-scores": lambda folder: merge_scores([str(folder)], str(folder / "../merged")),
     "report/metrics": Metrics.read_file,
-    "files": lambda folder: judge(str(folder), str(folder / "../run/detector"), str(folder / "../v"), shard=0),
-    "verdicts": lambda folder: collect([str(folder)], str(folder / "../all"), str(folder / "../counts")),
+    "files": lambda folder: predict(str(folder), str(folder / "../run/detector"), str(folder / "../v"), shard=0),
+    "predictions": lambda folder: merge_predictions([str(folder)], str(folder / "../all"), str(folder / "../counts")),
 }
 """What a stage does with an artifact before it works with it."""
 
@@ -149,9 +150,9 @@ STAGES: dict[str, tuple[str, Stage]] = {
     "index": ("run/model/model.safetensors", lambda r: build_index(r, r / "run/model")),
     "score": ("run/detector/indexes/expert-001.faiss", lambda r: ask_score(r)),
     "evaluate": ("scores-id-test/scores.parquet", lambda r: ask_evaluate(r)),
-    "tabulate": (
+    "compare_runs": (
         "report/metrics",
-        lambda r: tabulate([str(r / "report/metrics")], [], [], [], results=str(r / "out"), report=str(r / "page")),
+        lambda r: compare_runs([str(r / "report/metrics")], [], [], [], results=str(r / "out"), report=str(r / "page")),
     ),
 }
 
@@ -266,7 +267,7 @@ def test_what_is_written_is_hashed_on_its_way(tmp_path: Path) -> None:
             file.write(b"2" * 3)
             file.write(b"2" * 4)
         assert set(writing.written(folder)) == {"one", "below/two"}
-        assert writing.written(folder / "below") == {"two": storage.sha256(folder / "below" / "two")}
+        assert writing.written(folder / "below") == {"two": locations.sha256(folder / "below" / "two")}
     assert writing.written(folder) == {}
 
 

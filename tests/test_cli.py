@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 from helpers import command_line, write_report
 
-from mofe.cli import main
-from mofe.digests import shipped
+from mofe.cli.main import main
 from mofe.errors import MofeError
-from mofe.parameter_file import check_parameters, pipeline_parameters
+from mofe.parameters.file import check_parameters, pipeline_parameters
+from mofe.runners.digests import compiled_pipeline
 from mofe.stages import STAGES
 
-KNOWN = pipeline_parameters(shipped("mofe.yaml"))
+KNOWN = pipeline_parameters(compiled_pipeline("mofe.yaml"))
 LEAST = {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]}
 
 
@@ -66,7 +66,7 @@ def test_a_connection_that_broke_is_one(monkeypatch: pytest.MonkeyPatch) -> None
     def refused(arguments: list[str]) -> None:
         raise BrokenPipeError("a connection")
 
-    monkeypatch.setattr("mofe.cli._run", refused)
+    monkeypatch.setattr("mofe.cli.main._run", refused)
     with pytest.raises(BrokenPipeError, match="a connection"):
         main()
 
@@ -86,7 +86,7 @@ def test_a_stage_by_hand(tmp_path: Path) -> None:
 
 def test_compile_writes_what_kubeflow_takes(tmp_path: Path) -> None:
     mofe("compile", "-o", str(tmp_path / "plain.yaml"))
-    assert (tmp_path / "plain.yaml").read_bytes() == shipped("mofe.yaml").read_bytes()
+    assert (tmp_path / "plain.yaml").read_bytes() == compiled_pipeline("mofe.yaml").read_bytes()
     assert "registry.example/x/mofe-train:" in mofe("compile", "--registry", "registry.example/x/")
 
 
@@ -156,7 +156,7 @@ def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
         return subprocess.run([sys.executable, "-m", "mofe", *arguments], capture_output=True, env=ascii_only)
 
     assert b"the pipeline has no parameter '\\u03c3'" in run("run", "-f", str(tmp_path / "p.yaml")).stderr
-    assert run("compile").stdout == shipped("mofe.yaml").read_bytes()
+    assert run("compile").stdout == compiled_pipeline("mofe.yaml").read_bytes()
     spread = {"mean": 0.5, "std": None}
     row = {"label": "größer", "settings": {}, "score": "knn", "seeds": 1, "id_accuracy": spread,
            "router_accuracy": spread, "fpr95": {"far": spread}, "auroc": {"far": spread}, "paper_fpr95": None,
@@ -169,7 +169,7 @@ def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
 def test_the_examples_have_valid_parameters(example: Path) -> None:
     import yaml
 
-    known = pipeline_parameters(shipped("detect.yaml")) if example.stem == "batch" else KNOWN
+    known = pipeline_parameters(compiled_pipeline("detect.yaml")) if example.stem == "batch" else KNOWN
     check_parameters(yaml.safe_load(example.read_text()), known, str(example))
 
 
@@ -209,7 +209,7 @@ def test_a_folder_in_the_place_of_a_link_does_not_hide_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outputs = {"metrics": tmp_path / "metrics", "report": write_report(tmp_path), "detector": tmp_path / "made"}
-    monkeypatch.setattr("mofe.local_runner.run_pipeline", lambda *_, **__: SimpleNamespace(outputs=outputs))
+    monkeypatch.setattr("mofe.runners.local.run_pipeline", lambda *_, **__: SimpleNamespace(outputs=outputs))
     (tmp_path / "p.yaml").write_text(json.dumps(LEAST), encoding="utf-8")
     run = ["run", "-f", str(tmp_path / "p.yaml"), "--work", str(tmp_path)]
     assert "ID accuracy" in mofe(*run)

@@ -20,18 +20,18 @@ from PIL import Image
 from mofe import load_detector
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import ScoreTable
-from mofe.detect import detect
-from mofe.detector import Detector
+from mofe.device import autocast
 from mofe.errors import MofeError
-from mofe.models.device import autocast
+from mofe.inference.detect import detect
+from mofe.inference.detector import Detector
+from mofe.inference.predictions import SCHEMA, Prediction, Unreadable
 from mofe.stages.score import score
-from mofe.verdicts import SCHEMA, Unreadable, Verdict
 
 RNG = np.random.default_rng(5)
 
 
 @pytest.fixture
-def judge(detector: SimpleNamespace) -> Detector:
+def loaded(detector: SimpleNamespace) -> Detector:
     return load_detector(detector.detector)
 
 
@@ -46,26 +46,26 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def test_every_form_of_an_image_scores_the_same(judge: Detector, folder: Path) -> None:
+def test_every_form_of_an_image_scores_the_same(loaded: Detector, folder: Path) -> None:
     files = [folder / f"{i}.png" for i in range(8)]
     pictures = [Image.open(file).convert("RGB") for file in files]
     forms: list[Any] = [
         pictures, files, [str(file) for file in files], [file.as_uri() for file in files],
         [file.read_bytes() for file in files], np.stack([np.asarray(p) for p in pictures]), iter(pictures),
     ]  # fmt: skip
-    expected = judge.score(forms[0])
+    expected = loaded.score(forms[0])
     for images in forms[1:]:
-        found = judge.score(images, batch_size=3)
+        found = loaded.score(images, batch_size=3)
         np.testing.assert_array_equal(found.predicted_B, expected.predicted_B)
         for name, values_B in expected.values.items():
             np.testing.assert_allclose(found.values[name], values_B, rtol=1e-4, atol=1e-4)
     for one in (pictures[0], files[0], str(files[0]), np.asarray(pictures[0])):
-        assert judge.score(one).predicted_B.tolist() == expected.predicted_B[:1].tolist()
+        assert loaded.score(one).predicted_B.tolist() == expected.predicted_B[:1].tolist()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
-    judge: Detector, folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+    loaded: Detector, folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -73,8 +73,10 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         asked.append(precision)
         return autocast(precision)
 
-    monkeypatch.setattr("mofe.detector.autocast", watched)
-    replace(judge, info=judge.info.model_copy(update={"parameters": {"precision": precision}})).score(folder / "0.png")
+    monkeypatch.setattr("mofe.inference.detector.autocast", watched)
+    replace(loaded, info=loaded.info.model_copy(update={"parameters": {"precision": precision}})).score(
+        folder / "0.png"
+    )
     assert asked == [precision]
 
 
@@ -91,61 +93,61 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         (np.zeros((1, 60_000, 3), np.uint8), "of 60000 × 1 pixels one side is over 100 times the other"),
     ],
 )
-def test_what_is_no_image_is_refused(judge: Detector, image: Any, message: str) -> None:
+def test_what_is_no_image_is_refused(loaded: Detector, image: Any, message: str) -> None:
     with pytest.raises(MofeError, match=message):
-        judge.score(image)
+        loaded.score(image)
 
 
-def test_what_cannot_be_asked_is_refused(judge: Detector, folder: Path) -> None:
+def test_what_cannot_be_asked_is_refused(loaded: Detector, folder: Path) -> None:
     for wrong in ({"batch_size": 0}, {"neighbours": -1}):
         with pytest.raises(MofeError, match=r"must be at least 1, neighbours = .* at least 0"):
-            judge.score(folder / "0.png", **wrong)
+            loaded.score(folder / "0.png", **wrong)
     with pytest.raises(MofeError, match="batch_size = 0 must be at least 1"):
-        list(detect(judge, folder, batch_size=0))
+        list(detect(loaded, folder, batch_size=0))
     with pytest.raises(MofeError, match=r"the detector has no score 'tuned\.mim'"):
-        judge.score(folder / "0.png", scores="tuned.mim")
+        loaded.score(folder / "0.png", scores="tuned.mim")
     with pytest.raises(MofeError, match=r"ask for it: score\(images, scores=\['tuned.vim'\]\)"):
-        judge.p_values(judge.score(folder / "0.png"), "tuned.vim")
+        loaded.p_values(loaded.score(folder / "0.png"), "tuned.vim")
 
 
-def test_the_nearest_known_images(judge: Detector, detector: SimpleNamespace) -> None:
+def test_the_nearest_known_images(loaded: Detector, detector: SimpleNamespace) -> None:
     """An image of the bank is its own nearest neighbour, if it is routed to the expert of its class."""
     shards = ImageShards(detector.images)
-    position = next(i for i in range(len(shards)) if shards.image(i)[1] == judge.bank["id"][0].as_py())
+    position = next(i for i in range(len(shards)) if shards.image(i)[1] == loaded.bank["id"][0].as_py())
     content, path, label = shards.image(position)
-    scores = judge.score([content], neighbours=3)
+    scores = loaded.score([content], neighbours=3)
     assert scores.nearest_Bn.shape == scores.distance_Bn.shape == (1, 3)
     assert (np.diff(scores.distance_Bn[0]) >= 0).all()
-    if scores.expert_B[0] == judge.experts[label]:
-        assert judge.bank["id"][int(scores.nearest_Bn[0, 0])].as_py() == path
-    assert judge.score([content]).nearest_Bn.shape == (1, 0)
+    if scores.expert_B[0] == loaded.experts[label]:
+        assert loaded.bank["id"][int(scores.nearest_Bn[0, 0])].as_py() == path
+    assert loaded.score([content]).nearest_Bn.shape == (1, 0)
 
 
-def test_p_values_are_those_of_the_validation_images(judge: Detector, folder: Path) -> None:
-    scores = judge.score([folder / "0.png"])
-    validation = judge.calibration["knn"].to_numpy()
-    assert len(validation) == judge.info.num_validation
-    assert judge.p_values(scores)[0] == (1 + (validation <= scores.values["knn"][0]).sum()) / (1 + len(validation))
+def test_p_values_are_those_of_the_validation_images(loaded: Detector, folder: Path) -> None:
+    scores = loaded.score([folder / "0.png"])
+    validation = loaded.calibration["knn"].to_numpy()
+    assert len(validation) == loaded.info.num_validation
+    assert loaded.p_values(scores)[0] == (1 + (validation <= scores.values["knn"][0]).sum()) / (1 + len(validation))
 
 
-def test_a_verdict_an_image_in_order(judge: Detector, folder: Path) -> None:
-    found = list(detect(judge, [str(folder)], neighbours=2, batch_size=4))
-    assert found == list(detect(judge, folder, neighbours=2, batch_size=4)), "one place, and a path"
-    assert [Path(verdict.image).name for verdict in found] == [f"{i}.png" for i in range(9)]
+def test_a_prediction_an_image_in_order(loaded: Detector, folder: Path) -> None:
+    found = list(detect(loaded, [str(folder)], neighbours=2, batch_size=4))
+    assert found == list(detect(loaded, folder, neighbours=2, batch_size=4)), "one place, and a path"
+    assert [Path(prediction.image).name for prediction in found] == [f"{i}.png" for i in range(9)]
     *good, bad = found
     assert bad == Unreadable(str(folder / "8.png"), "it is not an image that can be read")
-    scores = judge.score([folder / f"{i}.png" for i in range(8)])
-    for verdict, predicted in zip(good, scores.predicted_B, strict=True):
-        assert isinstance(verdict, Verdict)
-        assert verdict.class_name == judge.classes[predicted]
-        assert verdict.known == (verdict.score >= judge.thresholds["knn"])
-        assert len(verdict.neighbours) == 2
-        assert verdict.neighbours[0].class_name in judge.classes
+    scores = loaded.score([folder / f"{i}.png" for i in range(8)])
+    for prediction, predicted in zip(good, scores.predicted_B, strict=True):
+        assert isinstance(prediction, Prediction)
+        assert prediction.class_name == loaded.classes[predicted]
+        assert prediction.known == (prediction.score >= loaded.thresholds["knn"])
+        assert len(prediction.neighbours) == 2
+        assert prediction.neighbours[0].class_name in loaded.classes
 
 
-def test_thresholds(judge: Detector, folder: Path) -> None:
+def test_thresholds(loaded: Detector, folder: Path) -> None:
     def known(**options: Any) -> list[bool]:
-        return [v.known for v in detect(judge, [str(folder)], **options) if isinstance(v, Verdict)]
+        return [v.known for v in detect(loaded, [str(folder)], **options) if isinstance(v, Prediction)]
 
     assert all(known(threshold="-10"))
     assert not any(known(threshold="10"))
@@ -155,15 +157,15 @@ def test_thresholds(judge: Detector, folder: Path) -> None:
     with pytest.raises(MofeError, match=r"fpr=SHARE; 'tpr=0.9' has no use for them"):
         known(threshold="tpr=0.9", unknown=[str(folder)])
     with pytest.raises(MofeError, match="has no score 'odin'; it has knn, msp"):
-        next(detect(judge, [str(folder)], score="odin"))
+        next(detect(loaded, [str(folder)], score="odin"))
 
 
-def test_of_images_known_to_be_unknown_too_the_unreadable_are_reported(judge: Detector, folder: Path) -> None:
-    broken, *found = detect(judge, [str(folder / "0.png")], threshold="fpr=0.5", unknown=[str(folder)])
+def test_of_images_known_to_be_unknown_too_the_unreadable_are_reported(loaded: Detector, folder: Path) -> None:
+    broken, *found = detect(loaded, [str(folder / "0.png")], threshold="fpr=0.5", unknown=[str(folder)])
     assert broken == Unreadable(str(folder / "8.png"), "it is not an image that can be read")
     assert len(found) == 1
     with pytest.raises(MofeError, match=r"no image at .*8\.png can be read: .*8\.png: it is not an image"):
-        next(detect(judge, [str(folder)], threshold="fpr=0.5", unknown=[str(folder / "8.png")]))
+        next(detect(loaded, [str(folder)], threshold="fpr=0.5", unknown=[str(folder / "8.png")]))
 
 
 def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Path) -> None:
@@ -179,9 +181,9 @@ def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Pa
         np.testing.assert_allclose(given.values[name], stored[name].to_numpy()[:6], rtol=1e-3, atol=1e-4)
     with pytest.raises(MofeError, match=r"no score 'tuned\.magic'; it has knn, "):
         known.score(contents, scores=["tuned.magic"])
-    (verdict,) = detect(known, [image_file(tmp_path, contents[0])], score="expert.mahalanobis", threshold="-1e9")
-    assert isinstance(verdict, Verdict)
-    assert verdict.score == pytest.approx(float(given.values["expert.mahalanobis"][0]), rel=1e-3)
+    (prediction,) = detect(known, [image_file(tmp_path, contents[0])], score="expert.mahalanobis", threshold="-1e9")
+    assert isinstance(prediction, Prediction)
+    assert prediction.score == pytest.approx(float(given.values["expert.mahalanobis"][0]), rel=1e-3)
 
 
 def image_file(folder: Path, content: bytes) -> str:

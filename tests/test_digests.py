@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 
 import mofe
-from mofe.digests import dockerfile_target, images_of, package_digest, shipped, source_files, stage_digest, stamp
+from mofe.runners.digests import (
+    compiled_pipeline,
+    dockerfile_target,
+    images_of,
+    package_digest,
+    source_files,
+    stage_digest,
+    stamp,
+)
 from mofe.stages import STAGES
 
 SOURCE = Path(mofe.__file__).parent
 COMMAND = """
-from mofe.digests import stage_digest
+from mofe.runners.digests import stage_digest
 from mofe.stages import STAGES
 for stage in STAGES:
     print(stage, stage_digest(stage, "base"))
@@ -44,37 +52,39 @@ def unedited(tree: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("artifacts/metrics.py", {"evaluate", "tabulate"}),
-        ("artifacts/detector.py", {"index", "score", "judge"}),
-        ("detection/scores.py", {"texts", "index", "score", "judge"}),
-        ("detection/metrics.py", {"index", "evaluate", "judge"}),
+        ("artifacts/metrics.py", {"evaluate", "compare_runs"}),
+        ("artifacts/detector.py", {"index", "score", "predict"}),
+        ("detection/scores.py", {"texts", "index", "score", "predict"}),
+        ("detection/metrics.py", {"index", "evaluate", "predict"}),
         ("report/page.html", {"evaluate"}),
         ("partitioning/seeds.py", {"partition"}),
         ("partitioning/wordnet.py", {"texts", "partition"}),
         ("models/text_model.py", {"texts"}),
-        ("detection/texts.py", {"texts", "index", "score", "judge"}),
-        ("detection/text_space.py", {"index", "score", "judge"}),
+        ("detection/texts.py", {"texts", "index", "score", "predict"}),
+        ("detection/text_space.py", {"index", "score", "predict"}),
         ("training/losses.py", {"finetune"}),
-        ("models/backbone.py", {"extract", "texts", "finetune", "index", "score", "judge"}),
-        ("data/images.py", {"prepare", "extract", "texts", "finetune", "index", "score", "judge"}),
+        ("models/backbone.py", {"extract", "texts", "finetune", "index", "score", "predict"}),
+        ("data/images.py", {"prepare", "extract", "texts", "finetune", "index", "score", "predict"}),
         ("stages/prepare.py", {"prepare"}),
-        ("data/shards.py", {"split", "extract", "stack", "score", "merge"}),
-        ("partitioning/prototypes.py", {"extract", "stack"}),
-        ("report/gallery.py", {"score", "merge"}),
-        ("detect.py", {"judge"}),
-        ("verdicts.py", {"divide", "judge", "collect"}),
-        ("data/listing.py", {"divide", "judge"}),
+        ("artifacts/parts.py", {"plan_shards", "extract", "merge_features", "score", "merge_scores"}),
+        ("partitioning/prototypes.py", {"extract", "merge_features"}),
+        ("report/gallery.py", {"score", "merge_scores"}),
+        ("inference/detect.py", {"predict"}),
+        ("inference/mlflow_model.py", {"index"}),  # handed to MLflow, not imported
+        ("artifacts/predictions.py", {"list_files", "predict", "merge_predictions"}),
+        ("inference/predictions.py", {"predict"}),
+        ("data/listing.py", {"list_files", "predict"}),
         ("errors.py", set(STAGES)),
-        ("storage.py", set(STAGES) - {"plan", "configure"}),
-        ("writing.py", set(STAGES) - {"plan", "configure", "survey"}),
-        ("ablations.py", {"plan", "configure", "tabulate"}),
-        ("report/comparison.html", {"tabulate"}),
-        ("report/shell.html", {"evaluate", "tabulate"}),
-        ("cli.py", set()),
-        ("serving.py", set()),
-        ("local_runner.py", set()),
-        ("local_console.py", set()),
-        ("shipped/constraints.txt", set(STAGES)),
+        ("storage/locations.py", set(STAGES) - {"plan_runs", "unpack_run"}),
+        ("storage/writing.py", set(STAGES) - {"plan_runs", "unpack_run", "fingerprint_batch"}),
+        ("configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
+        ("report/tables.html", {"compare_runs"}),
+        ("report/shell.html", {"evaluate", "compare_runs"}),
+        ("cli/main.py", set()),
+        ("inference/server.py", set()),
+        ("runners/local.py", set()),
+        ("runners/console.py", set()),
+        ("docker/constraints.txt", set(STAGES)),
     ],
 )
 def test_an_edit_reaches_the_stages_that_import_the_file(
@@ -126,7 +136,7 @@ def test_the_dockerfile_target_with_what_it_builds_upon_and_copies_from() -> Non
 
 
 def test_the_images_of_a_pipeline() -> None:
-    images = images_of(stamp(shipped("tables.yaml").read_text(), "here:5000/x"))
+    images = images_of(stamp(compiled_pipeline("tables.yaml").read_text(), "here:5000/x"))
     assert set(images) == {"data", "partition", "train", "score", "report"}
     assert len(images["train"]) == 3  # extract, texts and finetune: one image, three contents that matter
     digest = stage_digest("partition", "partition")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mofe.docker_runner import _is_own, require_engine, run_container, surroundings
 from mofe.errors import MofeError
+from mofe.runners.docker import _is_own, require_engine, run_container, surroundings
 
 
 class FakeContainer:
@@ -97,7 +97,7 @@ def test_a_stage_sees_what_lies_beside_a_file_and_what_a_pattern_matches(
     assert mounted(work, weights=f"{work}/model.safetensors") == set(), "it is there already"
     (tmp_path / "data/link.parquet").symlink_to(f"{shards}/1.parquet")
     assert mounted(work, train_data="link.parquet") == {data, shards}, "the link, and what it leads to"
-    monkeypatch.setattr("mofe.docker_runner._is_own", lambda folder: folder == tmp_path / "shards")
+    monkeypatch.setattr("mofe.runners.docker._is_own", lambda folder: folder == tmp_path / "shards")
     one = f"{shards}/1.parquet"
     assert mounted(work, train_data=one) == mounted(work, train_data=f"{shards}/*") == {one}
 

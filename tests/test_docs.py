@@ -18,12 +18,12 @@ import pytest
 import yaml
 from test_kubeflow_runner import kubeflow as kubeflow
 
-import mofe.cli
-from mofe.digests import shipped
-from mofe.parameter_file import check_parameters, pipeline_parameters, settings_of
-from mofe.rerun import stage_of
+import mofe.cli.main
+from mofe.parameters.file import check_parameters, pipeline_parameters, settings_of
+from mofe.runners.digests import compiled_pipeline
+from mofe.runners.pipeline_spec import stage_of
 from mofe.stages import STAGES
-from scripts import parameters
+from pipelines import reference
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,17 +66,17 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
         return note
 
     for name in ("run", "report", "compile", "register", "schedule", "detect", "serve"):
-        monkeypatch.setattr(mofe.cli, name, noted(getattr(mofe.cli, name)))
+        monkeypatch.setattr(mofe.cli.main, name, noted(getattr(mofe.cli.main, name)))
     for name in ("digits", "wordnet"):
-        monkeypatch.setattr(mofe.cli.data, name, noted(getattr(mofe.cli.data, name)))
+        monkeypatch.setattr(mofe.cli.main.data, name, noted(getattr(mofe.cli.main.data, name)))
     for stage in STAGES:
         module = importlib.import_module(f"mofe.stages.{stage}")
         monkeypatch.setattr(module, stage, noted(getattr(module, stage)))
     monkeypatch.setattr(sys, "argv", words)
-    mofe.cli.main()
+    mofe.cli.main.main()
     assert seen, "the command said something instead of doing something"
     if seen["function"] in ("run", "register", "schedule") and seen.get("settings"):
-        known = pipeline_parameters(shipped(f"{seen.get('pipeline', 'mofe')}.yaml"))
+        known = pipeline_parameters(compiled_pipeline(f"{seen.get('pipeline', 'mofe')}.yaml"))
         check_parameters(settings_of(seen["settings"]), known, " ".join(words), complete=False)
     if seen["function"] == "run":
         assert bool(seen["params"]) != bool(seen["only"] and seen["from_run"])
@@ -100,7 +100,7 @@ def test_helm_takes_it(words: list[str]) -> None:
 @pytest.mark.parametrize("words", commands("kfp"))
 def test_kubeflows_own_client_takes_it(words: list[str], kubeflow: SimpleNamespace, tmp_path: Path) -> None:
     """The real command, with a compiled pipeline, against the server that answers as Kubeflow does."""
-    (tmp_path / "pipeline.yaml").write_text(shipped("mofe.yaml").read_text())
+    (tmp_path / "pipeline.yaml").write_text(compiled_pipeline("mofe.yaml").read_text())
     kubeflow.states = [{"state": "SUCCEEDED", "display_name": "first", "created_at": "2026-01-31T00:00:00Z"}]
     if "--endpoint" in words:
         words[words.index("--endpoint") + 1] = kubeflow.host
@@ -108,7 +108,7 @@ def test_kubeflows_own_client_takes_it(words: list[str], kubeflow: SimpleNamespa
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert kubeflow.run["experiment_id"] == "e-1", done.stderr
     sent = kubeflow.run["runtime_config"]["parameters"]
-    check_parameters(sent, pipeline_parameters(shipped("mofe.yaml")), " ".join(words))
+    check_parameters(sent, pipeline_parameters(compiled_pipeline("mofe.yaml")), " ".join(words))
 
 
 def rows(page: str, first: str) -> list[list[str]]:
@@ -126,7 +126,7 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
 
     costs: dict[str, list[str]] = {}
     for file in ("sharded.yaml", "tables.yaml", "detect.yaml"):  # the first has all stages of mofe.yaml
-        pipeline, platform = yaml.safe_load_all(shipped(file).read_text())
+        pipeline, platform = yaml.safe_load_all(compiled_pipeline(file).read_text())
         own = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         for name, executor in pipeline["deploymentSpec"]["executors"].items():
             resources = executor["container"]["resources"]
@@ -145,7 +145,7 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
 def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
     images: dict[str, set[str]] = {}
     for file in ("tables.yaml", "sharded.yaml", "detect.yaml"):
-        pipeline = next(iter(yaml.safe_load_all(shipped(file).read_text())))
+        pipeline = next(iter(yaml.safe_load_all(compiled_pipeline(file).read_text())))
         for name, executor in pipeline["deploymentSpec"]["executors"].items():
             target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
             assert target
@@ -156,11 +156,11 @@ def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
 
 
 def test_the_page_of_parameters_is_what_was_compiled() -> None:
-    assert parameters.PAGE.read_text() == parameters.page(), "stale: run `make compile` and commit"
+    assert reference.PAGE.read_text() == reference.page(), "stale: run `make compile` and commit"
 
 
 def test_the_parameters_of_the_pool_have_these_defaults() -> None:
-    known = pipeline_parameters(shipped("mofe.yaml"))
+    known = pipeline_parameters(compiled_pipeline("mofe.yaml"))
     for names, defaults, _ in rows("kubeflow.md", "parameter"):
         for name, default in zip(names.split("`, `"), defaults.split("`, `"), strict=True):
             written = known[name]["defaultValue"]

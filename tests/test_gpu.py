@@ -12,8 +12,8 @@ from helpers import make_partition
 from safetensors.torch import load_file
 
 from mofe.detection import ExpertKNN
+from mofe.device import autocast
 from mofe.models import MoFE
-from mofe.models.device import autocast
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep
@@ -150,7 +150,7 @@ def test_a_compiled_step_has_the_losses_and_gradients_of_one_that_is_not() -> No
 def test_the_same_training_again_gives_the_same_weights(
     compiled: bool, trained: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mofe.models.device.COMPILED_FROM", 0 if compiled else 1 << 62)
+    monkeypatch.setattr("mofe.device.COMPILED_FROM", 0 if compiled else 1 << 62)
     once, again = trained(epochs=2, precision="bf16"), trained("again", epochs=2, precision="bf16")
     first, second = (load_file(f"{paths.model}/model.safetensors") for paths in (once, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

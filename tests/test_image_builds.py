@@ -1,4 +1,4 @@
-"""scripts/images.py against an engine that only remembers: what is built, under which names, and what is pushed."""
+"""docker/build.py against an engine that only remembers: what is built, under which names, and what is pushed."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def images() -> str:
-    done = subprocess.run([sys.executable, "scripts/images.py"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "docker/build.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

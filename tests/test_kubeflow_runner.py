@@ -16,10 +16,10 @@ import kfp_server_api
 import pytest
 import yaml
 
-import mofe.kubeflow_runner as runner
-from mofe.digests import shipped
+import mofe.runners.kubeflow as runner
 from mofe.errors import MofeError
-from mofe.kubeflow_progress import cause_in, ended, failures
+from mofe.runners.digests import compiled_pipeline
+from mofe.runners.workflow import cause_in, ended, failures
 
 PARAMETERS = {
     "train_data": "s3://b/train",
@@ -153,7 +153,9 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def submit(kubeflow: SimpleNamespace, **more: Any) -> list[str]:
     said: list[str] = []
-    runner.submit(shipped("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append, **more)
+    runner.submit(
+        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append, **more
+    )
     return said
 
 
@@ -205,7 +207,7 @@ def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -
     kubeflow.states, kubeflow.manifests = [{"state": "FAILED"}], [manifest(RECORDED["killed"])]
     said: list[str] = []
     with pytest.raises(MofeError, match=r"failed: partition 1 \(main: Error \(exit code 143\)\)$"):
-        runner.submit(shipped("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append)
+        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append)
     assert ["✗ partition 1", "failed"] in words(said)
     assert ["✓ partition 2", "0:00:20"] in words(said)
     assert ["✓ score OOD set 2.1", "0:00:24"] in words(said), "the first set of the second configuration"
@@ -233,24 +235,24 @@ def test_a_failed_run_names_the_stage_and_the_cause_from_its_log(kubeflow: Simpl
 
 def test_of_two_tasks_of_one_name_each_is_told() -> None:
     """The shards of a sharded run's features, and those of its scores, are made by tasks of one name."""
-    documents = list(yaml.safe_load_all(shipped("sharded.yaml").read_text()))
+    documents = list(yaml.safe_load_all(compiled_pipeline("sharded.yaml").read_text()))
     when = {"type": "DAG", "phase": "Succeeded", "startedAt": "2026-11-26T16:00:00Z"}
     nodes = [
-        {**when, "id": f"m-{number}{part}", "name": f"m(0).root(0).{task}(0).split{part}",
+        {**when, "id": f"m-{number}{part}", "name": f"m(0).root(0).{task}(0).plan-shards{part}",
          "finishedAt": f"2026-11-26T16:0{number}:00Z"}
         for number, task in enumerate(("extract-shards", "score-shards"), 1)
         for part in ("", "(0).executor", "(0).executor(0)")
     ]  # fmt: skip
     nodes[1]["phase"] = "Skipped"
     nodes.pop(2)
-    assert words(list(ended(nodes, documents, set()))) == [["✓ split", "cached"], ["✓ split", "0:02:00"]]
+    assert words(list(ended(nodes, documents, set()))) == [["✓ plan_shards", "cached"], ["✓ plan_shards", "0:02:00"]]
     nodes[-1].update(type="Pod", phase="Failed", message="main: Error", templateName="impl")
     nodes[1].update(type="Pod", phase="Succeeded", finishedAt="2026-11-26T16:09:00Z")
     assert [failure.message for failure in failures(nodes, documents)] == ["main: Error"]
 
 
 def test_a_driver_of_the_whole_pipeline_has_a_name() -> None:
-    documents = list(yaml.safe_load_all(shipped("mofe.yaml").read_text()))
+    documents = list(yaml.safe_load_all(compiled_pipeline("mofe.yaml").read_text()))
     node = {"id": "m-1", "name": "m(0).root-driver(0)", "type": "Pod", "phase": "Error", "finishedAt": "2026-11-26"}
     assert [failure.stage for failure in failures([node], documents)] == ["the pipeline"]
 
@@ -290,7 +292,7 @@ def test_a_token_goes_into_the_header_and_nowhere_else(
 def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
     for registry in ("registry.example/a", "registry.example/a", "registry.example/b"):
-        runner.register([shipped("mofe.yaml")], host=kubeflow.host, registry=registry, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, say=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was there already", "registered"]
     assert kubeflow.names == ["mofe"]
     assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
@@ -342,7 +344,7 @@ def test_one_stage_of_an_earlier_run_is_submitted_again(kubeflow: SimpleNamespac
 def test_of_a_run_from_the_ui_only_the_stage_asks_for_more(kubeflow: SimpleNamespace) -> None:
     """There resources are inputs of the tasks, and the cache compares them."""
     earlier_spec(kubeflow)
-    pipeline, platform = yaml.safe_load_all(shipped("mofe.yaml").read_text())
+    pipeline, platform = yaml.safe_load_all(compiled_pipeline("mofe.yaml").read_text())
     kubeflow.earlier["pipeline_spec"] = {"pipeline_spec": pipeline, "platform_spec": platform}
     kubeflow.earlier["runtime_config"]["parameters"]["cpu"] = "4"
     earlier = runner.earlier_run("run-0", host=kubeflow.host)
@@ -382,7 +384,7 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
     said: list[str] = []
     pool = {"train_accelerators": 8, "node_selector": {"pool": "gpu"}}
     for defaults in ({}, pool, pool):
-        runner.register([shipped("mofe.yaml")], defaults, host=kubeflow.host, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, say=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was there already"]
     plain, changed = (next(iter(yaml.safe_load_all(text))) for text in map(uploaded, kubeflow.uploaded[1:]))
     for name, value in pool.items():
@@ -393,19 +395,19 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
 def test_a_namespace_is_where_pipelines_are_looked_for_and_not_where_kubeflow_is(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.register([shipped("mofe.yaml")], host=kubeflow.host, namespace="alice", say=lambda _: None)
+    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", say=lambda _: None)
     (asked,) = [path for path in kubeflow.paths if path.startswith("/apis/v2beta1/pipelines?")]
     assert parse_qs(urlsplit(asked).query)["namespace"] == ["alice"]
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("kfp.Client", lambda host, **given: made.append(given) or 1 / 0)
     with pytest.raises(MofeError, match="cannot be reached"):
-        runner.register([shipped("mofe.yaml")], host="", namespace="alice", say=lambda _: None)
+        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", say=lambda _: None)
     assert "namespace" not in made[0]
 
 
 def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
     pool = {"train_accelerators": 8, "cpu": "4"}
-    runner.register([shipped("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)
+    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)
     parameters = next(iter(yaml.safe_load_all(uploaded(kubeflow.uploaded[-1]))))["root"]["inputDefinitions"][
         "parameters"
     ]
@@ -423,8 +425,8 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
 
     def schedule(name: str, cron: str) -> None:
         runner.schedule(
-            shipped("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host, registry="registry.example/team",
-            say=said.append,
+            compiled_pipeline("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host,
+            registry="registry.example/team", say=said.append,
         )  # fmt: skip
 
     schedule("other", "0 0 3 * * 1")

@@ -14,8 +14,8 @@ from helpers import TINY, train_small
 
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.detection import knn
-from mofe.detector import Detector
 from mofe.errors import MofeError
+from mofe.inference.detector import Detector
 from mofe.models.checkpoint import load_model, save_model
 from mofe.models.mofe import MoFE
 from mofe.stages.extract import extract

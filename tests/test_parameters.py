@@ -9,14 +9,14 @@ from helpers import command_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mofe.digests import shipped
 from mofe.errors import MofeError
-from mofe.parameter_file import check_parameters, pipeline_parameters
-from mofe.parameters import RULES, check_values
+from mofe.parameters.file import check_parameters, pipeline_parameters
+from mofe.parameters.rules import RULES, check_values
+from mofe.runners.digests import compiled_pipeline
 from mofe.training.recipe import Recipe
 
 PIPELINES = ("mofe", "sharded", "tables", "detect")
-KNOWN = {name: pipeline_parameters(shipped(f"{name}.yaml")) for name in PIPELINES}
+KNOWN = {name: pipeline_parameters(compiled_pipeline(f"{name}.yaml")) for name in PIPELINES}
 LEAST: dict[str, dict[str, Any]] = {
     "mofe": {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]},
     "sharded": {"train_data": "a", "test_data": "b", "ood_data": [{"dataset": "c", "uri": "d"}]},
@@ -211,9 +211,12 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ("stage extract --images a --features b --precision fp8", "precision = 'fp8' is not one of auto, bf16, fp32"),
         ("stage prepare --source s3://u:canary@b/c --images b --name a --role ood", "was given with a user name and"),
         ("stage finetune --images a --features b --partition c --model d --history e --epochs -1", "epochs = -1 must"),
-        ("stage divide --images a --files b --shards 0", "mofe stage divide: shards = 0 must lie between 1 and"),
-        ("stage collect --shards a --verdicts b --counts c", "there is no set of verdicts at"),
-        ("stage judge --files a --detector b --verdicts c --shard -1", "shard = -1 must be at least 0"),
+        (
+            "stage list_files --images a --files b --shards 0",
+            "mofe stage list_files: shards = 0 must lie between 1 and",
+        ),
+        ("stage merge_predictions --shards a --predictions b --counts c", "there is no set of predictions at"),
+        ("stage predict --files a --detector b --predictions c --shard -1", "shard = -1 must be at least 0"),
     ],
 )
 def test_on_the_command_line(arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

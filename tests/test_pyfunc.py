@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from helpers import striped
 
-import mofe.pyfunc
+import mofe.inference.mlflow_model
 from mofe.errors import MofeError
-from mofe.pyfunc import DetectorModel
+from mofe.inference.mlflow_model import DetectorModel
 
 
 @pytest.fixture
@@ -23,8 +23,10 @@ def model(detector: SimpleNamespace) -> DetectorModel:
 def test_a_batch_is_scored_before_the_next_is_decoded(model: DetectorModel, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [striped(i % 4, np.random.default_rng(i)) for i in range(70)]
     decoded, forward, real = [], [], model.detector.model.forward
-    decode = mofe.pyfunc.decode
-    monkeypatch.setattr(mofe.pyfunc, "decode", lambda content: decoded.append(content) or decode(content))
+    decode = mofe.inference.mlflow_model.decode
+    monkeypatch.setattr(
+        mofe.inference.mlflow_model, "decode", lambda content: decoded.append(content) or decode(content)
+    )
 
     def watched(*given: Any) -> Any:
         forward.append(len(decoded))

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from kfp import components
 
-from mofe.digests import shipped, stamp
-from mofe.rerun import Documents, cut, renewed, stage_of, uncached
+from mofe.runners.digests import compiled_pipeline, stamp
+from mofe.runners.pipeline_spec import Documents, cut, renewed, stage_of, uncached
 from mofe.stages import STAGES
 
-OF_A_COMPARISON = {"plan", "configure", "tabulate"}
-OF_A_BATCH = {"survey", "divide", "judge", "collect"}
-OF_SHARDS = {"split", "stack", "merge"}
+OF_A_COMPARISON = {"plan_runs", "unpack_run", "compare_runs"}
+OF_A_BATCH = {"fingerprint_batch", "list_files", "predict", "merge_predictions"}
+OF_SHARDS = {"plan_shards", "merge_features", "merge_scores"}
 CASES = [
     *(("mofe", stage) for stage in STAGES if stage not in OF_A_COMPARISON | OF_A_BATCH | OF_SHARDS),
     *(("sharded", stage) for stage in STAGES if stage not in OF_A_COMPARISON | OF_A_BATCH),
@@ -24,7 +24,7 @@ every_stage = pytest.mark.parametrize(("pipeline", "stage"), CASES)
 
 
 def documents(pipeline: str) -> Documents:
-    return list(yaml.safe_load_all(stamp(shipped(f"{pipeline}.yaml").read_text(), "registry.example/team")))
+    return list(yaml.safe_load_all(stamp(compiled_pipeline(f"{pipeline}.yaml").read_text(), "registry.example/team")))
 
 
 def graphs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,16 +70,16 @@ def test_the_stage_alone_takes_nothing_from_the_cache(pipeline: str, stage: str)
         for task in owner["dag"]["tasks"].values()
         if task.get("cachingOptions") == {} and "executorLabel" in graph["components"][task["componentRef"]["name"]]
     }
-    first = "survey" if pipeline == "detect" else "fingerprint"
-    assert ran == {stage, first} - ({first} if stage == "plan" else set())
+    first = "fingerprint_batch" if pipeline == "detect" else "fingerprint"
+    assert ran == {stage, first} - ({first} if stage == "plan_runs" else set())
 
 
 def test_what_no_cache_holds_hands_on_parameters_alone() -> None:
     """The record of a run keeps them as JSON, to be taken from there when a stage below runs again."""
-    firsts = {"mofe": "fingerprint", "sharded": "fingerprint", "tables": "fingerprint", "detect": "survey"}
+    firsts = {"mofe": "fingerprint", "sharded": "fingerprint", "tables": "fingerprint", "detect": "fingerprint_batch"}
     for pipeline, first in firsts.items():
         graph, _ = documents(pipeline)
-        assert set(graph["components"][f"comp-{first}"]["outputDefinitions"]) == {"parameters"}
+        assert set(graph["components"][f"comp-{first.replace('_', '-')}"]["outputDefinitions"]) == {"parameters"}
 
 
 def test_nothing_after_the_stage_is_left() -> None:

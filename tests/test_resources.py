@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import yaml
 
-from mofe.digests import shipped
-from mofe.resources import INPUTS, with_resources
+from mofe.runners.digests import compiled_pipeline
+from mofe.runners.pod_resources import INPUTS, with_resources
 
 PIPELINES = ("mofe", "sharded", "tables", "detect")
-POOL = {"extract", "finetune", "index", "score", "score-2", "judge"}
+POOL = {"extract", "finetune", "index", "score", "score-2", "predict"}
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(shipped(f"{name}.yaml").read_text("utf-8")))
+    return list(yaml.safe_load_all(compiled_pipeline(f"{name}.yaml").read_text("utf-8")))
 
 
 def resources(pipeline: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,25 +10,25 @@ import pytest
 from helpers import noise
 from servers import Server, for_a_moment_dead
 
-from mofe import storage, writing
 from mofe.errors import MofeError
+from mofe.storage import locations, writing
 
 MB = 2**20
 
 
 def test_a_read_outlives_the_server(s3_bucket: str, mortal: Server) -> None:
     content = noise(48 * MB)
-    path = storage.resolve(f"{s3_bucket}/large")
+    path = locations.resolve(f"{s3_bucket}/large")
     writing.write_bytes(path, content)
     strike = for_a_moment_dead(mortal, after=0.15)
-    read = storage.read_bytes(path, "file")
+    read = locations.read_bytes(path, "file")
     strike.join()
     assert read == content
 
 
 def test_a_nul_in_a_uri_is_named() -> None:
     with pytest.raises(MofeError, match="holds a NUL character"):
-        storage.resolve("data\0")
+        locations.resolve("data\0")
 
 
 def test_of_a_shard_only_what_is_needed_is_fetched(
@@ -46,7 +46,7 @@ def test_of_a_shard_only_what_is_needed_is_fetched(
         compression="none",
         use_dictionary=False,
     )
-    path = storage.resolve(f"{s3_bucket}/images-00000.parquet")
+    path = locations.resolve(f"{s3_bucket}/images-00000.parquet")
     fsspec.filesystem("s3").put_file(str(tmp_path / "shard"), path.path)
     fetched = []
     fetch = s3fs.core.S3File._fetch_range
@@ -57,11 +57,11 @@ def test_of_a_shard_only_what_is_needed_is_fetched(
 
     monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", counted)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))  # nothing goes over this machine's disk
-    with storage.open_parquet(path) as parquet:
+    with locations.open_parquet(path) as parquet:
         assert len(parquet.read(columns=["label"])) == 32
     assert sum(fetched) < MB / 4
     fetched.clear()
-    with storage.open_parquet(path) as parquet:
+    with locations.open_parquet(path) as parquet:
         assert parquet.read_row_group(3).num_rows == 4
     assert 4 * MB <= sum(fetched) < 4.25 * MB
 
@@ -85,24 +85,24 @@ def test_what_is_wrong_is_said_in_one_line_with_the_uri(
 ) -> None:
     import s3fs
 
-    writing.write_bytes(storage.resolve(f"{s3_bucket}/there"), b"model")
+    writing.write_bytes(locations.resolve(f"{s3_bucket}/there"), b"model")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     for name, value in change.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    path = storage.resolve(place.format(bucket=s3_bucket))
+    path = locations.resolve(place.format(bucket=s3_bucket))
     expected = message.format(bucket=s3_bucket)
     with pytest.raises(MofeError, match=expected) as caught:
-        storage.read_bytes(path, "model")
+        locations.read_bytes(path, "model")
     assert "\n" not in str(caught.value)
     assert "canary" not in str(caught.value)
     uri = str(path)
     tries: list[Callable[[], object]] = [
         lambda: writing.write_bytes(path, b""),
-        lambda: storage.children(path, "*"),
-        lambda: storage.digest_of_listing(uri),
-        lambda: storage.kind(path),
-        lambda: storage.open_parquet(path).__enter__(),
+        lambda: locations.children(path, "*"),
+        lambda: locations.digest_of_listing(uri),
+        lambda: locations.kind(path),
+        lambda: locations.open_parquet(path).__enter__(),
     ]
     for attempt in tries[:4] if change else tries[4:]:
         with pytest.raises(MofeError, match=uri):
@@ -114,9 +114,9 @@ def test_the_region_is_read_from_either_variable(monkeypatch: pytest.MonkeyPatch
     for name in ("AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
         monkeypatch.setenv(name, "eu-north-1")
-        store = storage.resolve("s3://bucket/x").fs
+        store = locations.resolve("s3://bucket/x").fs
         store.clear_instance_cache()
-        store = storage.resolve("s3://bucket/x").fs
+        store = locations.resolve("s3://bucket/x").fs
         store.connect(refresh=True)
         assert store.s3.meta.region_name == "eu-north-1"
 
@@ -127,18 +127,18 @@ def test_the_region_is_read_from_either_variable(monkeypatch: pytest.MonkeyPatch
 )
 def test_other_stores_are_known(uri: str, library: str) -> None:
     pytest.importorskip(library)
-    path = storage.resolve(uri)
-    assert not storage.is_local(path)
+    path = locations.resolve(uri)
+    assert not locations.is_local(path)
     assert library in fsspec.get_filesystem_class(path.protocol).__module__
 
 
 def test_a_local_file_by_its_uri(tmp_path: Path) -> None:
-    path = storage.resolve((tmp_path / "file").as_uri())
+    path = locations.resolve((tmp_path / "file").as_uri())
     writing.write_bytes(path, b"content")
-    assert storage.read_bytes(path, "file") == b"content"
+    assert locations.read_bytes(path, "file") == b"content"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     with pytest.raises(MofeError, match=r"there is no model at .*/none$"):
-        storage.read_bytes(path.parent / "none", "model")
+        locations.read_bytes(path.parent / "none", "model")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_local_file_by_its_uri(tmp_path: Path) -> None:
 )
 def test_a_secret_in_a_uri_is_refused_and_not_shown(uri: str, rest: str) -> None:
     with pytest.raises(MofeError, match="given with a user name and password, or a token") as refused:
-        storage.check_uri(uri)
+        locations.check_uri(uri)
     assert str(refused.value).startswith(f"{rest} was given")
 
 
@@ -169,4 +169,4 @@ def test_a_secret_in_a_uri_is_refused_and_not_shown(uri: str, rest: str) -> None
     ],
 )  # fmt: skip
 def test_a_uri_without_a_secret_passes(uri: str) -> None:
-    storage.check_uri(uri)
+    locations.check_uri(uri)

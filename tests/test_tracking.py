@@ -10,11 +10,11 @@ import fsspec
 import pytest
 from mlflow import MlflowClient
 
-from mofe import tracking
+from mofe.tracking import journal
 
 STAGE = """
-from mofe import tracking
-with tracking.stage_run({stage!r}, {{"rate": 0.1, "uri": "s3://user:canary@host/x"}}, label="a") as run:
+from mofe.tracking import journal
+with journal.stage_run({stage!r}, {{"rate": 0.1, "uri": "s3://user:canary@host/x"}}, label="a") as run:
     run.metrics({{"loss": 1.5}}, step=1)
     run.metrics({{"loss": 0.5}}, step=2)
     run.file({file!r})
@@ -67,10 +67,10 @@ def test_events_left_in_a_folder_are_carried_by_one_process(
         [sys.executable, "-c", code, stage("extract", tmp_path)[2]], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"  # the stage itself did not pay for MLflow
-    with pytest.raises(ValueError, match="boom"), tracking.stage_run("finetune", {}):
+    with pytest.raises(ValueError, match="boom"), journal.stage_run("finetune", {}):
         raise ValueError("boom")
     (events / "end").touch()
-    subprocess.run([sys.executable, "-m", "mofe.tracking_store", str(events), str(os.getpid())], check=True)
+    subprocess.run([sys.executable, "-m", "mofe.tracking.mlflow_store", str(events), str(os.getpid())], check=True)
     client = MlflowClient(store)
     runs = client.search_runs([client.get_experiment_by_name("mofe").experiment_id])
     status = {run.info.run_name: run.info.status for run in runs}
@@ -80,7 +80,7 @@ def test_events_left_in_a_folder_are_carried_by_one_process(
 
 def test_without_an_address_nothing_is_tracked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tracking.stage_run("extract", {}) as run:
+    with journal.stage_run("extract", {}) as run:
         run.metrics({"loss": 1.0})
 
 
@@ -90,7 +90,7 @@ def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MOFE_TRACKING_FOLDER", "memory://journals")
-    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+    with caplog.at_level(logging.WARNING), journal.stage_run("extract", {}) as run:
         run.metrics({"loss": 1.0})
         reached = True
     assert reached
@@ -99,8 +99,8 @@ def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
     assert warnings[0].startswith("tracking in MLflow at http://127.0.0.1:9 failed: ")
     assert warnings[1] == "3 events are kept for MLflow: mofe report --sync memory://journals"
     assert "canary" not in str(warnings)
-    (journal,) = fsspec.filesystem("memory").find("/journals")
-    assert "canary" not in fsspec.filesystem("memory").cat_file(journal).decode()
+    (kept,) = fsspec.filesystem("memory").find("/journals")
+    assert "canary" not in fsspec.filesystem("memory").cat_file(kept).decode()
 
 
 def test_a_run_that_the_platform_made_is_joined_and_left_open(
@@ -120,7 +120,7 @@ def test_a_run_that_the_platform_made_is_joined_and_left_open(
 def test_the_carrier_of_events_ends_where_who_started_it_is_gone(store: str, tmp_path: Path) -> None:
     events = tmp_path / "events"
     events.mkdir()
-    command = [sys.executable, "-m", "mofe.tracking_store", str(events), "1"]  # a parent that it does not have
+    command = [sys.executable, "-m", "mofe.tracking.mlflow_store", str(events), "1"]  # a parent that it does not have
     subprocess.run(command, check=True, timeout=300)
 
 
@@ -130,7 +130,7 @@ def test_a_journal_that_cannot_be_removed_warns(
     monkeypatch.setenv("MOFE_TRACKING_FOLDER", str(tmp_path / "journals"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+    with caplog.at_level(logging.WARNING), journal.stage_run("extract", {}) as run:
         assert run.journal is not None
         run.journal.unlink()
         run.journal.mkdir()  # not even root removes it as a file
@@ -142,7 +142,7 @@ def test_a_folder_for_journals_that_cannot_be_opened_warns(
     store: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MOFE_TRACKING_FOLDER", "s3://user:canary@bucket/x")
-    with caplog.at_level(logging.WARNING), tracking.stage_run("extract", {}) as run:
+    with caplog.at_level(logging.WARNING), journal.stage_run("extract", {}) as run:
         run.metrics({"loss": 1.0})
     assert "nothing is tracked in MLflow" in caplog.text
     assert "canary" not in caplog.text

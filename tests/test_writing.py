@@ -13,11 +13,11 @@ from helpers import noise
 from servers import Server, for_a_moment_dead
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
-from mofe.sealed_json import sealed
+from mofe.storage import locations, writing
+from mofe.storage.checksummed_json import sealed
 
 MB = 2**20
 
@@ -30,24 +30,24 @@ def exists(uri: str) -> bool:
 
 def test_a_write_outlives_the_server_and_is_never_seen_in_part(s3_bucket: str, mortal: Server) -> None:
     content = noise(60 * MB)
-    path = storage.resolve(f"{s3_bucket}/large")
+    path = locations.resolve(f"{s3_bucket}/large")
     strike = for_a_moment_dead(mortal, after=0.15)
     with writing.file(path) as file:
         for start in range(0, len(content), 15 * MB):
             file.write(content[start : start + 15 * MB])
         strike.join()
         assert not exists(str(path))
-    assert storage.read_bytes(path, "file") == content
+    assert locations.read_bytes(path, "file") == content
 
 
 def test_an_error_while_writing_leaves_what_was_there(s3_bucket: str) -> None:
-    path = storage.resolve(f"{s3_bucket}/large")
+    path = locations.resolve(f"{s3_bucket}/large")
     writing.write_bytes(path, b"old")
     with pytest.raises(ValueError, match="half-way"), writing.file(path) as file:
         file.write(noise(60 * MB))
         raise ValueError("half-way")
     del file
-    assert storage.read_bytes(path, "file") == b"old"
+    assert locations.read_bytes(path, "file") == b"old"
     store = fsspec.filesystem("s3")
     assert not store.list_multipart_uploads(s3_bucket.removeprefix("s3://"))
 
@@ -71,30 +71,30 @@ def test_an_artifact_replaces_an_older_one_whole(
 def test_what_is_no_artifact_is_never_replaced(s3_bucket: str, tmp_path: Path) -> None:
     """A folder of one's own, as after --images and the name of the source; an artifact is, and one half written."""
     for place in (f"{s3_bucket}/mine", str(tmp_path / "mine")):
-        mine = storage.resolve(place)
+        mine = locations.resolve(place)
         writing.write_bytes(mine / "dog" / "1.png", b"photograph")
         writing.write_json(mine / "package.json", {"sha256": "none"})
         with pytest.raises(MofeError, match=f"{place} is not empty, and holds no artifact"), writing.staged(place):
             pass
-        assert storage.names(mine) == ["dog/1.png", "package.json"]
+        assert locations.names(mine) == ["dog/1.png", "package.json"]
     with pytest.raises(RuntimeError), writing.staged(f"{s3_bucket}/cut-off") as folder:
         writing.write_bytes(folder / "dog" / "1.png", b"photograph")
         raise RuntimeError
     for place in (f"{s3_bucket}/cut-off", str(tmp_path / "new"), str(tmp_path / "new")):
-        write_artifact(storage.resolve(place), b"new")
-        assert storage.names(storage.resolve(place)) == ["file", "manifest.json"]
+        write_artifact(locations.resolve(place), b"new")
+        assert locations.names(locations.resolve(place)) == ["file", "manifest.json"]
 
 
 def test_a_folder_made_in_a_console_is_empty(s3_bucket: str) -> None:
     fsspec.filesystem("s3").call_s3("put_object", Bucket=s3_bucket.removeprefix("s3://"), Key="new/", Body=b"")
-    write_artifact(storage.resolve(f"{s3_bucket}/new"), b"new")
-    assert "file" in storage.names(storage.resolve(f"{s3_bucket}/new"))
+    write_artifact(locations.resolve(f"{s3_bucket}/new"), b"new")
+    assert "file" in locations.names(locations.resolve(f"{s3_bucket}/new"))
 
 
 def test_a_writer_that_is_killed_while_it_removes_the_older_artifact_can_begin_again(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = storage.resolve(f"{s3_bucket}/artifact")
+    place = locations.resolve(f"{s3_bucket}/artifact")
     write_artifact(place, b"old")
     removed: list[object] = []
 
@@ -108,22 +108,22 @@ def test_a_writer_that_is_killed_while_it_removes_the_older_artifact_can_begin_a
         remove = place.fs.rm
         patched.setattr(place.fs, "rm", killed)
         write_artifact(place, b"new")
-    assert storage.names(place) == [writing.UNFINISHED, "file"]
+    assert locations.names(place) == [writing.UNFINISHED, "file"]
     write_artifact(place, b"new")
-    assert storage.names(place) == ["file", "manifest.json"]
+    assert locations.names(place) == ["file", "manifest.json"]
 
 
 def test_a_file_where_a_folder_should_be_and_a_folder_where_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MofeError, match="file is a file: name a folder"), writing.staged(str(tmp_path / "file")):
         pass
-    with pytest.raises(MofeError, match="is a folder: name a file"), writing.file(storage.resolve(tmp_path)):
+    with pytest.raises(MofeError, match="is a folder: name a file"), writing.file(locations.resolve(tmp_path)):
         pass
 
 
 KILLED = """
 import os, signal, sys
-from mofe import storage, writing
+from mofe.storage import locations, writing
 {how}
 """
 HALF_WAY = """
@@ -132,7 +132,7 @@ with writing.staged(sys.argv[1]) as folder, writing.file(folder / "file") as fil
     os.kill(os.getpid(), signal.SIGKILL)
 """
 IN_A_FILE = """
-with writing.file(storage.resolve(sys.argv[1])) as file:
+with writing.file(locations.resolve(sys.argv[1])) as file:
     os.kill(os.getpid(), signal.SIGKILL)
 """
 BETWEEN_TWO_RENAMES = """
@@ -164,7 +164,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
     write_artifact(artifact, b"old")
     killed(HALF_WAY, artifact)
     write_artifact(artifact, b"new")
-    file = storage.resolve(tmp_path / "file")
+    file = locations.resolve(tmp_path / "file")
     killed(IN_A_FILE, Path(file.path))
     writing.write_bytes(file, b"content")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact[1]", "file"]
@@ -183,11 +183,11 @@ def test_what_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_a_living_writer_has_is_left_alone(tmp_path: Path) -> None:
-    artifact, file = tmp_path / "artifact", storage.resolve(tmp_path / "file")
+    artifact, file = tmp_path / "artifact", locations.resolve(tmp_path / "file")
     with writing.staged(str(artifact)) as folder, writing.file(file) as stream:
         writing.write_bytes(folder / "file", b"slow")
         stream.write(b"slow")
         write_artifact(artifact, b"quick")
         writing.write_bytes(file, b"quick")
-    assert (artifact / "file").read_bytes() == storage.read_bytes(file, "file") == b"slow"
+    assert (artifact / "file").read_bytes() == locations.read_bytes(file, "file") == b"slow"
     assert len(list(tmp_path.iterdir())) == 2

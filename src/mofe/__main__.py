@@ -1,5 +1,5 @@
 """``python -m mofe`` is ``mofe``."""
 
-from mofe.cli import main
+from mofe.cli.main import main
 
 main()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from kubernetes_validate import validate
 
-from mofe.parameter_file import check_parameters, pipeline_parameters
+from mofe.parameters.file import check_parameters, pipeline_parameters
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -176,16 +176,16 @@ def arguments(name: str, job: str) -> list[str]:
 
 def called(monkeypatch: pytest.MonkeyPatch, *command: str) -> dict[str, Any]:
     """What the command line makes of arguments, up to where it would ask Kubeflow."""
-    import mofe.cli
-    import mofe.kubeflow_runner
+    import mofe.cli.main
+    import mofe.runners.kubeflow
 
     seen: dict[str, Any] = {}
     for function in ("register", "schedule", "unschedule"):
         monkeypatch.setattr(
-            mofe.kubeflow_runner, function, lambda *given, **named: seen.update(named, positional=given)
+            mofe.runners.kubeflow, function, lambda *given, **named: seen.update(named, positional=given)
         )
     monkeypatch.setattr("sys.argv", ["mofe", *command])
-    mofe.cli.main()
+    mofe.cli.main.main()
     return seen
 
 
@@ -204,7 +204,7 @@ def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.
         "credentials": "mofe-credentials",
     }
     seen = called(monkeypatch, *arguments("default", "register"))
-    known = pipeline_parameters(ROOT / "pipelines" / "mofe.yaml")
+    known = pipeline_parameters(ROOT / "pipelines" / "compiled" / "mofe.yaml")
     own = {name: known[name]["defaultValue"] for name in seen["positional"][1]}
     assert seen["positional"][1] == own, "the chart's defaults are the pipelines'"
 
@@ -212,7 +212,7 @@ def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.
 def test_the_schedule_is_one_that_mofe_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (config,) = of_kind(rendered("everything"), "ConfigMap")
     parameters = yaml.safe_load(config["data"]["parameters.yaml"])
-    check_parameters(parameters, pipeline_parameters(ROOT / "pipelines" / "mofe.yaml"), "the ConfigMap")
+    check_parameters(parameters, pipeline_parameters(ROOT / "pipelines" / "compiled" / "mofe.yaml"), "the ConfigMap")
     assert (parameters["train_accelerators"], parameters["accelerators"]) == ("8", "0"), "its own go before the pool's"
     file = tmp_path / "parameters.yaml"
     file.write_text(config["data"]["parameters.yaml"])
@@ -270,7 +270,9 @@ def test_native_versions_are_the_compiled_pipelines() -> None:
     for name in ("mofe", "sharded", "tables", "detect"):
         pipeline = "mofe" if name == "mofe" else f"mofe-{name}"
         compiled, platform = yaml.safe_load_all(
-            (ROOT / "pipelines" / f"{name}.yaml").read_text().replace("ghcr.io/mofe/", "registry.example/team/")
+            (ROOT / "pipelines" / "compiled" / f"{name}.yaml")
+            .read_text()
+            .replace("ghcr.io/mofe/", "registry.example/team/")
         )
         defaults = compiled["root"]["inputDefinitions"]["parameters"]
         for parameter, value in (
@@ -286,7 +288,7 @@ def test_native_versions_are_the_compiled_pipelines() -> None:
 
 
 def test_the_chart_carries_the_compiled_pipelines() -> None:
-    for file in (ROOT / "pipelines").glob("*.yaml"):
+    for file in (ROOT / "pipelines" / "compiled").glob("*.yaml"):
         assert (CHART / "files" / file.name).read_bytes() == file.read_bytes(), "stale: run `make compile` and commit"
 
 

@@ -16,16 +16,16 @@ import pytest
 from servers import free_ports
 
 from mofe import __version__, load_detector
-from mofe.digests import images_of, shipped, stamp
 from mofe.errors import MofeError
-from mofe.local_runner import RunResult, run_pipeline
+from mofe.runners.digests import compiled_pipeline, images_of, stamp
+from mofe.runners.local import RunResult, run_pipeline
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("MOFE_TEST_CONTAINERS"), reason="builds gigabytes of images: make test-containers"
 )
 ROOT = Path(__file__).parents[2]
 REGISTRY = "localhost/mofe-test"
-STAGED = images_of(stamp(shipped("mofe.yaml").read_text(), REGISTRY))
+STAGED = images_of(stamp(compiled_pipeline("mofe.yaml").read_text(), REGISTRY))
 
 
 class Run(NamedTuple):
@@ -46,7 +46,7 @@ def engine() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def built() -> str:
     """What building says, of the images that the main pipeline names and of the one that serves."""
-    command = [sys.executable, "scripts/images.py"]
+    command = [sys.executable, "docker/build.py"]
     environment = {**os.environ, "REGISTRY": REGISTRY, "TARGETS": " ".join([*STAGED, "serve"])}
     done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stdout
@@ -78,7 +78,7 @@ def test_what_is_there_is_not_built_again(built: str) -> None:
     assert built
     environment = {**os.environ, "REGISTRY": REGISTRY, "TARGETS": "data report", "BUILD_ARGS": "--no-such-argument"}
     done = subprocess.run(
-        [sys.executable, "scripts/images.py"], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "docker/build.py"], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("there already") == 2
@@ -110,7 +110,9 @@ def runs(built: str, engine: Any, digits: dict[str, Any], tmp_path_factory: pyte
         for runner in ("subprocess", "docker"):
             work = tmp_path_factory.mktemp(runner)
             given = {**digits, "checkpoints": str(work / "checkpoints")}
-            made[runner] = Run(work, run_pipeline(shipped("mofe.yaml"), given, work, runner, registry=REGISTRY))  # type: ignore[arg-type]
+            made[runner] = Run(
+                work, run_pipeline(compiled_pipeline("mofe.yaml"), given, work, runner, registry=REGISTRY)
+            )  # type: ignore[arg-type]
     return made
 
 
@@ -148,9 +150,9 @@ def test_the_serving_image_answers(runs: dict[str, Run], engine: Any, digits: di
             outputs = {output["name"]: output["data"][0] for output in json.load(answer)["outputs"]}
     finally:
         container.remove(force=True)
-    judge = load_detector(str(detector))
-    expected = judge.score(image)
-    assert outputs["class"] == judge.classes[expected.predicted_B[0]]
+    loaded = load_detector(str(detector))
+    expected = loaded.score(image)
+    assert outputs["class"] == loaded.classes[expected.predicted_B[0]]
     assert outputs["score"] == pytest.approx(expected.values["knn"][0], abs=1e-4)
 
 
@@ -168,4 +170,4 @@ def test_a_stage_that_fails_in_its_container_fails_the_run(digits: dict[str, Any
     (tmp_path / "empty").mkdir()
     given = {**digits, "train_data": str(tmp_path / "empty")}
     with pytest.raises(MofeError, match=r"fingerprint.*empty|no files"):
-        run_pipeline(shipped("mofe.yaml"), given, tmp_path / "work", "docker", registry=REGISTRY)
+        run_pipeline(compiled_pipeline("mofe.yaml"), given, tmp_path / "work", "docker", registry=REGISTRY)

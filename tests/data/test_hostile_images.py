@@ -19,10 +19,10 @@ from mofe import load_detector
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode, stored_form
-from mofe.detect import detect
 from mofe.errors import MofeError
+from mofe.inference.detect import detect
+from mofe.inference.predictions import Prediction, Unreadable, on_one_line, write
 from mofe.stages.prepare import prepare
-from mofe.verdicts import Unreadable, Verdict, on_one_line, write
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
 LARGEST_RISE = 400 << 20
@@ -169,19 +169,19 @@ def whole_of(path: str) -> np.ndarray:
     return np.asarray(decode(encoded(PHOTO, path.rsplit(".")[-1])))
 
 
-def test_detect_gives_a_verdict_or_a_reason(corpus: Path, detector: SimpleNamespace) -> None:
-    judge = load_detector(detector.detector)
+def test_detect_gives_a_prediction_or_a_reason(corpus: Path, detector: SimpleNamespace) -> None:
+    loaded = load_detector(detector.detector)
     before = most_memory()
-    found = list(detect(judge, [str(corpus)]))
-    verdicts = {Path(v.image).name for v in found if isinstance(v, Verdict)}
+    found = list(detect(loaded, [str(corpus)]))
+    predictions = {Path(v.image).name for v in found if isinstance(v, Prediction)}
     reasons = {Path(v.image).name: v.reason for v in found if isinstance(v, Unreadable)}
     assert len(found) == len(list(corpus.iterdir()))
-    assert as_shown(odd()) <= verdicts
+    assert as_shown(odd()) <= predictions
     assert as_shown(bad()) <= set(reasons)
     assert all(reasons.values())
     assert (most_memory() - before) << 10 < LARGEST_RISE
     stream = io.BytesIO()
-    write((v for v in found if isinstance(v, Verdict)), stream, "parquet")  # its names are text
+    write((v for v in found if isinstance(v, Prediction)), stream, "parquet")  # its names are text
 
 
 def most_memory() -> int:

@@ -161,11 +161,11 @@ BOMB = """
 import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mofe.data import memory
+from mofe.data import memory_limit
 from mofe.data.sources import open_source
 from mofe.errors import MofeError
 
-memory.MOST = 1 << 30
+memory_limit.MOST = 1 << 30
 one = pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int32()), pa.array([bytes(8 << 20)]))
 table = pa.table({"image": one, "label": [0] * 256})
 pq.write_table(table, sys.argv[1], compression="zstd", store_schema=False, dictionary_pagesize_limit=1 << 30)

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from mofe.detection.comparison import Comparison, Head, Space
+from mofe.detection.baselines import Comparison, Head, Space
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.metrics import ood_metrics
 from mofe.detection.suite import FITTED, UNFITTED, Suite

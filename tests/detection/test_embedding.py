@@ -11,10 +11,10 @@ import torch
 from helpers import TINY
 
 from mofe.artifacts.image_shards import ImageShards
-from mofe.detection import embedding
-from mofe.detection.embedding import EmbeddedBatch, embed_shards, together, untouched
+from mofe.device import COMPILED_FROM, compiling_pays, one_thread
+from mofe.inference import embedding
+from mofe.inference.embedding import EmbeddedBatch, embed_shards, together, untouched
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import COMPILED_FROM, compiling_pays, one_thread
 
 SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
 
@@ -62,14 +62,14 @@ def test_a_compiled_trunk_embeds_as_one_that_is_not(
 def test_only_many_images_on_a_gpu_are_worth_compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr("sysconfig.get_path", lambda _: tmp_path)
-    monkeypatch.setattr("mofe.models.device.find_spec", lambda _: True)
+    monkeypatch.setattr("mofe.device.find_spec", lambda _: True)
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/cc")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
     for kind, pays in (("cuda", True), ("cpu", False)):
-        monkeypatch.setattr("mofe.models.device.device", lambda kind=kind: torch.device(kind))
+        monkeypatch.setattr("mofe.device.device", lambda kind=kind: torch.device(kind))
         assert not compiling_pays(COMPILED_FROM - 1)
         assert compiling_pays(COMPILED_FROM) is pays
-    monkeypatch.setattr("mofe.models.device.device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("mofe.device.device", lambda: torch.device("cuda"))
     (tmp_path / "Python.h").unlink()
     assert not compiling_pays(COMPILED_FROM)
 

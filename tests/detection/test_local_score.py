@@ -9,9 +9,9 @@ from tiny_clip import BACKBONE, write_tiny_clip
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from mofe.detection.embedding import untouched
-from mofe.detection.local_score import LocalScores
 from mofe.detection.texts import Texts
+from mofe.inference.embedding import untouched
+from mofe.inference.local_score import LocalScores
 from mofe.models.backbone import describe_backbone
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mofe import writing
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.texts import TextInfo
 from mofe.detection.texts import TENSORS, Texts, read_texts, write_texts
 from mofe.errors import MofeError
+from mofe.storage import writing
 
 LOOK = Preprocessing(image_size=16, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_fraction=1)
 INFO = TextInfo(

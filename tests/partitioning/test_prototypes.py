@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mofe import storage, writing
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.errors import MofeError
 from mofe.partitioning.prototypes import ClassSums
+from mofe.storage import locations, writing
 
 
 def test_means_of_what_came_in_batches() -> None:
@@ -37,7 +37,7 @@ def test_parts_add_up_to_the_same_bits(tmp_path: Path) -> None:
     for number, part in reversed([*enumerate(parts)]):
         with writing.staged(tmp_path / f"part-{number}") as folder:
             part.write(folder)
-        joined.join(ClassSums.read(storage.resolve(tmp_path / f"part-{number}")))
+        joined.join(ClassSums.read(locations.resolve(tmp_path / f"part-{number}")))
     np.testing.assert_array_equal(joined.sum_CD, whole.sum_CD)
     np.testing.assert_array_equal(joined.count_C, whole.count_C)
     with writing.staged(tmp_path / "whole") as folder:
@@ -50,4 +50,4 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     sums = ClassSums(2, 3)
     sums.add(np.ones((4, 3), np.float32), np.zeros(4, int))
     with pytest.raises(MofeError, match="the-images: class 'fox' has no image to make a prototype of"):
-        sums.write_prototypes(storage.resolve(tmp_path), ["dog", "fox"], "the-images")
+        sums.write_prototypes(locations.resolve(tmp_path), ["dog", "fox"], "the-images")

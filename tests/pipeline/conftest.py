@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mofe.digests import shipped
-from mofe.local_runner import RunResult, earlier_run, run_again, run_pipeline
+from mofe.runners.digests import compiled_pipeline
+from mofe.runners.local import RunResult, earlier_run, run_again, run_pipeline
 
 STAND_INS = {
     "fingerprint": """
@@ -38,53 +38,53 @@ STAND_INS = {
             Path(images).mkdir(parents=True)
             (Path(images) / "dataset.json").write_text(json.dumps({"name": name, "digest": digest}))
     """,
-    "plan": """
-        def plan(tables, configurations, seeds, base):
+    "plan_runs": """
+        def plan_runs(tables, configurations, seeds, base):
             changes = [(c["name"], {k: v for k, v in c.items() if k != "name"}) for c in configurations]
             return [{"name": n, "seed": s, "parameters": {**base, **c}} for s in seeds for n, c in changes]
     """,
-    "configure": """
+    "unpack_run": """
         from typing import NamedTuple
-        def configure(run):
+        def unpack_run(run):
             whole = ("num_experts", "top_k", "epochs", "knn_k")  # they come as floats
             made = {k: int(v) if k in whole else v for k, v in run["parameters"].items()}
             Made = NamedTuple("Made", [("name", str), ("seed", int), *((k, type(v)) for k, v in made.items())])
             return Made(run["name"], int(run["seed"]), **made)
     """,
-    "tabulate": """
+    "compare_runs": """
         import json
         from pathlib import Path
-        def tabulate(metrics, runs, tables, configurations, *, results, report):
+        def compare_runs(metrics, runs, tables, configurations, *, results, report):
             for path in (results, report):
                 Path(path).write_text(json.dumps([json.loads(Path(m).read_text()) for m in metrics]))
     """,
-    "survey": """
+    "fingerprint_batch": """
         from pathlib import Path
-        def survey(images, detector):
+        def fingerprint_batch(images, detector):
             return " ".join(Path(place).read_text() for place in [*images, detector])
     """,
-    "divide": """
+    "list_files": """
         from pathlib import Path
-        def divide(images, files, *, digest, shards):
+        def list_files(images, files, *, digest, shards):
             Path(files).write_text(digest)
             return list(range(shards))
     """,
-    "judge": """
+    "predict": """
         from pathlib import Path
         import json
-        def judge(files, detector, verdicts, *, shard, **more):
+        def predict(files, detector, predictions, *, shard, **more):
             if shard == 1 and Path("broken").exists():
                 class MofeError(Exception): pass
                 raise MofeError("shard 1 is broken")
             seen = {"shard": shard, "digest": Path(files).read_text(), "detector": detector, **more}
-            Path(verdicts).write_text(json.dumps(seen))
+            Path(predictions).write_text(json.dumps(seen))
     """,
-    "collect": """
+    "merge_predictions": """
         from pathlib import Path
         import json
-        def collect(shards, verdicts, counts):
+        def merge_predictions(shards, predictions, counts):
             read = [json.loads(Path(shard).read_text()) for shard in shards]
-            for path in (verdicts, counts):
+            for path in (predictions, counts):
                 Path(path).write_text(json.dumps(read))
             return {"known": len(read)}
     """,
@@ -101,8 +101,8 @@ STAND_INS = {
             numbers = SimpleNamespace(tolist=lambda: [0.0, 1.0])
             return {"figure": 1.0}, SimpleNamespace(fpr=numbers, tpr=numbers, thresholds=numbers)
     """,
-    "split": """
-        def split(images, *, shards, batch_size):
+    "plan_shards": """
+        def plan_shards(images, *, shards, batch_size):
             return list(range(int(shards)))
     """,
     "extract": """
@@ -116,9 +116,9 @@ STAND_INS = {
                 (Path(features) / "part.json").write_text("{}")
                 (Path(features) / f"{shard:g} of {shards:g}").write_text(seen)
     """,
-    "stack": """
+    "merge_features": """
         from pathlib import Path
-        def stack(parts, features):
+        def merge_features(parts, features):
             found = {file.name: file.read_text() for part in parts for file in Path(part).glob("* of *")}
             assert set(found) == {f"{i} of {len(parts)}" for i in range(len(parts))} and len(set(found.values())) == 1
             Path(features).write_text(next(iter(found.values())))
@@ -135,10 +135,10 @@ STAND_INS = {
                 about |= {"dataset": about["name"], "shard": int(shard), "shards": int(shards)}
                 (Path(scores) / "part.json").write_text(json.dumps(about))
     """,
-    "merge": """
+    "merge_scores": """
         import json
         from pathlib import Path
-        def merge(parts, scores):
+        def merge_scores(parts, scores):
             found = [json.loads((Path(part) / "part.json").read_text()) for part in parts]
             assert [part["shard"] for part in found] == list(range(found[0]["shards"]))
             (whole,) = {json.dumps({key: part[key] for key in ("name", "digest")}) for part in found}
@@ -175,7 +175,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
         given: dict[str, Any] = {"train_data": "train", "test_data": "test", "ood_data": sets}
         if pipeline == "detect.yaml":
             given = {"images": ["new", "more"], "detector": "detector"}
-        return run_pipeline(shipped(pipeline), {**given, **parameters}, tmp_path / "work")
+        return run_pipeline(compiled_pipeline(pipeline), {**given, **parameters}, tmp_path / "work")
 
     return start
 

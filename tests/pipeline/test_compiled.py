@@ -11,9 +11,9 @@ import pytest
 import yaml
 from kfp import compiler
 
-from mofe.digests import shipped, stamp
-from mofe.parameter_file import pipeline_parameters
-from mofe.rerun import stage_of
+from mofe.parameters.file import pipeline_parameters
+from mofe.runners.digests import compiled_pipeline, stamp
+from mofe.runners.pipeline_spec import stage_of
 from mofe.stages import STAGES
 from pipelines.detect import detect
 from pipelines.mofe import mofe
@@ -22,10 +22,10 @@ from pipelines.tables import tables
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = {"mofe": mofe, "sharded": sharded, "tables": tables, "detect": detect}
-COMPILED = {name: ROOT / "pipelines" / f"{name}.yaml" for name in PIPELINES}
-OF_A_COMPARISON = {"plan", "configure", "tabulate"}
-OF_A_BATCH = {"survey", "divide", "judge", "collect"}
-OF_SHARDS = {"split", "stack", "merge"}
+COMPILED = {name: ROOT / "pipelines" / "compiled" / f"{name}.yaml" for name in PIPELINES}
+OF_A_COMPARISON = {"plan_runs", "unpack_run", "compare_runs"}
+OF_A_BATCH = {"fingerprint_batch", "list_files", "predict", "merge_predictions"}
+OF_SHARDS = {"plan_shards", "merge_features", "merge_scores"}
 
 every = pytest.mark.parametrize("name", PIPELINES)
 
@@ -42,7 +42,7 @@ def test_the_yaml_is_what_the_code_compiles_to(name: str, tmp_path: Path) -> Non
 
 @every
 def test_the_yaml_ships_with_the_package(name: str) -> None:
-    assert shipped(f"{name}.yaml").read_bytes() == COMPILED[name].read_bytes()
+    assert compiled_pipeline(f"{name}.yaml").read_bytes() == COMPILED[name].read_bytes()
 
 
 def test_public_parameters() -> None:
@@ -101,7 +101,7 @@ def test_one_name_a_stage_everywhere() -> None:
         assert executors == stages
     for stage in STAGES:
         component = importlib.import_module(f"components.{stage}")
-        assert getattr(component, stage).name == stage
+        assert getattr(component, stage).name == stage.replace("_", "-")  # kfp's way of writing it
         assert importlib.util.find_spec(f"mofe.stages.{stage}")
         assert (ROOT / "tests" / "stages" / f"test_{stage}.py").is_file(), f"tests/stages/test_{stage}.py is missing"
     assert {f.stem for f in (ROOT / "components").glob("*.py")} == {*STAGES, "__init__", "images"}

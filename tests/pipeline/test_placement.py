@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
-from mofe.rerun import stage_of
+from mofe.runners.pipeline_spec import stage_of
 from pipelines.placement import SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
-ACCELERATED = {"extract", "finetune", "index", "score", "judge"}
+ACCELERATED = {"extract", "finetune", "index", "score", "predict"}
 
 every = pytest.mark.parametrize("name", ["mofe", "sharded", "tables", "detect"])
 
 
 def documents(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The pipeline, and what is Kubernetes' own in it: executor → settings."""
-    pipeline, platform = yaml.safe_load_all((ROOT / "pipelines" / f"{name}.yaml").read_text())
+    pipeline, platform = yaml.safe_load_all((ROOT / "pipelines" / "compiled" / f"{name}.yaml").read_text())
     return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from helpers import executed
 
-from mofe import digests
-from mofe.commands.run import run as command_line
+from mofe.cli.run import run as command_line
 from mofe.errors import MofeError
-from mofe.local_runner import RunResult
+from mofe.runners import digests
+from mofe.runners.local import RunResult
 
 Run = Callable[..., RunResult]
 SCORES = ["score:far", "score:id-test", "score:near"]
@@ -110,7 +110,7 @@ def test_in_a_comparison_all_its_executions_run_again(run: Run, again: Run) -> N
     first = run("tables.yaml", **of_two)
     result = again("finetune", first.run_id)
     assert executed(result) == ["finetune", "finetune"]
-    assert {e.stage for e in result.executions if e.cached} >= {"fingerprint", "plan", "configure", "partition"}
+    assert {e.stage for e in result.executions if e.cached} >= {"fingerprint", "plan_runs", "unpack_run", "partition"}
     assert "index" not in {e.stage for e in result.executions}
 
 
@@ -131,5 +131,5 @@ def test_what_is_not_there_is_named(run: Run, again: Run) -> None:
     first = run()
     with pytest.raises(MofeError, match=f"no record of a run 'x' in .*; runs there: {first.run_id}"):
         again("index", "x")
-    with pytest.raises(MofeError, match=r"the pipeline has no stage 'plan'; it has .*finetune"):
-        again("plan", first.run_id)
+    with pytest.raises(MofeError, match=r"the pipeline has no stage 'plan_runs'; it has .*finetune"):
+        again("plan_runs", first.run_id)

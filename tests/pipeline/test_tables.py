@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from helpers import executed
 
-from mofe.local_runner import RunResult
+from mofe.runners.local import RunResult
 
 CONFIGURATIONS = [{"name": "few", "num_experts": 2, "mixup": "none"}, {"name": "many", "num_experts": 5}]
 SHARED = ["fingerprint", "prepare", "prepare:far", "prepare:id-test", "prepare:near", "extract", "texts"]
@@ -30,5 +30,5 @@ def test_one_more_configuration_runs_alone(run: Callable[..., RunResult]) -> Non
     run("tables.yaml", tables=[], configurations=CONFIGURATIONS, seeds=[0])
     more = [*CONFIGURATIONS, {"name": "none", "num_experts": 1}]
     again = executed(run("tables.yaml", tables=[], configurations=more, seeds=[0]))
-    assert [again.count(stage) for stage in ("extract", "finetune", "tabulate")] == [0, 1, 1]
-    assert "configure:none seed 0" in again
+    assert [again.count(stage) for stage in ("extract", "finetune", "compare_runs")] == [0, 1, 1]
+    assert "unpack_run:none seed 0" in again

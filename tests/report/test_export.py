@@ -6,8 +6,8 @@ import io
 import pytest
 
 from mofe.artifacts.metrics import Metrics, Result
-from mofe.report.comparison import ComparedRow, ComparedTable, Spread
 from mofe.report.export import as_csv, as_latex, tables_as_csv, tables_as_latex
+from mofe.report.tables import ComparedRow, ComparedTable, Spread
 
 FIGURES = {"aupr_in": 0.5, "aupr_out": 0.5, "fpr95_ood_positive": 0.25}
 METRICS = Metrics(

@@ -10,18 +10,18 @@ from helpers import TINY
 from test_artifacts import run, whole_run
 
 from mofe.errors import MofeError
-from mofe.stages.collect import collect
-from mofe.stages.divide import divide
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.index import index
-from mofe.stages.judge import judge
-from mofe.stages.merge import merge
+from mofe.stages.list_files import list_files
+from mofe.stages.merge_features import merge_features
+from mofe.stages.merge_predictions import merge_predictions
+from mofe.stages.merge_scores import merge_scores
 from mofe.stages.partition import partition
+from mofe.stages.predict import predict
 from mofe.stages.prepare import prepare
 from mofe.stages.score import score
-from mofe.stages.stack import stack
 
 __all__ = ["run", "whole_run"]
 OF_STAGE: dict[str, Callable[[Path, str], object]] = {
@@ -39,15 +39,15 @@ OF_STAGE: dict[str, Callable[[Path, str], object]] = {
     ),
     "index": lambda r, out: index(str(r / "train"), str(r / "features"), str(r / "run/model"), out, num_workers=0),
     "score": lambda r, out: score(str(r / "odd"), str(r / "run/detector"), out, num_workers=0),
-    "stack": lambda r, out: stack([str(r / "part-of-features")], out),
-    "merge": lambda r, out: merge([str(r / "part-of-scores")], out),
+    "merge_features": lambda r, out: merge_features([str(r / "part-of-features")], out),
+    "merge_scores": lambda r, out: merge_scores([str(r / "part-of-scores")], out),
     "evaluate": lambda r, out: evaluate(
         [str(r / "scores-odd"), str(r / "scores-id-test")], str(r / "partition"), str(r / "run/history"),
         metrics=f"{out}/m", roc=f"{out}/r", report=f"{out}/p",
     ),
-    "divide": lambda r, out: divide([str(r / "new")], out),
-    "judge": lambda r, out: judge(str(r / "files"), str(r / "run/detector"), out, shard=0),
-    "collect": lambda r, out: collect([str(r / "verdicts")], out, f"{out}-counts"),
+    "list_files": lambda r, out: list_files([str(r / "new")], out),
+    "predict": lambda r, out: predict(str(r / "files"), str(r / "run/detector"), out, shard=0),
+    "merge_predictions": lambda r, out: merge_predictions([str(r / "predictions")], out, f"{out}-counts"),
 }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import yaml
 from helpers import SCORED, make_partition, write_scores
 from sklearn.metrics import roc_auc_score
 
-from mofe import storage
 from mofe.artifacts.metrics import Metrics
 from mofe.artifacts.model import Epoch, History
 from mofe.artifacts.scores import ScoreTable
@@ -25,6 +24,7 @@ from mofe.report.export import as_latex
 from mofe.report.page import render
 from mofe.report.text import format_table
 from mofe.stages.evaluate import MOST_AT_ONCE, evaluate
+from mofe.storage import locations
 
 PARTITION = make_partition([0, 1, 0])
 
@@ -33,7 +33,7 @@ PARTITION = make_partition([0, 1, 0])
 def inputs(tmp_path: Path) -> dict[str, str]:
     for name, artifact in (("partition", PARTITION), ("history", History(epochs=()))):
         (tmp_path / name).mkdir()
-        artifact.write(storage.resolve(tmp_path / name))
+        artifact.write(locations.resolve(tmp_path / name))
     return {name: str(tmp_path / name) for name in ("partition", "history", "metrics", "roc", "report")}
 
 
@@ -149,7 +149,7 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
               images_per_second=9.0)
         for e in range(4)
     ]  # fmt: skip
-    History(epochs=tuple(epochs)).write(storage.resolve(inputs["history"]))
+    History(epochs=tuple(epochs)).write(locations.resolve(inputs["history"]))
     evaluate([write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)], **inputs)
     page = Path(inputs["report"]).read_text()
     for text in (

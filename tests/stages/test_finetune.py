@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from mofe.artifacts.model import History, ModelConfig
 from mofe.errors import MofeError
 from mofe.models import create_backbone, load_model
-from mofe.sealed_json import sealed
+from mofe.storage.checksummed_json import sealed
 
 Trained = Callable[..., SimpleNamespace]
 

@@ -15,16 +15,16 @@ from mofe.artifacts.detector import BANK_SCHEMA, DetectorInfo, calibration_schem
 from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
+from mofe.data.validation_split import validation_mask
 from mofe.detection.knn import ExpertKNN, default_k
+from mofe.device import device
 from mofe.errors import MofeError
-from mofe.models.device import device
 from mofe.stages.extract import extract
 from mofe.stages.index import index
-from mofe.training.split import validation_mask
 
 
 def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: SimpleNamespace) -> None:
-    judge = load_detector(detector.detector)
+    loaded = load_detector(detector.detector)
     shards = ImageShards(detector.images)
     held_N = validation_mask(shards.labels_N, 0.05, 0)
     table = pq.read_table(f"{detector.detector}/bank.parquet")
@@ -32,30 +32,30 @@ def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: Simple
     bank = table.to_pydict()
     known = np.flatnonzero(~held_N)
     assert bank["id"] == [shards.image(i)[1] for i in known]
-    preprocessing = judge.config.backbone.preprocessing
+    preprocessing = loaded.config.backbone.preprocessing
     transform = evaluation_transform(preprocessing)
-    experts_N = np.array(judge.experts)[shards.labels_N[known]]
+    experts_N = np.array(loaded.experts)[shards.labels_N[known]]
     batch = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in known]), preprocessing)
     with torch.inference_mode():
         place = device()
-        embedding_ND = judge.model(batch.to(place), torch.from_numpy(experts_N).to(place)).embedding_BD.cpu().numpy()
+        embedding_ND = loaded.model(batch.to(place), torch.from_numpy(experts_N).to(place)).embedding_BD.cpu().numpy()
     queries = embedding_ND[:20] + 0.05
     fresh = ExpertKNN.build(embedding_ND, experts_N, 3)
     np.testing.assert_allclose(
-        judge.knn.score(queries, experts_N[:20]), fresh.score(queries, experts_N[:20]), atol=1e-4
+        loaded.knn.score(queries, experts_N[:20]), fresh.score(queries, experts_N[:20]), atol=1e-4
     )
     assert DetectorInfo.read(detector.detector).bank_sizes == tuple(np.bincount(experts_N))
 
 
 def test_thresholds_keep_the_validation_images(detector: SimpleNamespace) -> None:
-    judge = load_detector(detector.detector)
+    loaded = load_detector(detector.detector)
     shards = ImageShards(detector.images)
     held = np.flatnonzero(validation_mask(shards.labels_N, 0.05, 0))
-    scores = judge.score([decode(shards.image(i)[0]) for i in held])
+    scores = loaded.score([decode(shards.image(i)[0]) for i in held])
     for name, values in scores.values.items():
-        assert (values >= judge.thresholds[name] - 1e-3).mean() >= 0.95
-    assert judge.info.num_validation == len(held)
-    assert judge.calibration.schema == calibration_schema(judge.thresholds)
+        assert (values >= loaded.thresholds[name] - 1e-3).mean() >= 0.95
+    assert loaded.info.num_validation == len(held)
+    assert loaded.calibration.schema == calibration_schema(loaded.thresholds)
 
 
 def test_k_grows_with_the_training_set(detector: SimpleNamespace) -> None:
@@ -84,8 +84,8 @@ def test_what_cannot_be_is_refused_before_an_image_is_embedded(
 
 def test_a_global_bank_is_one_index_of_all_images(detector: SimpleNamespace) -> None:
     index(detector.images, detector.features, detector.model, detector.detector, knn_k=3, bank="global", num_workers=0)
-    judge = load_detector(detector.detector)
-    assert judge.info.bank == "global"
-    assert [i.ntotal for i in judge.knn.indexes] == [sum(judge.info.bank_sizes)]
+    loaded = load_detector(detector.detector)
+    assert loaded.info.bank == "global"
+    assert [i.ntotal for i in loaded.knn.indexes] == [sum(loaded.info.bank_sizes)]
     with pytest.raises(MofeError, match="bank = 'local' is not one of"):
         index(detector.images, detector.features, detector.model, detector.detector, bank="local", num_workers=0)  # type: ignore[arg-type]

@@ -24,10 +24,11 @@ from mlflow.entities import Run
 from PIL import Image
 from servers import Server, free_ports
 
-from mofe import load_detector, tracking
-from mofe.cli import main
-from mofe.detector import Detector, Scores
+from mofe import load_detector
+from mofe.cli.main import main
+from mofe.inference.detector import Detector, Scores
 from mofe.stages.index import index
+from mofe.tracking import journal
 
 
 def runs_by_name() -> dict[str, Run]:
@@ -42,7 +43,7 @@ def curve(run: Run) -> list[tuple[int, float]]:
 
 def a_stage(name: str, file: Path, between: Any = lambda: None) -> None:
     file.write_text("<html>")
-    with tracking.stage_run(name, {"rate": 0.1}) as run:
+    with journal.stage_run(name, {"rate": 0.1}) as run:
         run.metrics({"loss": 1.5}, step=1)
         between()
         run.metrics({"loss": 0.5}, step=2)
@@ -181,7 +182,7 @@ def test_a_server_that_dies_half_way_and_comes_back_gets_the_rest_at_the_end(
         assert len(list((tmp_path / "journals").glob("*.jsonl"))) == 1  # safe from now on
         mlflow_server.start()
 
-    with caplog.at_level(logging.WARNING, "mofe"), tracking.stage_run("finetune", {}) as tracking_now:
+    with caplog.at_level(logging.WARNING, "mofe"), journal.stage_run("finetune", {}) as tracking_now:
         tracking_now.metrics({"loss": 1.5}, step=1)
         die_and_come_back()
         tracking_now.metrics({"loss": 0.5}, step=4)

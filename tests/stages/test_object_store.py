@@ -15,7 +15,7 @@ from helpers import TINY
 from safetensors.torch import load, load_file
 from servers import Server
 
-from mofe import load_detector, writing
+from mofe import load_detector
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.metrics import Metrics
 from mofe.data.images import stored_form
@@ -28,6 +28,7 @@ from mofe.stages.index import index
 from mofe.stages.partition import partition
 from mofe.stages.prepare import prepare
 from mofe.stages.score import score
+from mofe.storage import writing
 
 
 @pytest.fixture(params=["memory", "s3"])

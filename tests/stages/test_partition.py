@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from helpers import TINY
 
-from mofe import writing
 from mofe.artifacts.features import FeatureInfo, Features
 from mofe.artifacts.partition import Partition
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.models import describe_backbone
 from mofe.stages.partition import partition
+from mofe.storage import writing
 
 CLASSES = ("n02099601", "n02123045", "teapot", "truck")
 

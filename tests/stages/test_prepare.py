@@ -91,7 +91,7 @@ def test_roles_ask_for_what_they_need(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"role": "judge"}, "role"),
+        ({"role": "predict"}, "role"),
         ({"images_per_class": -1}, "images_per_class"),
         ({"max_rejected": 2.0}, "max_rejected"),
     ],

@@ -22,8 +22,8 @@ from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics
 from mofe.detection.concept_matching import mcm
 from mofe.detection.knn import ExpertKNN
-from mofe.detector import SCORES
 from mofe.errors import MofeError
+from mofe.inference.detector import SCORES
 from mofe.models import create_backbone
 from mofe.stages.extract import extract
 from mofe.stages.index import index
@@ -100,14 +100,14 @@ def test_the_sample_is_the_same_images_before_and_after(
     assert sample.schema == embedding_schema(24)
     positions = np.linspace(0, 39, 7).round().astype(int)
     assert sample["label"].to_pylist() == table.table["label"].take(positions).to_pylist()
-    judge = load_detector(detector.detector)
-    preprocessing = judge.config.backbone.preprocessing
+    loaded = load_detector(detector.detector)
+    preprocessing = loaded.config.backbone.preprocessing
     transform = evaluation_transform(preprocessing)
     pixels = torch.stack([transform(decode(ImageShards(images).image(p)[0])) for p in positions.tolist()])
     batch = normalised(pixels, preprocessing)
-    backbone = create_backbone(judge.config.backbone).eval()
+    backbone = create_backbone(loaded.config.backbone).eval()
     with torch.inference_mode():
-        before, after = backbone.forward_features(batch)[:, 0], judge.model(batch).embedding_BD
+        before, after = backbone.forward_features(batch)[:, 0], loaded.model(batch).embedding_BD
     np.testing.assert_allclose(vectors(sample["before"]), before, atol=2e-3)
     np.testing.assert_allclose(vectors(sample["after"]), after, atol=2e-3)
 
@@ -121,16 +121,16 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]
 
     test = make_images("test", "test", per_class=3)
-    table, judge = scored(test, paths, tmp_path / "scores", 5), load_detector(paths.detector)
+    table, loaded = scored(test, paths, tmp_path / "scores", 5), load_detector(paths.detector)
     names = [name for name in table.info.scores if name.startswith("text.")]
     assert {"text.msp", "text.gl_mcm", "text.neglabel", "text.gda_msp", "text.cooked"} < set(names)
-    assert set(names) < set(judge.thresholds) & set(judge.calibration.column_names)
+    assert set(names) < set(loaded.thresholds) & set(loaded.calibration.column_names)
 
-    shards, preprocessing = ImageShards(test), judge.config.backbone.preprocessing
+    shards, preprocessing = ImageShards(test), loaded.config.backbone.preprocessing
     transform = evaluation_transform(preprocessing)
     pictures = [decode(shards.image(i)[0]) for i in range(len(shards))]
     theirs = open_clip.create_model(f"local-dir:{tmp_path}/clip", device="cpu").eval()
-    prompts = open_clip.get_tokenizer("")([f"a photo of a {name}" for name in judge.classes])
+    prompts = open_clip.get_tokenizer("")([f"a photo of a {name}" for name in loaded.classes])
     with torch.inference_mode():
         pixels = torch.stack([transform(picture) for picture in pictures])
         image_BP = theirs.encode_image(normalised(pixels, preprocessing))
@@ -140,7 +140,7 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     right = zero_shot.argmax(dim=1).numpy() == table.table["label"].to_numpy()
     assert table.info.zero_shot_accuracy == pytest.approx(right.mean())
 
-    asked = judge.score(pictures, scores=["text.gl_mcm", "text.cooked", "pretrained.knn"], batch_size=5)
+    asked = loaded.score(pictures, scores=["text.gl_mcm", "text.cooked", "pretrained.knn"], batch_size=5)
     for name in ("text.gl_mcm", "text.cooked", "pretrained.knn"):
         spread = float(table.table[name].to_numpy().std())  # asked in the precision of this machine
         np.testing.assert_allclose(asked.values[name], table.table[name], atol=spread / 5)

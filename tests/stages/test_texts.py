@@ -20,9 +20,9 @@ from mofe.artifacts.metrics import Metrics
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits
-from mofe.detection.embedding import untouched
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
+from mofe.inference.embedding import untouched
 from mofe.partitioning.wordnet import words
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mofe.training.split import validation_mask
+from mofe.data.validation_split import validation_mask
 
 
 def test_each_class_gives_its_share_at_least_one_and_keeps_at_least_one() -> None:

@@ -24,7 +24,7 @@ class DetectorInfo(Manifest):
     """Per score: the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
     compared: tuple[str, ...] = ()
-    """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.comparison`."""
+    """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.baselines`."""
     parameters: dict[str, Any]
     """Of the pipeline, that decided what it is."""
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage
 from mofe.artifacts.backbone import Backbone
 from mofe.artifacts.manifest import Manifest
 from mofe.artifacts.tables import in_row_groups, vectors
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 
 class FeatureInfo(Manifest):
@@ -30,7 +30,7 @@ class FeatureInfo(Manifest):
 
 
 class FeaturePart(FeatureInfo):
-    """``part.json``: features of some of the images, from one task of several; stack joins them.
+    """``part.json``: features of some of the images, from one task of several; merge_features joins them.
 
     Beside them lie sums in the place of prototypes (:class:`mofe.partitioning.prototypes.ClassSums`). All fields but
     those here are the whole's.
@@ -97,20 +97,20 @@ class Features:
     """Of a part, in the place of prototypes."""
 
     def __init__(self, uri: str | UPath):
-        self.uri = storage.resolve(uri)
+        self.uri = locations.resolve(uri)
         self.info = FeatureInfo.read(self.uri)
 
     @cached_property
     def prototypes_CD(self) -> np.ndarray:
         """Mean trunk embedding of each class, float32."""
         self.info.check(self.uri, self.PROTOTYPES)
-        return vectors(storage.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
+        return vectors(locations.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
 
     def column(self, name: Literal["trunk", "embedding"]) -> np.ndarray:
         """That vector of each image, (N, D) float16 as stored; read row group by row group, and held once."""
         values_ND = np.empty((self.info.num_images, self.info.dim), np.float16)
         start = 0
-        with storage.open_parquet(self._table) as table:
+        with locations.open_parquet(self._table) as table:
             if table.metadata.num_rows != len(values_ND):
                 raise MofeError(
                     f"{self.uri}: features.json promises {len(values_ND)} images, found {table.metadata.num_rows}"

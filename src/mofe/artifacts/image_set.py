@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 from upath import UPath
 
-from mofe import writing
 from mofe.artifacts.manifest import Manifest
+from mofe.storage import writing
 
 Role = Literal["train", "test", "ood"]
 """What an image set is for: training, ID test, or OOD test."""

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.manifest import THREADS
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 T = TypeVar("T")
 
@@ -35,9 +35,9 @@ class ImageShards:
     """How many row groups are kept in memory for :meth:`image`."""
 
     def __init__(self, uri: str | UPath, hashed: bool = True):
-        self.uri = storage.resolve(uri)
+        self.uri = locations.resolve(uri)
         self.info = ImageSet.read(self.uri)
-        if hashed and storage.is_local(self.uri):
+        if hashed and locations.is_local(self.uri):
             self.info.check(self.uri)
         self._held: OrderedDict[int, tuple[pa.Array, pa.Array]] = OrderedDict()
 
@@ -47,7 +47,7 @@ class ImageShards:
     @cached_property
     def files(self) -> list[UPath]:
         """The shards, in order."""
-        return storage.children(self.uri, "images-*.parquet")
+        return locations.children(self.uri, "images-*.parquet")
 
     @cached_property
     def footers(self) -> list[pq.FileMetaData]:
@@ -91,14 +91,14 @@ class ImageShards:
     def read_row_group(self, index: int) -> pa.Table:
         """The table (columns ``image``, ``label``) of row group ``index`` of the whole set."""
         number, group, _ = self.row_groups[index]
-        with storage.open_parquet(self.files[number], self.footers[number]) as parquet:
+        with locations.open_parquet(self.files[number], self.footers[number]) as parquet:
             return parquet.read_row_group(group)
 
     def _of_every_file(self, read: Callable[[pq.ParquetFile], T]) -> list[T]:
         """What ``read`` makes of each shard, in order; many at once, since a store takes its time for each answer."""
 
         def one(path: UPath) -> T:
-            with storage.open_parquet(path) as parquet:
+            with locations.open_parquet(path) as parquet:
                 return read(parquet)
 
         with ThreadPoolExecutor(THREADS) as pool:

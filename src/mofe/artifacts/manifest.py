@@ -14,10 +14,10 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.errors import MofeError
-from mofe.sealed_json import sealed, unsealed
-from mofe.typed_json import first_reason
+from mofe.storage import locations, writing
+from mofe.storage.checksummed_json import sealed, unsealed
+from mofe.storage.typed_json import first_reason
 
 THREADS = 16
 """That read small pieces of many files at once."""
@@ -51,19 +51,19 @@ class Manifest(BaseModel):
         writing.write_bytes(folder / self.file_name, whole.sealed())
 
     @classmethod
-    def read(cls, uri: storage.Location) -> Self:
+    def read(cls, uri: locations.Location) -> Self:
         """Read and validate the manifest of the artifact at ``uri``; errors as for :meth:`read_file`."""
-        return cls.read_file(storage.resolve(uri) / cls.file_name)
+        return cls.read_file(locations.resolve(uri) / cls.file_name)
 
     @classmethod
-    def read_file(cls, file: storage.Location) -> Self:
+    def read_file(cls, file: locations.Location) -> Self:
         """Read and validate a manifest that is a file of its own.
 
         Raises:
             MofeError: it is missing, not JSON, of another schema version, breaks the schema, or is damaged.
         """
-        path = storage.resolve(file)
-        content = storage.read_bytes(path, cls.what)
+        path = locations.resolve(file)
+        content = locations.read_bytes(path, cls.what)
         try:
             values, identity = unsealed(content)
             cls._check_version(path, values)
@@ -102,7 +102,7 @@ class Manifest(BaseModel):
             raise MofeError(f"{folder / self.file_name} lists no file {names}: make the {self.what} again")
 
         def check_one(name: str) -> None:
-            if storage.sha256((copy or folder) / name) != self.files[name]:
+            if locations.sha256((copy or folder) / name) != self.files[name]:
                 raise MofeError(
                     f"{folder / name} is damaged, or belongs to another {self.what}: its SHA-256 is not the one in "
                     f"{self.file_name}; make the {self.what} again"

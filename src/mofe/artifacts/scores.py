@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage
 from mofe.artifacts.image_set import Role
 from mofe.artifacts.manifest import Manifest
 from mofe.artifacts.tables import in_row_groups
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 
 class ScoreInfo(Manifest):
@@ -32,7 +32,7 @@ class ScoreInfo(Manifest):
 
 
 class ScorePart(ScoreInfo):
-    """``part.json``: scores of some of the images of a set, from one task of several; merge joins them.
+    """``part.json``: scores of some of the images of a set, from one task of several; merge_scores joins them.
 
     All fields but those here are the whole's; ``zero_shot_accuracy`` is left to it.
     """
@@ -105,7 +105,7 @@ class ScoreTable:
     TABLE, GALLERY, EMBEDDINGS = "scores.parquet", "gallery.parquet", "embeddings.parquet"
 
     def __init__(self, uri: str | UPath):
-        self.uri = storage.resolve(uri)
+        self.uri = locations.resolve(uri)
         self.info = ScoreInfo.read(self.uri)
 
     @cached_property
@@ -128,4 +128,4 @@ class ScoreTable:
 
     def _read(self, name: str) -> pa.Table:
         self.info.check(self.uri, name)
-        return storage.read_parquet(self.uri / name)
+        return locations.read_parquet(self.uri / name)

@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple, Self, cast
 
 from upath import UPath
 
-from mofe import storage
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 LARGEST = 1 << 28
@@ -60,7 +60,7 @@ def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str,
 
 def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
     """All files of an archive that are not hidden; the content of those whose names end in ``read``."""
-    with storage.reading(archive, "archive") as stream:
+    with locations.reading(archive, "archive") as stream:
         begun = _Begun(stream.read(2), stream)
         try:
             if begun.head == b"\x1f\x8b":  # gzip, whose checksum tarfile leaves unread

@@ -5,9 +5,9 @@ from itertools import islice
 
 from upath import UPath
 
-from mofe import storage
 from mofe.data.archives import is_hidden
 from mofe.data.sources import Form, class_names, image_names, located, manifest_rows
+from mofe.storage import locations
 
 
 def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
@@ -32,9 +32,9 @@ def _told(form: Form, files: list[UPath]) -> set[str]:
         case "manifest":
             return {row.get("label", "") for row in manifest_rows(files[0])} - {""}
         case "tables":
-            with storage.open_parquet(files[0]) as parquet:
+            with locations.open_parquet(files[0]) as parquet:
                 return set(class_names(parquet.schema_arrow) or ())
         case "folders":
-            return {name for name in storage.folders(files[0]) if not is_hidden(name)}
+            return {name for name in locations.folders(files[0]) if not is_hidden(name)}
         case "archives":
             return set()

@@ -8,25 +8,25 @@ from functools import partial
 
 from upath import UPath
 
-from mofe import storage
 from mofe.data.archives import ARCHIVES
 from mofe.data.sources import SUFFIXES, LabelledImage, archived_images, as_text, image_names, open_source, read_image
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 TABLES = (*ARCHIVES, ".parquet")
 """Files of many images."""
 
 
-def list_images(places: Iterable[storage.Location]) -> Iterator[LabelledImage]:
+def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]:
     """Every image of every place, in the order given; within a folder or glob, by name.
 
     Args:
-        places: as for :func:`list_files`.
+        places: as for :func:`find_files`.
 
     Raises:
         MofeError: there is nothing at a place, or a folder or archive holds no image.
     """
-    for file in list_files(places):
+    for file in find_files(places):
         if file.name.endswith(ARCHIVES):
             empty = True
             for image in archived_images(file):
@@ -40,7 +40,7 @@ def list_images(places: Iterable[storage.Location]) -> Iterator[LabelledImage]:
             yield LabelledImage(as_text(str(file)), -1, partial(read_image, file))
 
 
-def list_files(places: Iterable[storage.Location]) -> Iterator[UPath]:
+def find_files(places: Iterable[locations.Location]) -> Iterator[UPath]:
     """Every file that :func:`list_images` would read: images, archives, Parquet files.
 
     A link to a folder is not followed: it is listed as an image, which cannot be read, with the reason.
@@ -56,8 +56,8 @@ def list_files(places: Iterable[storage.Location]) -> Iterator[UPath]:
         if isinstance(place, UPath):
             yield place
             continue
-        path = storage.resolve(place)
-        found = storage.glob(path) if "*" in str(place) else [path]
+        path = locations.resolve(place)
+        found = locations.glob(path) if "*" in str(place) else [path]
         if not found:
             raise MofeError(f"nothing matches {place}")
         for one in found:
@@ -65,7 +65,7 @@ def list_files(places: Iterable[storage.Location]) -> Iterator[UPath]:
 
 
 def _files_at(path: UPath) -> Iterable[UPath]:
-    kind = storage.kind(path)
+    kind = locations.kind(path)
     if not kind:
         raise MofeError(f"there is nothing at {path}")
     if kind == "file" or path.name.endswith(TABLES):

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
-from mofe.data.freed_memory import keep_freed_memory
+from mofe.data.malloc import keep_freed_memory
 from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError

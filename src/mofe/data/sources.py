@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage
 from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in, is_hidden
-from mofe.data.memory import bounded
+from mofe.data.memory_limit import bounded
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
@@ -81,19 +81,19 @@ def located(uri: str) -> tuple[Form, list[UPath]]:
     Raises:
         MofeError: there is nothing.
     """
-    path = storage.resolve(uri)
+    path = locations.resolve(uri)
     if "*" in uri:
-        found = storage.glob(path)
+        found = locations.glob(path)
         archives = [file for file in found if file.name.endswith(ARCHIVES)]
         return ("archives", archives) if archives else ("tables", [file for file in found if file.suffix == ".parquet"])
     if path.name.endswith(ARCHIVES):
-        return "archives", [path] if storage.kind(path) == "file" else []
+        return "archives", [path] if locations.kind(path) == "file" else []
     if path.suffix == ".parquet":
-        return "tables", [path] if storage.kind(path) == "file" else []
+        return "tables", [path] if locations.kind(path) == "file" else []
     if path.suffix == ".csv":
         return "manifest", [path]
-    if storage.kind(path) == "directory":
-        found = storage.children(path, "*")
+    if locations.kind(path) == "directory":
+        found = locations.children(path, "*")
         if tables := [file for file in found if file.name.endswith(".parquet")]:
             return "tables", tables
         archives = [file for file in found if file.name.endswith(ARCHIVES)]
@@ -124,15 +124,15 @@ def open_source(uri: str, synsets: str = "") -> Source:
         case "folders":
             source = _folders(files[0])
     _check_names(source.classes, uri)
-    given = storage.resolve(synsets) if synsets else synsets_beside(storage.resolve(uri))
-    if synsets or storage.kind(given):
+    given = locations.resolve(synsets) if synsets else synsets_beside(locations.resolve(uri))
+    if synsets or locations.kind(given):
         return replace(source, synsets=_read_synsets(given, source))
     return source
 
 
 def synsets_beside(data: UPath) -> UPath:
     """Where the synsets of data are looked for that nobody has named: in its folder."""
-    return (data if storage.kind(data) == "directory" else data.parent) / SYNSETS
+    return (data if locations.kind(data) == "directory" else data.parent) / SYNSETS
 
 
 def as_text(name: str) -> str:
@@ -150,9 +150,9 @@ def read_image(path: UPath, root: Path | None = None) -> bytes:
     Raises:
         OSError, ValueError: there is no such file, or it is none that can be read whole (a pipe, a device, too large).
     """
-    if storage.is_local(path):
+    if locations.is_local(path):
         return _read_local(Path(path.path), root)
-    with storage.access(path, "image"):
+    with locations.access(path, "image"):
         try:
             return bytes(path.fs.cat_file(path.path))
         except FileNotFoundError as error:
@@ -205,11 +205,11 @@ def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
 
 
 def image_names(folder: UPath) -> list[str]:
-    """The image files in ``folder`` at any depth, and the links to folders, as :func:`mofe.storage.names` has them.
+    """The image files in ``folder`` at any depth, and the links to folders; see :func:`mofe.storage.locations.names`.
 
     Hidden ones are left out.
     """
-    return [name for name in storage.names(folder) if name.lower().endswith((*SUFFIXES, "/")) and not is_hidden(name)]
+    return [name for name in locations.names(folder) if name.lower().endswith((*SUFFIXES, "/")) and not is_hidden(name)]
 
 
 def _folders(root: UPath) -> Source:
@@ -232,7 +232,7 @@ def _folders(root: UPath) -> Source:
     index = {name: c for c, name in enumerate(classes)}
     # shards should be mixed: a batch is drawn from a few row groups
     order = sorted(names, key=_scattered)
-    inside = Path(root.path).resolve() if storage.is_local(root) else None
+    inside = Path(root.path).resolve() if locations.is_local(root) else None
 
     def images() -> Iterator[LabelledImage]:
         for name in order:
@@ -294,7 +294,7 @@ def _content(member: Member) -> bytes:
 def _parquet(files: Sequence[UPath], uri: str) -> Source:
     if not files:
         raise MofeError(f"there is no Parquet file at {uri}")
-    with storage.open_parquet(files[0]) as parquet:
+    with locations.open_parquet(files[0]) as parquet:
         schema: pa.Schema = parquet.schema_arrow
     _check_schema(schema, files[0])
     labelled = "label" in schema.names
@@ -313,7 +313,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     def images() -> Iterator[LabelledImage]:
         for file in files:
             row = 0
-            with storage.open_parquet(file) as parquet:
+            with locations.open_parquet(file) as parquet:
                 _check_schema(parquet.schema_arrow, file)
                 for batch in _batches(parquet, ["image", *(["label"] if labelled else [])], file):
                     labels = batch["label"].to_pylist() if labelled else [-1] * len(batch)
@@ -327,13 +327,13 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
 
 
 def _rows(file: UPath) -> int:
-    with storage.open_parquet(file) as parquet:
+    with locations.open_parquet(file) as parquet:
         return int(parquet.metadata.num_rows)
 
 
 def _highest_label(file: UPath) -> int | None:
     """None where no row has one."""
-    with storage.open_parquet(file) as parquet, bounded(file):
+    with locations.open_parquet(file) as parquet, bounded(file):
         highest: int | None = pc.max(parquet.read(["label"])["label"]).as_py()
         return highest
 
@@ -405,7 +405,7 @@ def manifest_rows(path: UPath) -> list[dict[str, str]]:
 
 def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
     """The rows of a CSV file that has these columns, the first of them filled in every row."""
-    content = storage.read_bytes(path, what)
+    content = locations.read_bytes(path, what)
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
         found = list(reader.fieldnames or ())
@@ -422,7 +422,7 @@ def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
 
 def manifest_file(manifest: UPath, name: str) -> UPath:
     """Where an image of a manifest lies: an absolute path or URI as it is, else beside the manifest."""
-    return storage.resolve(name) if "://" in name or name.startswith("/") else manifest.parent / name
+    return locations.resolve(name) if "://" in name or name.startswith("/") else manifest.parent / name
 
 
 def _manifest(path: UPath) -> Source:

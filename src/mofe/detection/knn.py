@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mofe.device import device
 from mofe.errors import MofeError
-from mofe.models.device import device
 
 LARGEST = 1 << 30
 """Bytes of all embeddings in float32 above which they are held in float16."""

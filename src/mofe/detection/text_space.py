@@ -91,7 +91,7 @@ class TextSpace:
 
         Args:
             z_BD: under the untouched backbone.
-            local_B: what its patches show: see :class:`mofe.detection.local_score.LocalScores`.
+            local_B: what its patches show: see :class:`mofe.inference.local_score.LocalScores`.
             logits_BC: of the run's own model, COOkeD's classifier that was trained on the images.
         """
         texts, scale = self.texts, self.texts.logit_scale

@@ -13,9 +13,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.artifacts.texts import TextInfo
 from mofe.errors import MofeError
+from mofe.storage import locations, writing
 
 TENSORS = "texts.safetensors"
 
@@ -67,12 +67,12 @@ def read_texts(uri: str | UPath) -> tuple[TextInfo, Texts | None]:
     Raises:
         MofeError: there is no artifact, or it is damaged.
     """
-    folder = storage.resolve(uri)
+    folder = locations.resolve(uri)
     info = TextInfo.read(folder)
     if not info.model:
         return info, None
     info.check(folder, TENSORS)
-    content = storage.read_bytes(folder / TENSORS, "text embeddings")
+    content = locations.read_bytes(folder / TENSORS, "text embeddings")
     try:
         return info, Texts.of_tensors(load(content))
     except Exception as error:  # safetensors has errors of its own; a TypeError where a tensor is unknown or missing

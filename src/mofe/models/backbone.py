@@ -12,9 +12,9 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from mofe import storage
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
 
@@ -58,7 +58,7 @@ def _sha256(weights: str) -> str:
     if weights in ("", RANDOM_WEIGHTS):
         return ""
     with local_weights(weights) as file:
-        return storage.sha256(file)
+        return locations.sha256(file)
 
 
 def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: float = 0.0) -> VisionTransformer:
@@ -82,7 +82,7 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
     with local_weights(spec.weights) as file:
-        if spec.weights_sha256 not in ("", storage.sha256(file)):
+        if spec.weights_sha256 not in ("", locations.sha256(file)):
             raise MofeError(
                 f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
                 f"{spec.weights_sha256}. Put those back, or run again from extract"
@@ -126,15 +126,15 @@ def local_weights(uri: str) -> Iterator[Path]:
     Raises:
         MofeError: there is none at ``uri``, or its name is not that of one.
     """
-    path = storage.resolve(uri)
+    path = locations.resolve(uri)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise MofeError(f"weights {uri}: expected a .safetensors file, or a .pth, .pt or .bin of plain tensors")
-    if storage.is_local(path):
+    if locations.is_local(path):
         if not Path(path.path).is_file():
             raise MofeError(f"there is no weights file at {uri}")
         yield Path(path.path)
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / path.name
-        local.write_bytes(storage.read_bytes(path, "weights file"))
+        local.write_bytes(locations.read_bytes(path, "weights file"))
         yield local

@@ -3,11 +3,11 @@
 from safetensors.torch import load, save
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.artifacts.model import ModelConfig
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE
+from mofe.storage import locations, writing
 
 WEIGHTS = "model.safetensors"
 
@@ -32,12 +32,12 @@ def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
     Raises:
         MofeError: there is no model, or its weights do not belong to its configuration.
     """
-    folder = storage.resolve(uri)
+    folder = locations.resolve(uri)
     config = ModelConfig.read(folder)
     backbone = create_backbone(config.backbone, load_weights=False)
     model = MoFE(backbone, config.partition, config.backbone.depth, config.top_k, config.router)
     config.check(folder, WEIGHTS)
-    content = storage.read_bytes(folder / WEIGHTS, "model's weights file")
+    content = locations.read_bytes(folder / WEIGHTS, "model's weights file")
     try:
         model.load_state_dict(load(content))
     except Exception as error:  # safetensors raises its own SafetensorError, torch a RuntimeError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mofe.models.device import sent
+from mofe.device import sent
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mofe.artifacts.partition import Partition, RouterKind
+from mofe.device import sent
 from mofe.errors import MofeError
 from mofe.models.class_token import class_token_after, is_known
-from mofe.models.device import sent
 from mofe.models.groups import Groups, one_kernel_suits
 
 

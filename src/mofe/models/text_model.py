@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
+from mofe.device import device
 from mofe.errors import MofeError
 from mofe.models.backbone import local_weights
-from mofe.models.device import device
 from mofe.progress import progress
+from mofe.storage import locations
 
 HUB = "hf-hub:"
 BATCH = 256
@@ -98,8 +98,8 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
     quick_gelu = bool((open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu"))
     with ExitStack() as opened:
         if name.startswith(LOCAL_MODEL):
-            name = LOCAL_MODEL + str(opened.enter_context(storage.local_copy(name.removeprefix(LOCAL_MODEL))))
-        elif storage.is_path(weights):
+            name = LOCAL_MODEL + str(opened.enter_context(locations.local_copy(name.removeprefix(LOCAL_MODEL))))
+        elif locations.is_path(weights):
             weights = str(opened.enter_context(local_weights(weights)))
         try:
             network = open_clip.create_model(

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.errors import MofeError
+from mofe.storage import locations, writing
 
 PART = 512
 """Features that are held in float64 at once."""
@@ -59,7 +59,7 @@ class ClassSums:
     @classmethod
     def read(cls, folder: UPath) -> Self:
         """The sums of a part of a feature set."""
-        table = storage.read_parquet(folder / Features.SUMS)
+        table = locations.read_parquet(folder / Features.SUMS)
         sum_CD = vectors(table["sum"])
         sums = cls(*sum_CD.shape)
         sums.sum_CD, sums.count_C = sum_CD, table["count"].to_numpy()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mofe.artifacts.metrics import Metrics, Result
-from mofe.report.comparison import ComparedTable, Spread
+from mofe.report.tables import ComparedTable, Spread
 
 FIGURES = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
 

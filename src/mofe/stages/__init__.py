@@ -7,23 +7,26 @@ The same word names the module here, the component, the pipeline task, the word 
 STAGES = (
     "fingerprint",
     "prepare",
-    "split",
+    "plan_shards",
     "extract",
-    "stack",
+    "merge_features",
     "texts",
-    "plan",
-    "configure",
+    "plan_runs",
+    "unpack_run",
     "partition",
     "finetune",
     "index",
     "score",
-    "merge",
+    "merge_scores",
     "evaluate",
-    "tabulate",
-    "survey",
-    "divide",
-    "judge",
-    "collect",
+    "compare_runs",
+    "fingerprint_batch",
+    "list_files",
+    "predict",
+    "merge_predictions",
 )
-"""Every stage, in the order in which data passes them; split, stack and merge let extract and score be several tasks,
-plan, configure and tabulate compare several runs, the last four ask a detector about many images."""
+"""Every stage, in the order in which data passes them.
+
+plan_shards, merge_features and merge_scores let extract and score be several tasks; plan_runs, unpack_run and
+compare_runs compare several runs; the last four score many images with a trained detector.
+"""

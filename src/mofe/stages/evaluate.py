@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from mofe import storage, tracking, writing
 from mofe.artifacts.metrics import ExpertResult, Metrics, Result
 from mofe.artifacts.model import History
 from mofe.artifacts.partition import Partition
@@ -17,6 +16,8 @@ from mofe.errors import MofeError
 from mofe.progress import progress
 from mofe.report.page import PRIMARY, render
 from mofe.report.text import format_table
+from mofe.storage import locations, writing
+from mofe.tracking import journal
 
 MOST_AT_ONCE = 4
 """Pairs of set and score that are measured at once: each bootstrap of 60 000 images holds 190 MB."""
@@ -53,7 +54,7 @@ def evaluate(
         name: of the configuration, where several are compared.
         ood_data: what fingerprint knows of the OOD sets: of each a "dataset", "uri" and "kind", near, far or "".
     """
-    with tracking.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
+    with journal.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
         classes, course = Partition.read(partition), History.read(history)
         for what, made in ((f"the scores {test.uri}", test.info), (f"the training history {history}", course)):
@@ -91,10 +92,10 @@ def evaluate(
             points = {name: values.tolist() for name, values in curve._asdict().items()}
             curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
 
-        writing.write_bytes(storage.resolve(metrics), found.sealed())
-        writing.write_json(storage.resolve(roc), {"curves": curves})
+        writing.write_bytes(locations.resolve(metrics), found.sealed())
+        writing.write_json(locations.resolve(roc), {"curves": curves})
         page = render(found, test, ood, classes, course)
-        writing.write_bytes(storage.resolve(report), page.encode())
+        writing.write_bytes(locations.resolve(report), page.encode())
         print(format_table(found))
         figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
         if found.zero_shot_accuracy is not None:

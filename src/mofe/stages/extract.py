@@ -5,15 +5,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mofe import tracking, writing
 from mofe.artifacts.features import FeatureInfo, FeaturePart, Features, feature_schema, write_features
 from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.parts import images_of
 from mofe.artifacts.tables import fixed_size_lists, vectors
-from mofe.data.shards import images_of
-from mofe.detection.embedding import embed_shards, untouched
+from mofe.device import one_thread
+from mofe.inference.embedding import embed_shards, untouched
 from mofe.models.backbone import describe_backbone
-from mofe.models.device import one_thread
 from mofe.partitioning.prototypes import ClassSums
+from mofe.storage import writing
+from mofe.tracking import journal
 
 
 def extract(
@@ -48,11 +49,11 @@ def extract(
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
-        shard: which of several shards of the images to extract from; stack joins what was made of each.
-        shards: how many there are, see split; 1 leaves the images undivided.
+        shard: which of several shards of the images to extract from; merge_features joins what was made of each.
+        shards: how many there are, see plan_shards; 1 leaves the images undivided.
     """
     label = "" if shards == 1 else f"shard {shard:g}"
-    with tracking.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}, label=label) as run:
+    with journal.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}, label=label) as run:
         source = ImageShards(images)
         mine = images_of(shard, shards, len(source), batch_size)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)

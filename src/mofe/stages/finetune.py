@@ -11,16 +11,18 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from upath import UPath
 
-from mofe import __version__, storage, tracking, writing
+from mofe import __version__
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch, History, ModelConfig
 from mofe.artifacts.partition import Partition, RouterKind
-from mofe.detection.embedding import embed_shards
 from mofe.errors import MofeError
+from mofe.inference.embedding import embed_shards
 from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
+from mofe.storage import locations, writing
+from mofe.tracking import journal
 from mofe.training import distributed
 from mofe.training.checkpoint import forget_handed_on, handed_on
 from mofe.training.loop import Embeddings, Trainer
@@ -155,7 +157,7 @@ def finetune(
         return
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
-        with tracking.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
+        with journal.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
             shards, known, classes = _sources(images, features, partition)
             made_from = {"images": shards.info, "features": known.info, "partition": classes}
             config = ModelConfig(
@@ -200,7 +202,7 @@ def finetune(
                 trainer.train()
                 return trainer
 
-            place = storage.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
+            place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
             if place and distributed.is_first():
                 forget_handed_on(place)
             distributed.wait_for_all()

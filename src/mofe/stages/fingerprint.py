@@ -1,19 +1,17 @@
 """What lies behind a data URI right now."""
 
 import hashlib
-import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mofe import storage
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.data.classes import untaught
+from mofe.data.ood_sets import check_sets
 from mofe.data.sources import manifest_file, manifest_rows, synsets_beside
 from mofe.errors import MofeError
+from mofe.storage import locations
 
 NOT_FILES = ("", "random")
 """What ``weights`` may be without being a file."""
-KINDS = ("near", "far")
-RESERVED = ("train", "id-test", "average")
 
 
 class Fingerprints(NamedTuple):
@@ -58,7 +56,7 @@ def fingerprint(
     """
     check_sets(ood_data)
     files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
-    files += [text_weights] if storage.is_path(text_weights) else []
+    files += [text_weights] if locations.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
     train, test = _digest(train_data, synsets), _digest(test_data)
     if unknown := untaught(test_data, train_data):
@@ -75,46 +73,18 @@ def fingerprint(
     )
 
 
-def check_sets(ood_data: list[Any]) -> None:
-    """Refuse a list of OOD sets that cannot be meant, before anything is read.
-
-    Raises:
-        MofeError: it is empty, or an entry has no usable name and URI.
-    """
-    if not ood_data:
-        raise MofeError("ood_data is empty: give at least one out-of-distribution set, as {dataset: NAME, uri: URI}")
-    for number, item in enumerate(ood_data, start=1):
-        if not isinstance(item, dict):
-            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and perhaps kind, found {item!r}")
-        if not {"dataset", "uri"} <= set(item) <= {"dataset", "uri", "kind"}:
-            found = ", ".join(map(str, item))
-            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and perhaps kind, found {found}")
-        if item.get("kind", "") not in ("", *KINDS):
-            raise MofeError(f"ood_data, entry {number}: kind = {item['kind']!r} is not one of {', '.join(KINDS)}")
-        if not isinstance(item["uri"], str) or not item["uri"].strip():
-            raise MofeError(f"ood_data, entry {number}: uri = {item['uri']!r} must be a path or URI")
-    names = [item["dataset"] for item in ood_data]
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name)) or name in RESERVED:
-            raise MofeError(
-                f"ood_data: {name!r} cannot name a set: use letters, digits, . _ - (not {', '.join(RESERVED)})"
-            )
-        if names.count(name) > 1:
-            raise MofeError(f"ood_data names {name!r} twice")
-
-
 def _digest(uri: str, synsets: str = "") -> str:
-    path = storage.resolve(uri)
+    path = locations.resolve(uri)
     if "*" in uri:
-        parts = [storage.digest_of_listing(file) for file in storage.glob(path)]
+        parts = [locations.digest_of_listing(file) for file in locations.glob(path)]
         if not parts:
             raise MofeError(f"there are no files at {uri}")
     else:
-        parts = [storage.digest_of_listing(uri)]
+        parts = [locations.digest_of_listing(uri)]
     if path.suffix == ".csv":
         listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
-        parts += [storage.digest_of_listing(file) if storage.kind(file) else "missing" for file in listed]
-    given = storage.resolve(synsets) if synsets else synsets_beside(path)
-    if synsets or storage.kind(given):
-        parts.append(storage.digest_of_listing(given))
+        parts += [locations.digest_of_listing(file) if locations.kind(file) else "missing" for file in listed]
+    given = locations.resolve(synsets) if synsets else synsets_beside(path)
+    if synsets or locations.kind(given):
+        parts.append(locations.digest_of_listing(given))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

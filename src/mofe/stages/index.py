@@ -7,24 +7,27 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from mofe import tracking
 from mofe.artifacts.detector import BANK_SCHEMA, Bank, DetectorInfo, calibration_schema
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
 from mofe.artifacts.texts import TextInfo
-from mofe.detection.comparison import Comparison, Space, heads_of
-from mofe.detection.embedding import embed_shards, together, untouched
+from mofe.data.validation_split import validation_mask
+from mofe.detection.baselines import Comparison, Head, Space
 from mofe.detection.knn import ExpertKNN, default_k
-from mofe.detection.local_score import LocalScores
 from mofe.detection.metrics import threshold_at_tpr
 from mofe.detection.texts import Texts, read_texts
-from mofe.detector import SCORES, scores_of, write_detector
 from mofe.errors import MofeError
+from mofe.inference.detector import SCORES, scores_of, write_detector
+from mofe.inference.embedding import embed_shards, together, untouched
+from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model
 from mofe.models.mofe import MoFE
-from mofe.training.split import validation_mask
+from mofe.tracking import journal
+
+MLFLOW_MODEL = "mofe.inference.mlflow_model"
+"""The code that MLflow runs to serve a detector; imported there alone, because it takes MLflow seconds."""
 
 
 def index(
@@ -60,7 +63,7 @@ def index(
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
-    with tracking.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
+    with journal.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
         if bank not in get_args(Bank):
             raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
         if knn_k < 0:
@@ -111,7 +114,7 @@ def index(
                 held_labels_M=shards.labels_N[held],
                 held_experts_M=held_experts_M,
                 experts_C=experts_C,
-                heads=heads_of(network),
+                heads=_heads_of(network),
                 k=k,
                 texts=words,
             )
@@ -153,7 +156,13 @@ def index(
             calibration=pa.table(calibration, schema=calibration_schema(calibration)),
         )
         run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
-        run.detector(detector)
+        run.detector(detector, MLFLOW_MODEL)
+
+
+def _heads_of(model: MoFE) -> list[Head]:
+    """The head of each expert, on the CPU."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.heads.state_dict().items()}
+    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(model.num_experts)]
 
 
 class _Sources(NamedTuple):

@@ -1,8 +1,9 @@
 """Which classes share an expert."""
 
-from mofe import storage, tracking, writing
 from mofe.artifacts.features import Features
 from mofe.partitioning.clusters import partition_classes
+from mofe.storage import locations, writing
+from mofe.tracking import journal
 
 
 def partition(
@@ -20,14 +21,14 @@ def partition(
             kmeans++ or random; the last three need no WordNet.
         seed: of self-learning, kmeans++ and random.
     """
-    with tracking.stage_run("partition", {"num_experts": num_experts, "strategy": strategy}) as run:
+    with journal.stage_run("partition", {"num_experts": num_experts, "strategy": strategy}) as run:
         known = Features(features)
         result = partition_classes(
             known.prototypes_CD, known.info.synsets, num_experts, strategy, classes=known.info.classes, seed=seed
         )
         with writing.staged(partition) as folder:
             result.model_copy(update={"made_from": {"features": known.info.identity}}).write(folder)
-        run.file(storage.resolve(partition) / "partition.json")
+        run.file(locations.resolve(partition) / "partition.json")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})
         for expert in range(num_experts):
             grown = f" from {result.seeds[expert].synset}" if result.seeds else ""

@@ -4,12 +4,13 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
 from mofe.data.sources import LabelledImage, Source, as_text, open_source
 from mofe.errors import MofeError
 from mofe.progress import progress
+from mofe.storage import writing
+from mofe.tracking import journal
 
 THREADS = 4
 AHEAD = 64
@@ -53,7 +54,7 @@ def prepare(
     if not 0 <= max_rejected <= 1:
         raise MofeError(f"max_rejected = {max_rejected} must lie between 0 and 1")
     parameters = {"dataset": name, "images_per_class": images_per_class, "max_rejected": max_rejected}
-    with tracking.stage_run("prepare", parameters, label=name) as run:
+    with journal.stage_run("prepare", parameters, label=name) as run:
         found = open_source(source, synsets).limited(images_per_class)
         if role != "ood" and not found.classes:
             raise MofeError(f"{source} has no labels: the {role} set needs class folders, a label column, or both")

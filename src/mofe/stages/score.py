@@ -6,16 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mofe import tracking, writing
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.parts import TOGETHER, images_of
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
-from mofe.data.shards import TOGETHER, images_of
-from mofe.detection.embedding import embed_shards, together
-from mofe.detector import SCORES, load_detector, scores_of
 from mofe.errors import MofeError
+from mofe.inference.detector import SCORES, load_detector, scores_of
+from mofe.inference.embedding import embed_shards, together
 from mofe.report.thumbnails import gallery
+from mofe.storage import writing
+from mofe.tracking import journal
 
 SAMPLE = 400
 """Images whose embeddings are kept, for the map of the feature space."""
@@ -44,36 +45,36 @@ def score(
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
-        shard: which of several shards of the images to score; merge joins what was made of each.
-        shards: how many there are, see split; 1 leaves the images undivided.
+        shard: which of several shards of the images to score; merge_scores joins what was made of each.
+        shards: how many there are, see plan_shards; 1 leaves the images undivided.
     """
     source = ImageShards(images)
     info = source.info
     label = info.name if shards == 1 else f"{info.name} shard {shard:g}"
-    with tracking.stage_run("score", {"dataset": info.name}, label=label) as run:
-        judge = load_detector(detector)
-        label_of = _labels_in_model(info, judge.classes)
+    with journal.stage_run("score", {"dataset": info.name}, label=label) as run:
+        trained = load_detector(detector)
+        label_of = _labels_in_model(info, trained.classes)
         mine = images_of(shard, shards, len(source), batch_size)
         sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int))
         sample = sample[(mine.start <= sample) & (sample < mine.stop)]
         embed = partial(
             embed_shards,
             shards=source,
-            preprocessing=judge.config.backbone.preprocessing,
+            preprocessing=trained.config.backbone.preprocessing,
             batch_size=batch_size,
             num_workers=num_workers,
             precision=precision,
         )
-        names = (*SCORES, *judge.info.compared)
+        names = (*SCORES, *trained.info.compared)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
-        nothing = np.empty((0, judge.model.dim), np.float32)  # a shard may have no image of the sample
+        nothing = np.empty((0, trained.model.dim), np.float32)  # a shard may have no image of the sample
         before, after, nearest, right = [nothing], [nothing], [], []
-        compared = [judge.pretrained] if judge.info.compared else []
-        text, patches = (judge.comparison.text, judge.local) if compared else (None, None)
+        compared = [trained.pretrained] if trained.info.compared else []
+        text, patches = (trained.comparison.text, trained.local) if compared else (None, None)
         local = patches.latest if patches else None
-        seen = embed([judge.model, *compared], label=f"score {label}", positions=np.array(mine), local=local)
+        seen = embed([trained.model, *compared], label=f"score {label}", positions=np.array(mine), local=local)
         for positions_B, labels_B, (output, *untouched), local_B in together(seen, TOGETHER):
-            batch = scores_of(output, judge.knn, neighbours=1)
+            batch = scores_of(output, trained.knn, neighbours=1)
             nearest.append(batch.nearest_Bn[:, 0])
             columns["label"].append(label_of[labels_B])
             columns["predicted"].append(batch.predicted_B)
@@ -84,15 +85,15 @@ def score(
             if untouched:
                 z_BD = untouched[0].embedding_BD
                 before.append(z_BD.numpy()[sampled_B])
-                values |= judge.comparison.score_tuned(output.embedding_BD, batch.expert_B)
-                values |= judge.comparison.score_pretrained(z_BD)
+                values |= trained.comparison.score_tuned(output.embedding_BD, batch.expert_B)
+                values |= trained.comparison.score_pretrained(z_BD)
                 if text:
                     values |= text.score(z_BD, local_B, output.logits[:, :-1])
                     right.append(text.classify(z_BD) == label_of[labels_B])
             for name, values_B in values.items():
                 columns[name].append(values_B)
         if not compared and len(sample):  # one by one, for batches of a sample would depend on how the set is divided
-            seen = embed([judge.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
+            seen = embed([trained.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
             before += [output.embedding_BD.numpy() for _, _, (output,), _ in seen]
         schema = score_schema(names)
         arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -105,7 +106,7 @@ def score(
         with writing.staged(scores) as folder:
             with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
                 write(table)
-            shown = gallery(source, mine, arrays, np.concatenate(nearest), judge.bank, judge.thresholds["knn"])
+            shown = gallery(source, mine, arrays, np.concatenate(nearest), trained.bank, trained.thresholds["knn"])
             with writing.file(folder / ScoreTable.GALLERY) as file:
                 pq.write_table(shown, file)
             with writing.file(folder / ScoreTable.EMBEDDINGS) as file:
@@ -115,16 +116,16 @@ def score(
                     "before": fixed_size_lists(np.concatenate(before), pa.float16()),
                     "after": fixed_size_lists(np.concatenate(after), pa.float16()),
                 }
-                pq.write_table(pa.table(embeddings, schema=embedding_schema(judge.pretrained.dim)), file)
-            parameters = dict(judge.info.parameters)
+                pq.write_table(pa.table(embeddings, schema=embedding_schema(trained.pretrained.dim)), file)
+            parameters = dict(trained.info.parameters)
             if info.role == "test":
                 parameters["test_data"] = info.source
                 parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
             about = ScoreInfo(
                 made_from={
                     "images": info.identity,
-                    "detector": judge.info.identity,
-                    "partition": judge.config.made_from["partition"],
+                    "detector": trained.info.identity,
+                    "partition": trained.config.made_from["partition"],
                 },
                 dataset=info.name,
                 role=info.role,
@@ -141,7 +142,7 @@ def score(
                     **dict(about),
                     start=mine.start,
                     stop=mine.stop,
-                    threshold=judge.thresholds["knn"],
+                    threshold=trained.thresholds["knn"],
                     zero_shot_right=None if right_N is None else int(right_N.sum()),
                 ).write(folder)
         run.metrics({"images": len(mine), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})

@@ -8,7 +8,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from mofe import tracking, writing
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.texts import TextInfo
@@ -20,6 +19,8 @@ from mofe.errors import MofeError
 from mofe.models.backbone import local_weights
 from mofe.models.text_model import TextModel, load_text_model
 from mofe.partitioning.wordnet import name_in_words, words
+from mofe.storage import writing
+from mofe.tracking import journal
 
 TEMPLATES = ("a photo of a {}",)
 """MCM's."""
@@ -91,7 +92,7 @@ def texts(
         with writing.staged(texts) as folder:
             write_texts(folder, info, None)
         return
-    with tracking.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
+    with journal.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
         for template in text_templates or ("",):
             if "{}" not in template:
                 raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")

@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 from torch import nn
 from upath import UPath
 
-from mofe import storage, writing
 from mofe.errors import MofeError
-from mofe.sealed_json import sealed, unsealed
+from mofe.storage import locations, writing
+from mofe.storage.checksummed_json import sealed, unsealed
 
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -56,8 +56,8 @@ def forget_handed_on(folder: UPath) -> None:
     Whoever trains again after that means to: the code has changed, or the stage is to run again. Within one pipeline
     run it is another try, after the model did not reach its place.
     """
-    if storage.kind(folder / END):
-        run = storage.read_bytes(folder / END, "note of a training's end").decode(errors="replace")
+    if locations.kind(folder / END):
+        run = locations.read_bytes(folder / END, "note of a training's end").decode(errors="replace")
         if not run or run != _pipeline_run():
             _remove(folder)
 
@@ -67,7 +67,7 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
     place, progress = _newest(folder)
     if progress is None:
         return None
-    tensors = load(storage.read_bytes(place / STATE, "checkpoint's tensors"))
+    tensors = load(locations.read_bytes(place / STATE, "checkpoint's tensors"))
     try:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:
@@ -84,7 +84,7 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
 def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
     """The newest checkpoint that is whole, and its progress; of two of which one is damaged, the other."""
     for place in reversed(_steps(folder)):
-        if storage.kind(place / MANIFEST):
+        if locations.kind(place / MANIFEST):
             progress = _undamaged(place)
             if progress is not None:
                 return place, progress
@@ -94,10 +94,10 @@ def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
 
 def _undamaged(place: UPath) -> dict[str, Any] | None:
     try:
-        progress, seal = unsealed(storage.read_bytes(place / MANIFEST, "checkpoint"))
+        progress, seal = unsealed(locations.read_bytes(place / MANIFEST, "checkpoint"))
     except ValueError:
         return None
-    whole = seal and storage.kind(place / STATE) and storage.sha256(place / STATE) == progress["files"][STATE]
+    whole = seal and locations.kind(place / STATE) and locations.sha256(place / STATE) == progress["files"][STATE]
     return dict(progress) if whole else None
 
 
@@ -106,12 +106,12 @@ def _pipeline_run() -> str:
 
 
 def _remove(folder: UPath) -> None:
-    if storage.is_local(folder):
+    if locations.is_local(folder):
         shutil.rmtree(Path(folder.path), ignore_errors=True)
     else:
-        with storage.access(folder, "checkpoint"), contextlib.suppress(FileNotFoundError):
+        with locations.access(folder, "checkpoint"), contextlib.suppress(FileNotFoundError):
             folder.fs.rm(folder.path, recursive=True)
 
 
 def _steps(folder: UPath) -> list[UPath]:
-    return storage.children(folder, "step-*")
+    return locations.children(folder, "step-*")

@@ -26,8 +26,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from mofe.device import device
 from mofe.errors import MofeError
-from mofe.models.device import device
 
 LOST_PEER = re.compile("by peer|remote process|Broken pipe")
 """What gloo and NCCL say in a process whose peer failed."""

@@ -28,8 +28,9 @@ from mofe.data.loader import (
     shuffled_positions,
     training_transform,
 )
+from mofe.data.validation_split import validation_mask
+from mofe.device import autocast, compiling_pays, device, sent
 from mofe.errors import MofeError
-from mofe.models.device import autocast, compiling_pays, device, sent
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training import distributed, termination
@@ -39,7 +40,6 @@ from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import layer_rates, learning_rate, parameter_groups, set_learning_rate
 from mofe.training.probe import linear_probe, predict_from_features
 from mofe.training.recipe import Recipe
-from mofe.training.split import validation_mask
 from mofe.training.step import TrainingStep
 
 CHECKPOINT_MINUTES = 15.0

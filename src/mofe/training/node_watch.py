@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from mofe.server_message import in_one_line
+from mofe.errors import in_one_line
 from mofe.training.distributed import LOST_PEER
 
 

@@ -24,9 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mofe import storage, writing
-from mofe.errors import MofeError
-from mofe.server_message import in_one_line
+from mofe.errors import MofeError, in_one_line
+from mofe.storage import locations, writing
 from mofe.training.node_watch import NodeWatch, pods_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -65,7 +64,7 @@ def train_on_nodes(arguments: Mapping[str, Any], num_nodes: int, resources: Mapp
         cluster.wait_for(name, num_nodes)
     for name in OUTPUTS:
         if places[name] != arguments[name]:
-            with storage.local_copy(places[name]) as copy, writing.staged(arguments[name]) as folder:
+            with locations.local_copy(places[name]) as copy, writing.staged(arguments[name]) as folder:
                 shutil.copytree(copy, folder.path, dirs_exist_ok=True)
 
 
@@ -74,7 +73,7 @@ def object_uri(name: str, place: str) -> str:
     for mount, scheme in MOUNTS.items():
         if place.startswith(mount):
             return scheme + place.removeprefix(mount)
-    if storage.is_local(storage.resolve(place)):
+    if locations.is_local(locations.resolve(place)):
         raise MofeError(
             f"{name} is at {place}, where other nodes cannot read or write: num_nodes > 1 needs an object store "
             "(s3://…, gs://…) for it, or num_nodes=1"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mofe.models.device import sent
+from mofe.device import sent
 from mofe.models.mofe import MoFE
 from mofe.training.losses import embedding_norm, expert_loss, expert_targets, route_loss, router_targets
 from mofe.training.mixup import Mixed

@@ -1,0 +1,20 @@
+"""The predictions of all shards of a batch as one data set, counted."""
+
+from typing import List  # noqa: UP035  (kfp reads this spelling)
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def merge_predictions(
+    shards: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    predictions: dsl.Output[dsl.Dataset],
+    counts: dsl.Output[dsl.Metrics],
+):
+    from mofe.stages import merge_predictions as stage
+
+    found = stage.merge_predictions([shard.path for shard in shards], predictions.path, counts.path)
+    for kind, count in found.items():
+        counts.log_metric(kind, count)

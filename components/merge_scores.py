@@ -1,0 +1,17 @@
+"""The scores of all shards of an evaluation set as one table."""
+
+from typing import List  # noqa: UP035  (kfp reads this spelling)
+
+from kfp import dsl
+
+from components.images import image
+
+
+@dsl.component(base_image=image("data"), install_kfp_package=False)
+def merge_scores(
+    parts: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    scores: dsl.Output[dsl.Dataset],
+):
+    from mofe.stages import merge_scores as stage
+
+    stage.merge_scores([part.path for part in parts], scores.path)

@@ -1,0 +1,79 @@
+"""docs/parameters.md from the compiled pipelines: each parameter's type, default and description.
+
+python -m pipelines.reference
+"""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from mofe.parameters.file import pipeline_parameters
+from mofe.runners.digests import compiled_pipeline
+from pipelines.detect import detect
+from pipelines.mofe import mofe
+from pipelines.sharded import sharded
+from pipelines.tables import tables
+
+PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
+HEAD = """# Parameters
+
+What `mofe run -f params.yaml`, Kubeflow's form and `kfp run create` take. `make compile` writes this page from the
+compiled pipelines; edit none of it by hand. Values are written as YAML, on a command line as `name=value`. What the
+method's defaults rest on: [method.md](method.md).
+"""
+TYPES = {
+    "STRING": "text",
+    "NUMBER_INTEGER": "whole number",
+    "NUMBER_DOUBLE": "number",
+    "BOOLEAN": "true or false",
+    "LIST": "list",
+    "STRUCT": "mapping",
+}
+
+
+def page() -> str:
+    """The whole page. What sharded and tables have in common with mofe is told once."""
+    one, split = parameters("mofe", mofe), parameters("sharded", sharded)
+    several, batch = parameters("tables", tables), parameters("detect", detect)
+    missing = ", ".join(f"`{name}`" for name in one if name not in several)
+    parts = [
+        HEAD,
+        "## mofe: one detector",
+        table(one),
+        "## sharded: the same, with extract and score in shards",
+        "Those of mofe, and:",
+        table({name: parameter for name, parameter in split.items() if name not in one}),
+        "## tables: many configurations, compared",
+        f"Those of mofe but {missing}, and:",
+        table({name: parameter for name, parameter in several.items() if name not in one}),
+        "## detect: predictions on very many images",
+        table(batch),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def parameters(name: str, pipeline: Any) -> dict[str, dict[str, Any]]:
+    """What was compiled, in the order of the code: the YAML's is the alphabet's."""
+    compiled = pipeline_parameters(compiled_pipeline(f"{name}.yaml"))
+    return {name: compiled[name] for name in inspect.signature(pipeline.pipeline_func).parameters}
+
+
+def table(parameters: dict[str, dict[str, Any]]) -> str:
+    """A row a parameter."""
+    rows = ["| parameter | type | default | |", "|---|---|---|---|"]
+    for name, parameter in parameters.items():
+        kind, description = parameter["parameterType"], " ".join(parameter["description"].split())
+        default = f"`{written(parameter['defaultValue'], kind)}`" if "defaultValue" in parameter else "must be given"
+        rows.append(f"| `{name}` | {TYPES[kind]} | {default} | {description} |")
+    return "\n".join(rows)
+
+
+def written(default: Any, kind: str) -> str:
+    """A default as one would write it: whole numbers are compiled as 1.0."""
+    text = json.dumps(default, ensure_ascii=False)
+    return text if kind in ("NUMBER_DOUBLE", "STRING") else text.replace(".0", "")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

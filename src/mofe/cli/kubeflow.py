@@ -1,0 +1,104 @@
+"""``mofe compile``, ``register``, ``schedule``: the pipelines as Kubeflow knows them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+from mofe.errors import MofeError
+from mofe.parameters.file import PipelineName, check_parameters, pipeline_parameters, read_parameters, settings_of
+
+
+def compile(
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    registry: str | None = None,
+    pipeline: PipelineName = "mofe",
+) -> None:
+    """Write the pipeline as YAML for Kubeflow: upload it in the UI, or 'kfp run create -f FILE name=value …'.
+
+    Args:
+        output: file to write; the terminal if left out.
+        registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
+            that Kubeflow's cache sees a change of code.
+        pipeline: mofe makes one detector, sharded the same with extract and score in many tasks at once, tables
+            compares configurations, detect asks about very many images.
+    """
+    from mofe.runners.digests import compiled_pipeline, stamp
+    from mofe.storage import locations, writing
+
+    text = compiled_pipeline(f"{pipeline}.yaml").read_text(encoding="utf-8")
+    if registry:
+        text = stamp(text, registry.rstrip("/"))
+    if output:
+        writing.write_bytes(locations.resolve(output), text.encode())
+    else:
+        sys.stdout.buffer.write(text.encode())
+
+
+def register(
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    host: str = "",
+    namespace: str = "",
+    registry: str = "",
+) -> None:
+    """Make the pipelines known to Kubeflow: they appear in the UI, as a new version where the code has changed.
+
+    Example: mofe register --registry registry.example/team --set train_accelerators=8 'node_selector={"pool": "gpu"}'
+
+    Args:
+        settings: defaults of the pipelines' parameters on this cluster, as name=value; the value is read as YAML.
+        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
+        namespace: yours, where there are several.
+        registry: where your images are.
+    """
+    from mofe.runners.digests import compiled_pipeline
+    from mofe.runners.kubeflow import register as hand_over
+
+    files = [compiled_pipeline(f"{name}.yaml") for name in get_args(PipelineName)]
+    defaults = settings_of(settings)
+    for file in files:
+        if file.stem != "detect":  # it takes those of them that it has
+            check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
+    hand_over(files, defaults, host=host, namespace=namespace, registry=registry)
+
+
+def schedule(
+    name: tyro.conf.Positional[str],
+    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    cron: str = "",
+    off: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    pipeline: PipelineName = "mofe",
+    host: str = "",
+    namespace: str = "",
+    registry: str = "",
+) -> None:
+    """Let Kubeflow run the pipeline again and again; what has not changed since the last time is cached.
+
+    Example: mofe schedule weekly -f params.yaml --cron '0 0 3 * * 1' --registry registry.example/team
+
+    Args:
+        name: of the schedule; one of the same name is replaced.
+        params: YAML file with the pipeline's parameters.
+        settings: parameters that override the file's, as name=value; the value is read as YAML.
+        cron: when, in six fields: seconds, minutes, hours, day of the month, month, day of the week; in the
+            time zone that Kubeflow was given.
+        off: end the schedule instead.
+        pipeline: as for mofe run.
+        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
+        namespace: yours, where there are several.
+        registry: where your images are.
+    """
+    from mofe.runners import kubeflow
+    from mofe.runners.digests import compiled_pipeline
+
+    if off:
+        kubeflow.unschedule(name, host=host, namespace=namespace)
+        return
+    if params is None or not cron:
+        raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
+    file = compiled_pipeline(f"{pipeline}.yaml")
+    parameters = read_parameters(params, settings)
+    check_parameters(parameters, pipeline_parameters(file), str(params))
+    kubeflow.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)

@@ -1,0 +1,160 @@
+"""Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+from upath import UPath
+
+from mofe.data.images import decode
+from mofe.data.listing import list_images
+from mofe.data.sources import LabelledImage, as_text
+from mofe.detection.threshold import chosen_threshold
+from mofe.errors import MofeError
+from mofe.inference.detector import Detector
+from mofe.inference.predictions import Neighbour, Prediction, Unreadable
+from mofe.storage.locations import Location
+
+THREADS = 4
+
+
+def detect(
+    detector: Detector,
+    places: Location | Iterable[Location],
+    *,
+    threshold: str = "tpr=0.95",
+    unknown: Iterable[str] = (),
+    score: str = "knn",
+    neighbours: int = 0,
+    batch_size: int = 32,
+) -> Iterator[Prediction | Unreadable]:
+    """A prediction on every image, in order; before the first, the files of ``unknown`` that could not be read.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        places: a file, folder, glob, tar archive or Parquet file, or several; see
+            :func:`mofe.data.listing.find_files`.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
+        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+        score: which of the detector's scores decides; those of ``info.compared`` too.
+        neighbours: how many of the nearest known images to name.
+        batch_size: images at once.
+
+    Raises:
+        MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
+    """
+    if batch_size < 1:
+        raise MofeError(f"batch_size = {batch_size} must be at least 1")
+    unreadable: list[Unreadable] = []
+    strangers = tuple(unknown)
+    limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
+    yield from unreadable
+    pending = _read_ahead(list_images([places] if isinstance(places, str | os.PathLike | UPath) else places))
+    while batch := list(islice(pending, batch_size)):
+        readable = [(name, image) for name, image, _ in batch if image]
+        found = iter(judged(detector, readable, score=score, limit=limit, neighbours=neighbours))
+        for name, image, reason in batch:
+            yield next(found) if image else Unreadable(name, reason)
+
+
+def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
+    """The least score of an image that is taken for known.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
+        score: which of the detector's scores decides.
+        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+
+    Raises:
+        MofeError: the threshold or score does not exist, or has no use for such images.
+    """
+    if score not in detector.thresholds:
+        raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
+    validation_n = detector.calibration[score].to_numpy()
+    unknown_m = None
+    if unknown is not None:
+        if not threshold.strip().startswith("fpr"):
+            raise MofeError(f"images known to be unknown set a threshold fpr=SHARE; {threshold!r} has no use for them")
+        unknown_m = detector.score(unknown, scores=[score]).values[score]
+    return chosen_threshold(threshold, validation_n, unknown_m)
+
+
+def judged(
+    detector: Detector, images: Sequence[tuple[str, Any]], *, score: str, limit: float, neighbours: int = 0
+) -> list[Prediction]:
+    """A prediction on each of a batch of images.
+
+    Args:
+        detector: see :func:`mofe.load_detector`.
+        images: names, and images in any form that :meth:`Detector.score` takes.
+        score: which of the detector's scores decides.
+        limit: from :func:`limit_of`.
+        neighbours: how many of the nearest known images to name.
+
+    Raises:
+        MofeError: one is no image.
+    """
+    if not images:
+        return []
+    pixels = [image for _, image in images]
+    scores = detector.score(pixels, scores=[score], neighbours=neighbours, batch_size=len(pixels))
+    p_values = detector.p_values(scores, score)
+    near = [
+        zip(*rows, strict=True) for rows in zip(scores.nearest_Bn.tolist(), scores.distance_Bn.tolist(), strict=True)
+    ]
+    return [
+        Prediction(
+            image=name,
+            known=float(scores.values[score][i]) >= limit,  # in float64: the limit lies between two of float32
+            class_name=detector.classes[scores.predicted_B[i]],
+            expert=int(scores.expert_B[i]),
+            probability=float(scores.values["msp"][i]),
+            score=float(scores.values[score][i]),
+            p_value=float(p_values[i]),
+            neighbours=tuple(_neighbour(detector, row, distance) for row, distance in near[i] if row >= 0),
+        )
+        for i, (name, _) in enumerate(images)
+    ]
+
+
+def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
+    label = detector.bank["label"][row].as_py()
+    return Neighbour(detector.bank["id"][row].as_py(), detector.classes[label], distance)
+
+
+def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
+    """The images at ``places``, of which there must be one; ``unreadable`` takes the files that are none."""
+    found = False
+    for name, image, reason in _read_ahead(list_images(places)):
+        if image:
+            found = True
+            yield image
+        else:
+            unreadable.append(Unreadable(name, reason))
+    if not found:
+        first = unreadable[0]
+        raise MofeError(f"no image at {', '.join(places)} can be read: {first.image}: {first.reason}")
+
+
+def _read_ahead(images: Iterable[LabelledImage]) -> Iterator[tuple[str, Image.Image | None, str]]:
+    """Each image's name and its pixels, or None and the reason why it has none; read and decoded a little ahead."""
+
+    def read(image: LabelledImage) -> tuple[str, Image.Image | None, str]:
+        try:
+            return image.path, decode(image.read()), ""
+        except (OSError, ValueError) as error:
+            return image.path, None, as_text(str(error)) or type(error).__name__
+
+    waiting: deque[Future[tuple[str, Image.Image | None, str]]] = deque()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for image in images:
+            waiting.append(pool.submit(read, image))
+            if len(waiting) > 2 * THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,0 +1,281 @@
+"""The trained detector: a model, one index of known images per expert, and what calibrates its decisions.
+
+In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is),
+``calibration.parquet`` (scores of the validation images), where others were fitted for comparison ``comparison/`` and,
+written last, ``detector.json``.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from upath import UPath
+
+from mofe.artifacts.detector import DetectorInfo
+from mofe.artifacts.model import ModelConfig
+from mofe.data.images import decode, measured, to_rgb
+from mofe.data.loader import evaluation_transform, normalised
+from mofe.detection.baselines import Comparison
+from mofe.detection.conformal import conformal_p_values
+from mofe.detection.knn import ExpertKNN
+from mofe.detection.scores import energy, max_logit, msp
+from mofe.device import autocast, device
+from mofe.errors import MofeError
+from mofe.inference.embedding import on_cpu, untouched
+from mofe.inference.local_score import LocalScores
+from mofe.models.checkpoint import load_model, save_model
+from mofe.models.mofe import MoFE, MoFEOutput
+from mofe.storage import locations, writing
+
+SCORES = ("knn", "msp", "max_logit", "energy")
+"""What a detector computes of every image; ``knn`` is the method's own."""
+
+MODEL, INDEXES, COMPARISON = "model", "indexes", "comparison"
+CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the detector says of B images; higher values are more in-distribution."""
+
+    predicted_B: np.ndarray
+    """Index into ``Detector.classes``."""
+    expert_B: np.ndarray
+    values: dict[str, np.ndarray]
+    """By name, (B,): :data:`SCORES`, whose ``msp`` is the class's probability, and what else was asked for."""
+    distance_Bn: np.ndarray
+    """Euclidean distances to the nearest known images of the expert, nearest first; inf past the end of its bank."""
+    nearest_Bn: np.ndarray
+    """Those images as rows of ``Detector.bank``; −1 past its end."""
+
+
+def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores:
+    """Class, expert and every score of a batch that the model has seen; float32 tensors on the CPU."""
+    logits_BC, others_B = output.logits[:, :-1], output.logits[:, -1]
+    embeddings_BD, experts_B = output.embedding_BD.numpy(), output.expert_B.numpy()
+    knn_B, distance_Bn, nearest_Bn = knn.search(embeddings_BD, experts_B, neighbours)
+    values = {
+        "knn": knn_B,
+        "msp": msp(logits_BC, others_B).numpy(),
+        "max_logit": max_logit(logits_BC).numpy(),
+        "energy": energy(logits_BC).numpy(),
+    }
+    predicted_B = logits_BC.argmax(dim=1).numpy()
+    return Scores(predicted_B, experts_B, values, distance_Bn, nearest_Bn)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Names the class of an image, and scores how much the image is like what was taught; see :func:`load_detector`."""
+
+    folder: UPath
+    model: MoFE
+    config: ModelConfig
+    knn: ExpertKNN
+    info: DetectorInfo
+
+    def __repr__(self) -> str:
+        return f"Detector({str(self.folder)!r}: {len(self.classes)} classes, {self.model.num_experts} experts)"
+
+    @classmethod
+    def read(cls, folder: UPath) -> Self:
+        """Read a detector's folder.
+
+        Raises:
+            MofeError: a part is missing, damaged, or does not belong to the others.
+        """
+        info = DetectorInfo.read(folder)
+        info.check(folder, f"{MODEL}/config.json")  # which in turn vouches for the weights
+        model, config = load_model(folder / MODEL)
+        with locations.local_copy(folder / INDEXES) as indexes:
+            info.check(folder, f"{INDEXES}/*", copy=indexes.parent)
+            knn = ExpertKNN.load(indexes)
+        return cls(folder, model.to(device()), config, knn, info)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the C known classes."""
+        return self.config.partition.classes
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The expert of each class."""
+        return self.config.partition.expert_of_class
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Per score, the largest value that keeps at least 95 % of the validation images."""
+        return self.info.thresholds
+
+    @cached_property
+    def bank(self) -> pa.Table:
+        """The known images that neighbours are looked for among: ``id``, ``label``, ``expert``."""
+        self.info.check(self.folder, BANK)
+        return locations.read_parquet(self.folder / BANK)
+
+    @cached_property
+    def calibration(self) -> pa.Table:
+        """The scores of the validation images, a column a score."""
+        self.info.check(self.folder, CALIBRATION)
+        return locations.read_parquet(self.folder / CALIBRATION)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The detectors that were fitted beside it, if any."""
+        if not self.info.compared:
+            raise MofeError(f"{self.folder} holds no other detectors: index was run with compare=false")
+        with locations.local_copy(self.folder / COMPARISON) as folder:
+            self.info.check(self.folder, f"{COMPARISON}/*", copy=folder.parent)
+            return Comparison.load(folder)
+
+    @cached_property
+    def pretrained(self) -> MoFE:
+        """The untouched backbone, for the scores on it; it is loaded from where it came from."""
+        return untouched(self.config.backbone, self.classes).to(device()).eval()
+
+    @cached_property
+    def local(self) -> LocalScores | None:
+        """Looks on while :attr:`pretrained` looks at images, where there is a text model; ask for it beforehand."""
+        return LocalScores(self.pretrained, self.comparison.text.texts) if self.comparison.text else None
+
+    def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
+        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal.
+
+        Raises:
+            MofeError: the images were not asked for that score.
+        """
+        if score not in scores.values:
+            raise MofeError(f"these scores hold no {score!r}; ask for it: score(images, scores=[{score!r}])")
+        return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
+
+    @torch.inference_mode()
+    def score(self, images: Any, *, scores: Iterable[str] = (), neighbours: int = 0, batch_size: int = 64) -> Scores:
+        """Class, expert and scores of images of any size and mode.
+
+        Args:
+            images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
+                image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
+            scores: of the detectors fitted for comparison, beside :data:`SCORES`; names are in ``info.compared``.
+            neighbours: how many of the nearest known images to name.
+            batch_size: images at once.
+
+        Raises:
+            MofeError: there is no such score, there are no images, or one is no image; the message says which and why.
+        """
+        one = isinstance(images, str | bytes | os.PathLike | Image.Image | UPath) or getattr(images, "ndim", 0) in (
+            2,
+            3,
+        )
+        pending = enumerate([images] if one else images)
+        if batch_size < 1 or neighbours < 0:
+            raise MofeError(f"batch_size = {batch_size} must be at least 1, neighbours = {neighbours} at least 0")
+        others = [name for name in ([scores] if isinstance(scores, str) else scores) if name not in SCORES]
+        for name in others:
+            if name not in self.info.compared:
+                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
+        preprocessing = self.config.backbone.preprocessing
+        transform = evaluation_transform(preprocessing)
+        parts = []
+        while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
+            stacked = normalised(torch.stack(batch).to(device()), preprocessing)
+            output = self._seen_by(self.model, stacked)
+            part = scores_of(output, self.knn, neighbours)
+            found: dict[str, np.ndarray] = {}
+            if any(name.startswith(("pretrained.", "text.")) for name in others):
+                local = self.local
+                before_BD = self._seen_by(self.pretrained, stacked).embedding_BD
+                found |= self.comparison.score_pretrained(before_BD)
+                if self.comparison.text and local:
+                    found |= self.comparison.text.score(before_BD, local.latest().cpu(), output.logits[:, :-1])
+            if any(name.startswith(("tuned.", "expert.")) for name in others):
+                found |= self.comparison.score_tuned(output.embedding_BD, part.expert_B)
+            part.values.update({name: found[name] for name in others})
+            parts.append(part)
+        if not parts:
+            raise MofeError("there are no images to score")
+        return _joined(parts)
+
+    def _seen_by(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
+        """In the precision in which the known images were seen that scores are compared with."""
+        with autocast(self.info.parameters["precision"]):
+            return on_cpu(model(images))
+
+
+def _as_rgb(image: Any, position: int) -> Image.Image:
+    """An image in any of the forms that :meth:`Detector.score` takes, in RGB."""
+    try:
+        if isinstance(image, Image.Image):
+            return to_rgb(measured(image))
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8:
+                raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
+            return to_rgb(measured(Image.fromarray(image)))
+        if isinstance(image, bytes):
+            return decode(image)
+        if isinstance(image, str | os.PathLike | UPath):
+            return decode(locations.read_bytes(locations.resolve(image), "image"))
+        raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, path or URI")
+    except MofeError:
+        raise
+    except Exception as error:  # a picture that was opened but not yet read can raise what its decoder does
+        name = image if isinstance(image, str | os.PathLike | UPath) else f"image {position}"
+        raise MofeError(f"{name} cannot be scored: {error}") from error
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    return Scores(
+        np.concatenate([part.predicted_B for part in parts]),
+        np.concatenate([part.expert_B for part in parts]),
+        {name: np.concatenate([part.values[name] for part in parts]) for name in parts[0].values},
+        np.concatenate([part.distance_Bn for part in parts]),
+        np.concatenate([part.nearest_Bn for part in parts]),
+    )
+
+
+def load_detector(uri: str) -> Detector:
+    """The detector that the index stage wrote at a local path or fsspec URI.
+
+    Raises:
+        MofeError: there is none, or a part of it is missing or damaged.
+    """
+    folder = locations.resolve(uri)
+    try:
+        return Detector.read(folder)
+    except MofeError as error:
+        if locations.kind(inside := folder / "detector" / DetectorInfo.file_name):
+            raise MofeError(f"{uri} is the folder of a run: its detector is {inside.parent}") from error
+        raise
+
+
+def write_detector(
+    uri: str,
+    info: DetectorInfo,
+    *,
+    model: tuple[MoFE, ModelConfig],
+    knn: ExpertKNN,
+    comparison: Comparison | None,
+    bank: pa.Table,
+    calibration: pa.Table,
+) -> None:
+    """Write a detector's folder, to be read by :func:`load_detector`."""
+    with writing.staged(uri) as folder:
+        save_model(folder / MODEL, *model)
+        for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
+            if part is not None:
+                with tempfile.TemporaryDirectory() as local:
+                    part.save(Path(local))
+                    writing.copy_folder(Path(local), folder / name)
+        for name, table in ((BANK, bank), (CALIBRATION, calibration)):
+            with writing.file(folder / name) as file:
+                pq.write_table(table, file)
+        info.write(folder)

@@ -1,0 +1,54 @@
+"""The detector as a model of MLflow's, for ``mlflow models serve`` and ``mlflow.pyfunc.load_model``.
+
+MLflow keeps a copy of this file with the model and runs it when the model is loaded. A row of the input is the content
+of an image file, in the column ``image``; in JSON it is base64.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL import Image
+
+from mofe.data.images import decode
+from mofe.errors import MofeError
+from mofe.inference.detector import load_detector
+
+
+class DetectorModel(PythonModel):
+    """Names the class of each image, and says whether it is like anything that was taught."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the detector that was stored with the model, or that lies where the model says."""
+        self.detector = load_detector((context.model_config or {}).get("detector") or context.artifacts["detector"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """A row an image: ``known``, ``class``, ``expert``, ``p_value`` and every score, like ``mofe detect``.
+
+        Raises:
+            MofeError: a row is no image; the message says which and why.
+        """
+        scores = self.detector.score(_decoded(model_input["image"]))
+        prediction = {
+            "known": scores.values["knn"] >= self.detector.thresholds["knn"],
+            "class": [self.detector.classes[c] for c in scores.predicted_B],
+            "expert": scores.expert_B,
+            "p_value": self.detector.p_values(scores),
+        }
+        return pd.DataFrame({**prediction, **scores.values})
+
+
+def _decoded(contents: Iterable[bytes]) -> Iterator[Image.Image]:
+    """The images as they are asked for: a batch of them is held, not all."""
+    for row, content in enumerate(contents):
+        try:
+            yield decode(content)
+        except (OSError, ValueError) as error:
+            raise MofeError(f"row {row} cannot be scored: {error}") from error
+
+
+set_model(DetectorModel())

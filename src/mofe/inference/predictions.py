@@ -1,0 +1,121 @@
+"""What a detector says of an image, and its written forms: lines for people, CSV, JSON lines, Parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import IO, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Format = Literal["table", "csv", "jsonl", "parquet"]
+ROWS_PER_GROUP = 10_000
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A known image near to the one in question."""
+
+    image: str
+    class_name: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a detector says of one image."""
+
+    image: str
+    known: bool
+    """Whether the score reaches the threshold."""
+    class_name: str
+    """Of the known classes the likeliest, whether or not the image is of any."""
+    expert: int
+    probability: float
+    """That the expert gives to the class."""
+    score: float
+    p_value: float
+    """Share of known images that look at least as unusual."""
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that is no usable image."""
+
+    image: str
+    reason: str
+
+
+SCHEMA = pa.schema(
+    {
+        "image": pa.string(),
+        "known": pa.bool_(),
+        "class": pa.string(),
+        "expert": pa.int32(),
+        "probability": pa.float64(),
+        "score": pa.float64(),
+        "p_value": pa.float32(),
+        "neighbours": pa.list_(pa.struct({"image": pa.string(), "class": pa.string(), "distance": pa.float32()})),
+    }
+)
+"""Columns of every form, in this order; CSV writes neighbours as ``image (class)`` separated by semicolons."""
+
+UNREADABLE_SCHEMA = pa.schema({"image": pa.string(), "reason": pa.string()})
+
+
+def row_of(prediction: Prediction) -> dict[str, Any]:
+    """A prediction as a row of :data:`SCHEMA`."""
+    near = [{"image": n.image, "class": n.class_name, "distance": n.distance} for n in prediction.neighbours]
+    return {
+        "image": prediction.image,
+        "known": prediction.known,
+        "class": prediction.class_name,
+        "expert": prediction.expert,
+        "probability": prediction.probability,
+        "score": prediction.score,
+        "p_value": prediction.p_value,
+        "neighbours": near,
+    }
+
+
+def write(predictions: Iterable[Prediction], stream: IO[bytes], form: Format) -> None:
+    """Write predictions as they come; the stream stays open."""
+    pending = iter(predictions)
+    if form == "parquet":
+        with pq.ParquetWriter(stream, SCHEMA) as table:
+            while rows := [row_of(prediction) for prediction in islice(pending, ROWS_PER_GROUP)]:
+                table.write_table(pa.Table.from_pylist(rows, SCHEMA))
+        return
+    text = io.TextIOWrapper(stream, "utf-8", newline="", line_buffering=True)
+    if form == "jsonl":
+        for prediction in pending:
+            text.write(json.dumps(row_of(prediction), ensure_ascii=False, allow_nan=False) + "\n")
+    elif form == "csv":
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(SCHEMA.names)
+        for prediction in pending:
+            near = "; ".join(f"{n.image} ({n.class_name})" for n in prediction.neighbours)
+            lines.writerow({**row_of(prediction), "neighbours": near}.values())
+    else:
+        text.write(f"{'':7}  {'p':>5}  {'score':>9}  {'class':20}  {'prob.':>6}  image\n")
+        for prediction in pending:
+            text.write(_lines(prediction))
+    text.detach()
+
+
+def _lines(prediction: Prediction) -> str:
+    head = (
+        f"{'known' if prediction.known else 'UNKNOWN':7}  {prediction.p_value:5.3f}  {prediction.score:9.3f}  "
+        f"{prediction.class_name:20}  {prediction.probability:6.1%}  {on_one_line(prediction.image)}\n"
+    )
+    near = (f"{'':27}{n.class_name:20}  {n.distance:6.3f}  {on_one_line(n.image)}\n" for n in prediction.neighbours)
+    return head + "".join(near)
+
+
+def on_one_line(name: str) -> str:
+    """A file's name for people: line breaks and what else a terminal would obey are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

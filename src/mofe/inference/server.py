@@ -1,0 +1,244 @@
+"""A detector behind KServe's Open Inference Protocol, version 2, over HTTP: inference, metadata, health, metrics.
+
+Protocol, server and Prometheus metrics are kserve's; the predictions are those of :mod:`mofe.inference.detect`. A
+request is a batch, and batches take turns at the model: each uses the whole device, and only one image at a time lies
+decoded in memory.
+"""
+
+import asyncio
+import base64
+import binascii
+import json
+import struct
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+from kserve.model_server import app
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import deserialize_bytes_tensor
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.v2_datamodels import InferenceRequest
+from kserve.utils.numpy_codec import to_np_dtype
+from PIL import Image
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from mofe.errors import MofeError
+from mofe.inference.detect import judged, limit_of
+from mofe.inference.detector import Detector, load_detector
+from mofe.inference.predictions import row_of
+
+INPUT = {"name": "image", "datatype": "BYTES", "shape": [-1]}
+OUTPUTS = {
+    "known": "BOOL",
+    "class": "BYTES",
+    "expert": "INT32",
+    "probability": "FP32",
+    "score": "FP32",
+    "p_value": "FP32",
+}
+"""Tensors of the answer: columns of ``mofe detect``, each with as many elements as there are images."""
+
+
+def serve(
+    detector: str, *, port: int, name: str, threshold: str, score: str, most_megabytes: int, most_images: int
+) -> None:
+    """Answer requests until the process is told to end.
+
+    Args:
+        detector: its folder (path or URI).
+        port: to listen at.
+        name: the model's in the address: ``/v2/models/NAME/infer``.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`; ``fpr`` cannot be measured here.
+        score: which of the detector's scores decides.
+        most_megabytes: of a request's body; a larger one is answered with 413.
+        most_images: of a request.
+
+    Raises:
+        MofeError: there is no such detector, score or threshold.
+    """
+    predictor = Predictor(name, load_detector(detector), threshold, score, most_images)
+    server = ModelServer(http_port=port, enable_grpc=False, workers=1)
+    server.dataplane = _WholeFiles(model_registry=server.registered_models)
+    server.model_repository_extension = _OneModel(model_registry=server.registered_models)
+    app.add_middleware(_LimitedBody, most=most_megabytes << 20)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    server.start([predictor])
+
+
+class Predictor(Model):
+    """A detector that answers requests; ready once it has seen an image."""
+
+    def __init__(self, name: str, detector: Detector, threshold: str, score: str, most_images: int):
+        super().__init__(name)
+        self.detector = detector
+        self.score = score
+        self.limit = limit_of(detector, threshold, score)
+        self.most_images = most_images
+        self.turn = asyncio.Lock()
+        self._answers([Image.new("RGB", (32, 32))])  # reads all that is read when it is first needed
+        self.ready = True
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """For the model's metadata."""
+        return [INPUT]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """For the model's metadata."""
+        return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in OUTPUTS.items()]
+
+    async def predict(
+        self, payload: Any, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
+    ) -> InferResponse:
+        """The tensors of :data:`OUTPUTS`, an element an image; what is wrong with the request is its sender's fault."""
+        files = image_files(payload, self.most_images)
+        try:
+            async with self.turn:
+                rows = await asyncio.to_thread(self._answers, files)
+        except MofeError as error:  # all else was read when the server started
+            raise HTTPException(400, str(error)) from error
+        tensors = []
+        for name, datatype in OUTPUTS.items():
+            values = np.array([row[name] for row in rows], to_np_dtype(datatype))
+            tensors.append(InferOutput(name, [len(rows)], datatype, values))
+        return InferResponse(
+            payload.id or str(uuid.uuid4()),
+            self.name,
+            tensors,
+            use_binary_outputs=payload.use_binary_outputs,
+            requested_outputs=payload.request_outputs,
+        )
+
+    def _answers(self, images: Sequence[Any]) -> list[dict[str, Any]]:
+        named = [(str(i), image) for i, image in enumerate(images)]
+        return [row_of(v) for v in judged(self.detector, named, score=self.score, limit=self.limit)]
+
+
+def image_files(request: Any, most: int) -> list[bytes]:
+    """The image files in a request: strings are base64 (JSON knows no bytes), bytes are the files themselves.
+
+    Raises:
+        HTTPException: 400, with what is wrong.
+    """
+    if not isinstance(request, InferRequest):
+        raise HTTPException(400, "ask by version 2 of the protocol: POST /v2/models/NAME/infer")
+    if [tensor.name for tensor in request.inputs] != [INPUT["name"]]:
+        found = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
+        raise HTTPException(400, f"expected one input tensor, 'image'; found {found}")
+    (tensor,) = request.inputs
+    if tensor.datatype != INPUT["datatype"]:
+        raise HTTPException(400, f"the tensor 'image' must be of datatype BYTES, not {tensor.datatype}")
+    if list(tensor.shape) != [len(tensor.data)]:
+        raise HTTPException(400, f"the tensor 'image' has shape {tensor.shape} but {len(tensor.data)} elements")
+    if not 1 <= len(tensor.data) <= most:
+        raise HTTPException(400, f"a request must hold 1 to {most} images, not {len(tensor.data)}")
+    wanted = {output.name for output in request.request_outputs or ()}
+    if unknown := sorted(wanted - OUTPUTS.keys()):
+        raise HTTPException(400, f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
+    return [_file(i, element) for i, element in enumerate(tensor.data)]
+
+
+def _file(position: int, element: Any) -> bytes:
+    if isinstance(element, bytes):
+        return element
+    try:
+        return base64.b64decode(element, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise HTTPException(400, f"image {position} is not the base64 of an image file: {error}") from error
+
+
+class _WholeFiles(DataPlane):
+    """kserve 0.21 reads the binary form of a tensor of strings as UTF-8, which no image is: here it stays bytes."""
+
+    def decode_inference_request(self, body: Any, headers: dict[str, str], model_name: str) -> InferRequest:
+        if isinstance(body, bytes):
+            body = _binary_request(body, headers.get("inference-header-content-length", ""))
+        return super().decode_inference_request(body, headers, model_name)
+
+
+def _binary_request(body: bytes, length: str) -> InferenceRequest:
+    """A request of the protocol's binary extension: ``length`` bytes of JSON, then the contents of its tensors."""
+    try:
+        end = int(length)
+        content = json.loads(body[:end])
+        for tensor in content["inputs"]:
+            if "data" not in tensor:
+                size = tensor["parameters"]["binary_data_size"]
+                tensor["data"] = deserialize_bytes_tensor(body[end : end + size]).tolist()
+                end += size
+        return InferenceRequest.model_validate(content)
+    except ValidationError as error:
+        raise HTTPException(400, _first(error.errors())) from error
+    except (ValueError, TypeError, KeyError, struct.error) as error:
+        raise HTTPException(
+            400,
+            "the body is neither JSON (Content-Type: application/json) nor JSON of Inference-Header-Content-Length "
+            f"bytes with as many bytes of each tensor after it as its binary_data_size says: {error}",
+        ) from error
+
+
+class _OneModel(ModelRepositoryExtension):
+    """Nobody who can ask can take the model away."""
+
+    async def load(self, model_name: str) -> None:
+        raise NotImplementedError("models are neither loaded nor unloaded here")
+
+    unload = load
+
+
+class _LimitedBody:
+    """Refuses a request with a larger body, by what it announces or else by what arrives (ASGI middleware)."""
+
+    def __init__(self, app: Any, most: int):
+        self.app, self.most = app, most
+        self.reason = f"the body is larger than {most >> 20} MB"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        announced = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.most:
+            await self._discard(receive)
+            await JSONResponse({"error": self.reason}, 413)(scope, receive, send)
+            return
+        arrived = 0
+
+        async def counted() -> Any:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if arrived > self.most:
+                if message.get("more_body"):
+                    await self._discard(receive)
+                raise HTTPException(413, self.reason)
+            return message
+
+        await self.app(scope, counted, send)
+
+    async def _discard(self, receive: Any) -> None:
+        """Most clients read the answer once they have sent all, so let them, within reason; nothing is kept."""
+        left = 8 * self.most
+        while left > 0:
+            message = await receive()
+            if not message.get("more_body"):
+                return
+            left -= len(message["body"])
+
+
+async def _refused(_: Request, error: HTTPException) -> JSONResponse:
+    return JSONResponse({"error": str(error.detail)}, error.status_code)
+
+
+async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    return JSONResponse({"error": _first(error.errors())}, 400)
+
+
+def _first(errors: Sequence[Any]) -> str:
+    """Of all that is wrong with a request the first thing, in one line."""
+    place = ".".join(str(part) for part in errors[0]["loc"] if part not in ("body", "InferenceRequest"))
+    return f"the request is not one of the Open Inference Protocol: {place or 'body'}: {errors[0]['msg']}"

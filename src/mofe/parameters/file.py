@@ -1,0 +1,110 @@
+"""The parameters that somebody gives a pipeline: read from a file and from NAME=VALUE, held against what it takes."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mofe.errors import MofeError
+
+PipelineName = Literal["mofe", "sharded", "tables", "detect"]
+
+_KINDS = {
+    "STRING": (str, "text"),
+    "NUMBER_INTEGER": (int, "a whole number"),
+    "NUMBER_DOUBLE": (float, "a number"),
+    "BOOLEAN": (bool, "true or false"),
+    "LIST": (list, "a list"),
+    "STRUCT": (dict, "a mapping"),
+}
+
+
+def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """The parameters of a YAML file, and of ``--set name=value …``, which override them.
+
+    Raises:
+        MofeError: there is no such file, it cannot be read, or it holds something else.
+    """
+    try:
+        content = _yaml(file.read_text(encoding="utf-8"), str(file))
+    except FileNotFoundError as error:
+        raise MofeError(f"there is no parameter file {file}") from error
+    except OSError as error:
+        raise MofeError(f"cannot read the parameter file {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise MofeError(f"{file} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
+    return {**content, **settings_of(settings)}
+
+
+def settings_of(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of ``--set name=value …``."""
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise MofeError(f"--set {setting}: expected name=value")
+        given[name] = _yaml(value, f"--set {name}") if value else ""
+    return given
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError of what looks like a date
+        raise MofeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
+    """The parameters of a compiled pipeline: name → its type, default and description."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    root = next(iter(yaml.load_all(pipeline.read_text(encoding="utf-8"), loader)))["root"]
+    return dict(root["inputDefinitions"]["parameters"])
+
+
+def check_parameters(
+    given: dict[str, Any], known: dict[str, dict[str, Any]], where: str, *, complete: bool = True
+) -> None:
+    """Refuse unknown names, missing values and values of another type, before any work.
+
+    Args:
+        given: name → value; changed where a whole number becomes a float, or text.
+        known: from :func:`pipeline_parameters`.
+        where: named in errors.
+        complete: whether every parameter without a default must be given.
+
+    Raises:
+        MofeError: names the parameter, the value, and what was expected; or a URI carries a password.
+    """
+    from mofe.parameters.rules import check_passwords, check_values
+
+    check_passwords(given)
+    for name, value in given.items():
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
+            raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
+        kind, wanted = _KINDS[known[name]["parameterType"]]
+        if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
+            given[name] = float(value)  # YAML takes 1e-4 for text
+        elif kind is str and type(value) is int and str(known[name].get("defaultValue")).isdecimal():
+            given[name] = str(value)  # of CPUs and accelerators, which Kubeflow takes as text
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
+    missing = [
+        n for n, spec in known.items() if "defaultValue" not in spec and not spec.get("isOptional") and n not in given
+    ]
+    if complete and missing:
+        raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
+    check_values(given, where, {n: spec["defaultValue"] for n, spec in known.items() if "defaultValue" in spec})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,230 @@
+"""What every parameter of the pipelines, and every number on the command line, may be; checked before any work.
+
+A stage checks again what it is given, since on a cluster nothing stands between it and a form. Here a whole file of
+parameters is refused in a second, and not by its last stage after a day.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
+
+from mofe.artifacts.detector import Bank
+from mofe.artifacts.parts import check_shards
+from mofe.configurations import requested
+from mofe.data.ood_sets import check_sets
+from mofe.errors import MofeError
+from mofe.partitioning.strategies import STRATEGIES
+from mofe.storage.locations import check_uri
+from mofe.training.recipe import AUGMENTATIONS, EXPERT_INITS, MIXUPS, REGULARISERS, ROUTERS, Recipe
+
+
+class Rule(NamedTuple):
+    """What a parameter may be."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+    """In words."""
+
+
+def _between(low: float, high: float) -> Rule:
+    words = f"must lie between {low} and {high}" if math.isfinite(high) else f"must be at least {low}"
+    return Rule(lambda value: low <= value <= high and math.isfinite(value), words)
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule(lambda value: value in names, f"is not one of {', '.join(names)}")
+
+
+def _like(pattern: str, words: str) -> Rule:
+    return Rule(lambda value: re.fullmatch(pattern, value) is not None, words)
+
+
+_QUANTITY = r"\d+(\.\d+)?([EPTGMk]i?|Ki|m)?"
+_LABEL = r"([a-z0-9A-Z.-]+/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+_TEXT = Rule(lambda value: "\0" not in value, "must be text")
+_COUNT = _between(0, math.inf)
+_AT_LEAST_ONE = _between(1, math.inf)
+
+
+def _is_toleration(value: Any) -> bool:
+    kinds = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
+    return (
+        isinstance(value, dict)
+        and all(name in kinds and type(item) is kinds[name] for name, item in value.items())
+        and value.get("operator", "Equal") in ("Exists", "Equal")
+        and value.get("effect", "") in ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
+    )
+
+
+def _is_threshold(value: str) -> bool:
+    kind, equals, number = value.strip().rpartition("=")
+    share = float(number)
+    if not equals:
+        return math.isfinite(share)
+    return (kind == "tpr" and 0 < share <= 1) or (kind == "fpr" and 0 <= share < 1)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 63 and re.fullmatch(f"({_LABEL})?", value) is not None
+
+
+def _is_quantity(value: Any) -> bool:
+    return not isinstance(value, bool) and re.fullmatch(_QUANTITY, str(value)) is not None
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("train_data", "test_data", "detector"), _like(r"[^\0]*[^\0\s][^\0]*", "must be a path or URI")),
+    **dict.fromkeys(("synsets", "checkpoints"), _TEXT),
+    "train_images_per_class": _COUNT,
+    "evaluation_images_per_class": _COUNT,
+    "images_per_class": _COUNT,
+    "max_rejected": _between(0, 1),
+    "backbone": _like(r"(?s).*\S.*", "must be a name of timm's, or hf-hub:…"),
+    "backbone_args": Rule(lambda value: all(isinstance(name, str) for name in value), "must have names for keys"),
+    "weights": _like(
+        r"(?s)|random|.*\.(safetensors|pth|pt|bin)", 'must be "", random, or a .safetensors, .pth, .pt or .bin file'
+    ),
+    "mofe_depth": _AT_LEAST_ONE,
+    **dict.fromkeys(("text_model", "text_weights"), _TEXT),
+    "text_templates": Rule(
+        lambda value: bool(value) and all("{}" in template for template in value),
+        "must hold sentences with {} in the place of a name",
+    ),
+    "text_negatives": Rule(lambda value: value == 0 or value >= 100, "must be 0, or at least 100"),
+    "text_embeddings": _like(r"(?s)|.*\.safetensors", 'must be "" or a .safetensors file'),
+    "num_experts": _AT_LEAST_ONE,
+    "strategy": _one_of(*STRATEGIES),
+    "top_k": _AT_LEAST_ONE,
+    "augmentation": _one_of(*AUGMENTATIONS),
+    "mixup": _one_of(*MIXUPS),
+    "regulariser": _one_of(*REGULARISERS),
+    "router": _one_of(*ROUTERS),
+    "expert_init": _one_of(*EXPERT_INITS),
+    "knn_k": _COUNT,
+    "bank": _one_of(*get_args(Bank)),
+    **dict.fromkeys(("batch_size", "micro_batch_size", "inference_batch_size"), _between(1, 1 << 20)),
+    "num_workers": _between(0, 1024),
+    "precision": _one_of("auto", "bf16", "fp32"),
+    "accelerator": _like(_LABEL, "must be the name of a resource, as nvidia.com/gpu"),
+    **dict.fromkeys(
+        ("accelerators", "train_accelerators"),
+        Rule(lambda value: value.isdecimal() and int(value) <= 64, "must be a whole number between 0 and 64"),
+    ),
+    "processes": _between(0, 64),
+    "num_nodes": _between(1, 4096),
+    "node_resources": Rule(
+        lambda value: all(re.fullmatch(_LABEL, name) and _is_quantity(item) for name, item in value.items()),
+        'must hold quantities by the names of resources, as {"nvidia.com/gpu": 8}',
+    ),
+    "node_selector": Rule(
+        lambda value: all(re.fullmatch(_LABEL, name) and _is_label(item) for name, item in value.items()),
+        "must hold the values of labels by their keys, all text",
+    ),
+    "tolerations": Rule(
+        lambda value: all(_is_toleration(item) for item in value),
+        "must hold tolerations as Kubernetes writes them: key, operator (Exists or Equal), value, effect (NoSchedule, "
+        "PreferNoSchedule or NoExecute), tolerationSeconds",
+    ),
+    "cpu": _like(r"\d+(\.\d+)?|\d+m", "must be a number of CPUs, as 8 or 500m"),
+    "memory": _like(r"\d+([EPTGMK]i?)?", "must be a size, as 32Gi"),
+    "credentials": _like(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "must be the name of a Secret"),
+    "images": Rule(
+        lambda value: bool(value) and all(isinstance(place, str) and place.strip() for place in _listed(value)),
+        "must name files, folders, globs, archives or URIs",
+    ),
+    "shards": _between(1, 100_000),
+    "shard": _COUNT,
+    "threshold": Rule(
+        lambda value: _is_threshold(value),
+        "must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from 0, below 1) or a number",
+    ),
+    "score": _like(r"[a-z0-9_+]+(\.[a-z0-9_+]+)?", "must be the name of a score"),
+    "neighbours": _between(0, 1000),
+    "tables": Rule(lambda value: all(isinstance(name, str) for name in value), "must hold names of tables"),
+    "configurations": Rule(lambda value: all(isinstance(item, dict) for item in value), "must hold mappings"),
+    "seeds": Rule(
+        lambda value: 0 < len(set(value)) == len(value) and all(seed == int(seed) >= 0 for seed in value),
+        "must hold whole numbers of at least 0, each once",
+    ),
+    "seed": _between(0, 2**32 - 1),
+    "port": _between(1, 65_535),
+    "most_megabytes": _between(1, 1 << 20),
+    "most_images": _between(1, 1 << 20),
+}
+"""By name; one name means the same wherever it appears. The rest is :class:`Recipe`'s, and ``ood_data``."""
+
+
+def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None) -> None:
+    """Refuse values that cannot be meant.
+
+    Args:
+        given: name → value, of the right types.
+        where: named in errors.
+        defaults: of a pipeline's parameters, to check what must agree.
+
+    Raises:
+        MofeError: names the parameter, its value, and what is allowed.
+    """
+    for name, value in given.items():
+        _check(name, value, where)
+    together = {**(defaults or {}), **given}
+    try:
+        if "ood_data" in given:
+            check_sets(given["ood_data"])
+        if str(given.get("threshold", "")).strip().startswith("fpr") and not given.get("unknown"):
+            raise MofeError(
+                f"threshold = {given['threshold']!r} must be tpr=SHARE or a number: fpr needs images that are known to "
+                "be unknown, which mofe detect takes with --unknown"
+            )
+        if {"shards", "train_data"} <= together.keys():
+            check_shards(together["shards"])
+        if Recipe.__annotations__.keys() - {"seed"} <= together.keys():
+            changes: list[dict[str, Any]] = [{}]
+            if "configurations" in together:
+                tables = requested(together["tables"], together["configurations"])
+                changes = [row.settings for table in tables for row in table.rows]
+            for settings in changes:
+                _check_run({"seed": 0, **together}, settings, where)
+    except MofeError as error:
+        raise MofeError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
+
+
+def _check(name: str, value: Any, where: str) -> None:
+    try:
+        allowed = name not in RULES or RULES[name].holds(value)
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        allowed = False
+    if not allowed:
+        raise MofeError(f"{where}: {name} = {value!r} {RULES[name].allowed}")
+
+
+def _check_run(parameters: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
+    """What one training is asked to do."""
+    for name, value in settings.items():
+        _check(name, value, where)
+    run = {**parameters, **settings}
+    Recipe(**{name: run[name] for name in Recipe.__annotations__})
+    if run.get("top_k", 1) > run.get("num_experts", math.inf):
+        raise MofeError(f"top_k = {run['top_k']:g} must lie between 1 and num_experts = {run['num_experts']:g}")
+
+
+def check_passwords(value: Any) -> None:
+    """Refuse URIs with passwords, however deep in a value.
+
+    Raises:
+        MofeError: there is one; the message does not show the password.
+    """
+    if isinstance(value, str):
+        check_uri(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_passwords(key)
+            check_passwords(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_passwords(item)

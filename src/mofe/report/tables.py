@@ -1,0 +1,138 @@
+"""Tables that set configurations beside each other and beside the paper: as values, as text, as a page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from mofe.artifacts.metrics import Metrics
+from mofe.configurations import Row, Table, name_of
+from mofe.errors import MofeError
+from mofe.report.shell import environment
+from mofe.storage import locations
+from mofe.storage.typed_json import read_json
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; the latter is None of one seed."""
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of the values of all seeds."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+    def percent(self) -> str:
+        """``12.34 ± 0.56``."""
+        return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    """A configuration under a score; fractions in [0, 1]. ``fpr95`` and ``auroc`` are by OOD set, and their average."""
+
+    label: str
+    settings: dict[str, Any]
+    score: str
+    seeds: int
+    id_accuracy: Spread
+    router_accuracy: Spread
+    fpr95: dict[str, Spread]
+    auroc: dict[str, Spread]
+    paper_fpr95: float | None
+    paper_auroc: float | None
+
+
+@dataclass(frozen=True)
+class ComparedTable:
+    """A table with its measured rows."""
+
+    title: str
+    rows: list[ComparedRow]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+def read_tables(file: locations.Location) -> list[ComparedTable]:
+    """The tables that compare_runs wrote; errors as for :func:`mofe.storage.typed_json.read_json`."""
+    return read_json(file, list[ComparedTable], "comparison")
+
+
+def compare(
+    tables: Sequence[Table], runs: Sequence[Mapping[str, Any]], measured: Sequence[Metrics]
+) -> list[ComparedTable]:
+    """Each table with what was measured.
+
+    Args:
+        tables: which configurations stand together.
+        runs: what the stage plan_runs listed: the rows that the runs of a name stand for.
+        measured: of every run; those of one name differ by their seed.
+
+    Raises:
+        MofeError: a row has no run.
+    """
+    name_of_run = {asked: run["name"] for run in runs for asked in run["rows"]}
+    return [
+        ComparedTable(table.title, [_compared(row, name_of_run, measured) for row in table.rows]) for table in tables
+    ]
+
+
+def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
+    asked = name_of(row.settings)
+    runs = [run for run in measured if run.name == name_of_run.get(asked)]
+    if not runs:
+        raise MofeError(f"there is no run of the configuration {asked!r}")
+
+    def by_set(metric: str) -> dict[str, Spread]:
+        of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]
+        groups = {**{ood: [ood] for ood in of_runs[0]}, **runs[0].averages}
+        return {
+            name: Spread.of([fmean(values[ood] for ood in group) for values in of_runs])
+            for name, group in groups.items()
+        }
+
+    return ComparedRow(
+        label=row.label,
+        settings=row.settings,
+        score=row.score,
+        seeds=len(runs),
+        id_accuracy=Spread.of([run.id_accuracy for run in runs]),
+        router_accuracy=Spread.of([run.router_accuracy for run in runs]),
+        fpr95=by_set("fpr95"),
+        auroc=by_set("auroc"),
+        paper_fpr95=row.paper_fpr95,
+        paper_auroc=row.paper_auroc,
+    )
+
+
+def format_tables(tables: Sequence[ComparedTable]) -> str:
+    """For the terminal, and for a Markdown page: one table after the other, in percent."""
+    blocks = []
+    for table in tables:
+        sets = list(table.rows[0].fpr95)
+        head = ["", "ID accuracy", *(f"{name}: FPR95 ↓ / AUROC ↑" for name in sets), "paper, ImageNet-1K"]
+        lines = [head, ["---"] * len(head)]
+        for row in table.rows:
+            cells = [f"{row.fpr95[name].percent()} / {row.auroc[name].percent()}" for name in sets]
+            paper = " / ".join("–" if p is None else f"{100 * p:.2f}" for p in (row.paper_fpr95, row.paper_auroc))
+            lines.append([row.label, row.id_accuracy.percent(), *cells, paper])
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        blocks.append(f"{table.title} ({_seeds(table)})\n\n{text}")
+    return "\n\n".join(blocks)
+
+
+def _seeds(table: ComparedTable) -> str:
+    fewest = min(row.seeds for row in table.rows)
+    return "1 seed" if fewest == 1 else f"mean ± standard deviation of {fewest} seeds"
+
+
+def render_tables(tables: Sequence[ComparedTable]) -> str:
+    """The page as HTML."""
+    templates = environment()
+    templates.filters["seeds"] = _seeds
+    return templates.get_template("tables.html").render(tables=tables)

@@ -1,0 +1,1 @@
+"""What runs a compiled pipeline: this machine, its containers, Kubeflow. The only modules that import kfp."""

@@ -1,0 +1,95 @@
+"""Predictions on one shard of a batch of images."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mofe.artifacts.predictions import FileList, PredictionSet
+from mofe.errors import MofeError
+from mofe.inference.detect import detect
+from mofe.inference.detector import load_detector
+from mofe.inference.predictions import UNREADABLE_SCHEMA, Prediction, Unreadable, write
+from mofe.progress import progress
+from mofe.stages.list_files import FILES
+from mofe.storage import locations, writing
+from mofe.tracking import journal
+
+
+def predict(
+    files: str,
+    detector: str,
+    predictions: str,
+    *,
+    shard: int,
+    threshold: str = "tpr=0.95",
+    score: str = "knn",
+    neighbours: int = 0,
+    batch_size: int = 128,
+) -> None:
+    """Ask the detector about the images of a shard: what each shows, and whether it is like anything that was taught.
+
+    Writes a row an image, as 'mofe detect --format parquet' does, and the files that could not be read, with reasons.
+
+    Args:
+        files: list written by list_files (path or URI).
+        detector: detector written by index (path or URI).
+        predictions: where to write the predictions (path or URI of a folder).
+        shard: its number.
+        threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
+        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
+        neighbours: how many of the nearest known images to name.
+        batch_size: images at once.
+    """
+    shard = int(shard)  # Kubeflow hands numbers on as floats
+    batch = FileList.read(files)
+    batch.check(locations.resolve(files), FILES)
+    if not 0 <= shard < batch.shards:
+        raise MofeError(f"shard = {shard}: {files} has the shards 0 to {batch.shards - 1}")
+    with locations.open_parquet(locations.resolve(files) / FILES) as listed:
+        names = listed.read_row_group(shard)["file"].to_pylist()
+    model = load_detector(detector)
+    asked = {"threshold": threshold, "score": score, "neighbours": neighbours, "detector": detector}
+    with journal.stage_run("predict", asked, label=f"shard {shard}") as run:
+        known: Counter[str] = Counter()
+        unreadable: list[dict[str, str]] = []
+        unknown = 0
+
+        def readable() -> Iterator[Prediction]:
+            nonlocal unknown
+            found = detect(
+                model,
+                map(locations.resolve, names),
+                threshold=threshold,
+                score=score,
+                neighbours=neighbours,
+                batch_size=batch_size,
+            )
+            with progress(label=f"predict shard {shard}") as bar:
+                for prediction in found:
+                    bar.update()
+                    if isinstance(prediction, Unreadable):
+                        unreadable.append({"image": prediction.image, "reason": prediction.reason})
+                        continue
+                    known[prediction.class_name] += prediction.known
+                    unknown += not prediction.known
+                    yield prediction
+
+        with writing.staged(predictions) as folder:
+            with writing.file(folder / "predictions" / f"{shard:05d}.parquet") as stream:
+                write(readable(), stream, "parquet")
+            with writing.file(folder / "unreadable" / f"{shard:05d}.parquet") as stream:
+                pq.write_table(pa.Table.from_pylist(unreadable, UNREADABLE_SCHEMA), stream)
+            PredictionSet(
+                made_from={"files": batch.identity, "detector": model.info.identity},
+                shards=(shard,),
+                detector=detector,
+                digest=batch.digest,
+                threshold=threshold,
+                score=score,
+                known=dict(sorted((+known).items())),
+                unknown=unknown,
+                unreadable=len(unreadable),
+            ).write(folder)
+        run.metrics({"known": known.total(), "unknown": unknown, "unreadable": len(unreadable)})

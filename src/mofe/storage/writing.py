@@ -1,0 +1,267 @@
+"""Writing at any URI, so that nothing half-written is ever visible, and nothing of somebody else's is lost.
+
+A local artifact is written beside its place and renamed onto it; in an object store every object is whole or absent,
+and an artifact's manifest, which its reader asks for first, is written last. What is written is hashed on its way.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import IO, Any, cast
+
+from fsspec.spec import AbstractBufferedFile
+from upath import UPath
+
+from mofe.errors import MofeError
+from mofe.storage import locations
+from mofe.storage.checksummed_json import as_json, is_sealed
+
+_staged: dict[str, dict[str, str]] = {}
+"""Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
+
+PARTIAL, OLD = "partial", "old"
+"""In the names beside an artifact: what becomes it, and what it replaces."""
+
+A_MOMENT = 60
+"""Seconds that a writer may take from the name of what it writes to its lock."""
+
+UNFINISHED = ".unfinished"
+"""An object beside those of an artifact that is being written, or whose writer was killed."""
+
+
+@contextmanager
+def staged(uri: locations.Location) -> Iterator[UPath]:
+    """A folder to fill, which becomes ``uri`` when the block ends without an error.
+
+    Locally the folder lies beside ``uri`` until it is whole. An older artifact at ``uri`` is then renamed, the folder
+    takes its name, and the older one is removed; if the process is killed between the two, nothing is at ``uri`` until
+    it is written again. In an object store the folder is ``uri`` itself, emptied first: write the manifest last.
+
+    Raises:
+        MofeError: what is at ``uri`` is neither an artifact nor an empty folder; it is left as it is.
+    """
+    final = locations.resolve(uri)
+    if not locations.is_local(final):
+        with locations.access(uri, "artifact"), _noted(final):
+            mark = _emptied(final)
+            yield final
+            locations.file_system(mark).rm(mark.path)
+        return
+    target = Path(final.path)
+    with locations.access(uri, "place for the artifact"):
+        if target.exists() and not target.is_dir():
+            raise MofeError(f"{uri} is a file: name a folder for the artifact")
+        if target.is_dir():
+            _check_artifact(final, [file.name for file in target.iterdir()])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear(target)
+        partial, old = _beside(target, PARTIAL), _beside(target, OLD)
+        partial.mkdir()
+    try:
+        with _held(partial):
+            with _noted(UPath(partial)):
+                yield UPath(partial)
+            if target.is_dir():
+                with _held(target):
+                    target.rename(old)
+                    partial.rename(target)
+                    shutil.rmtree(old)
+            else:
+                partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    """A name of this writer's own; :func:`_clear` finds all of a kind."""
+    return target.with_name(f".{target.name}.{kind}-{uuid.uuid4().hex[:12]}")
+
+
+def _clear(target: Path) -> None:
+    """Remove what killed writers of ``target`` left, or put back what they had put aside.
+
+    Whether a writer still lives, its number does not say where containers share a disk, nor its age where a stage
+    takes a day. Its lock does (:func:`_held`), which ends as the process ends. What cannot be locked is left alone.
+    """
+    for left in target.parent.glob(f".{escape(target.name)}.{OLD}-*"):
+        if not _is_held(left):
+            if target.exists():
+                shutil.rmtree(left, ignore_errors=True)
+            else:  # killed before the new one had its name
+                left.rename(target)
+    for left in target.parent.glob(f".{escape(target.name)}.{PARTIAL}-*"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > A_MOMENT and not _is_held(left):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def _held(place: Path) -> Iterator[None]:
+    """While it lasts, no other writer takes the file or folder for something that was left."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: there nothing is ever removed
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(place: Path) -> bool:
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _noted(folder: UPath) -> Iterator[None]:
+    """While it lasts, what is written into ``folder`` is hashed on its way."""
+    place = str(folder).rstrip("/")
+    _staged[place] = {}
+    try:
+        yield
+    finally:
+        del _staged[place]
+
+
+def _note(path: UPath, digest: str) -> None:
+    for folder, files in _staged.items():
+        if str(path).startswith(f"{folder}/"):
+            files[str(path).removeprefix(f"{folder}/")] = digest
+
+
+def written(folder: UPath) -> dict[str, str]:
+    """The SHA-256 of each file, by name, that has been written into ``folder`` or below since :func:`staged` began."""
+    place = str(folder).rstrip("/")
+    for top, files in _staged.items():
+        if f"{place}/".startswith(f"{top}/"):
+            below = f"{place}/".removeprefix(f"{top}/")
+            return {name.removeprefix(below): files[name] for name in sorted(files) if name.startswith(below)}
+    return {}
+
+
+class _Hashed:
+    """A file to write, and the SHA-256 of what has been written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def _check_artifact(folder: UPath, names: list[str]) -> None:
+    """Refuse to replace what no :func:`staged` has made; an empty folder may be."""
+    if not names:
+        return
+    manifests = [folder / name for name in names if name.endswith(".json") and "/" not in name]
+    if UNFINISHED not in names and not any(is_sealed(locations.read_bytes(file, "manifest")) for file in manifests):
+        raise MofeError(
+            f"{folder} is not empty, and holds no artifact that could be replaced: name another folder, or remove it"
+        )
+
+
+def _emptied(folder: UPath) -> UPath:
+    """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole.
+
+    Returns:
+        The mark of an artifact that is being written, which is all that is left.
+    """
+    fs = locations.file_system(folder)
+    if "/" not in folder.path.strip("/"):
+        raise MofeError(f"{folder} is a whole bucket: name a folder in it")
+    found = [name for name in locations.names(folder) if name]  # a folder that was made in a console is an object
+    _check_artifact(folder, found)
+    mark = folder / UNFINISHED
+    fs.pipe_file(mark.path, b"")
+    manifests = [name for name in found if name.endswith(".json")]
+    for old in (manifests, sorted({*found} - {*manifests, UNFINISHED})):
+        if old:
+            fs.rm([(folder / name).path for name in old])
+    return mark
+
+
+def copy_folder(source: Path, target: UPath) -> None:
+    """Put the files of a local folder, at any depth, to ``target``; each appears whole."""
+    for found in sorted(source.rglob("*")):
+        if found.is_file():
+            with found.open("rb") as content, file(target.joinpath(*found.relative_to(source).parts)) as copy:
+                shutil.copyfileobj(content, copy, 1 << 24)
+
+
+@contextmanager
+def file(path: UPath) -> Iterator[IO[bytes]]:
+    """A file to fill piece by piece, which is at ``path`` once the block ends without an error, and not before.
+
+    To an object store it goes out in parts of 50 MB: a large file is neither held in memory nor put on this disk.
+    """
+    if locations.is_local(path):
+        target = Path(path.path)
+        if target.is_dir():
+            raise MofeError(f"{path} is a folder: name a file")
+        with locations.access(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which begin empty
+                _clear(target)
+            partial = _beside(target, PARTIAL)
+            try:
+                partial.touch()
+                with _held(partial):
+                    with partial.open("wb") as local:
+                        hashed = _Hashed(local)
+                        yield cast(IO[bytes], hashed)
+                    partial.replace(target)
+                _note(path, hashed.sha256.hexdigest())
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
+        return
+    with locations.access(path):
+        remote = locations.file_system(path).open(path.path, "wb")
+        hashed = _Hashed(remote)
+        try:
+            yield cast(IO[bytes], hashed)
+            remote.close()
+            _note(path, hashed.sha256.hexdigest())
+        except BaseException:
+            if isinstance(remote, AbstractBufferedFile):
+                with suppress(Exception):
+                    remote.discard()
+                remote.closed = True  # else it would upload what it has when it is collected
+            raise
+
+
+def write_bytes(path: UPath, content: bytes) -> None:
+    """Write one file so that a reader sees the old content or the new, never a part."""
+    if locations.is_local(path):
+        with file(path) as stream:
+            stream.write(content)
+        return
+    with locations.access(path):
+        locations.file_system(path).pipe_file(path.path, content)
+    _note(path, hashlib.sha256(content).hexdigest())
+
+
+def write_json(path: UPath, content: Any) -> None:
+    """Write ``content`` as indented JSON, as :func:`write_bytes` does; NaN and infinity are refused."""
+    write_bytes(path, as_json(content))

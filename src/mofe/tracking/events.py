@@ -1,0 +1,21 @@
+"""What a stage hands on to MLflow, and how a failure of tracking is told."""
+
+import logging
+import os
+from typing import Any
+
+from mofe.storage import locations
+
+log = logging.getLogger("mofe.tracking")
+
+Event = dict[str, Any]
+EXPERIMENT = "mofe"
+PAUSE = 600.0
+"""Seconds for which a server that has failed is left alone."""
+
+
+def warn(error: Exception) -> None:
+    """Say, without secrets, that tracking has failed."""
+    where = locations.without_secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    reason = locations.without_secrets(" ".join(str(error).split())[:200])
+    log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)

@@ -1,0 +1,164 @@
+"""Tracking in MLflow: one run per pipeline run, a nested run per stage. Tracking that fails warns, and never more.
+
+Where it goes is decided by the environment: ``MLFLOW_TRACKING_URI`` (nothing is tracked without it) and, where a
+platform has made the run already, ``MLFLOW_RUN_ID``. The stages of one pipeline run find each other by ``KFP_RUN_ID``.
+
+A stage writes down events; :mod:`mofe.tracking.mlflow_store` carries them to MLflow. What cannot be sent is kept in a
+journal, a file of JSON lines in the folder ``MOFE_TRACKING_FOLDER`` (any URI), and tried again, at the latest when the
+stage ends; what is left then, ``mofe report --sync`` sends. To send a journal twice changes nothing.
+
+It costs seconds to import MLflow, so the local runner sets ``MOFE_TRACKING_CARRIED``: its stages leave all their events
+in journals, and it carries them in one process of its own.
+"""
+
+import json
+import os
+import re
+import shlex
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from upath import UPath
+
+from mofe.storage import locations, writing
+from mofe.tracking.events import EXPERIMENT, PAUSE, Event, log, warn
+
+MOST_CHARACTERS = 500
+
+
+class StageRun:
+    """Where a stage leaves its figures; every method is safe to call whatever the state of the server.
+
+    Args:
+        journal: where events that could not be sent are kept; None where nothing is tracked.
+        carried: another process sends them.
+    """
+
+    def __init__(self, journal: UPath | None, carried: bool = False):
+        self.journal = journal
+        self._events: list[Event] = []
+        self._sent = 0
+        self._take: Callable[[Event], None] | None = None
+        self._silent_until = float("inf") if carried else 0.0
+        self._kept = self._warned = False
+
+    def event(self, kind: str, **content: Any) -> None:
+        """Hand on an event."""
+        if self.journal is not None:
+            self._events.append({"kind": kind, "time": int(time.time() * 1000), **content})
+            if time.monotonic() >= self._silent_until:
+                self._send()
+            if self._sent < len(self._events):
+                self._keep(self.journal)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log figures, all of one step."""
+        self.event("metrics", values={name: float(value) for name, value in values.items()}, step=step)
+
+    def file(self, uri: locations.Location) -> None:
+        """Log a file as an artifact."""
+        self.event("file", path=str(locations.resolve(uri)))
+
+    def detector(self, uri: locations.Location, module: str) -> None:
+        """Log the detector at ``uri`` as a model that MLflow serves with the code of ``module``."""
+        self.event("detector", path=str(locations.resolve(uri)), module=module)
+
+    def end(self, status: str) -> None:
+        """The last event, and the last try to send what could not be sent before."""
+        if self._silent_until != float("inf"):
+            self._silent_until = 0.0
+        self.event("end", status=status)
+        if self.journal is None or not self._kept or self._silent_until == float("inf"):
+            return
+        if self._sent == len(self._events):
+            log.warning("tracking in MLflow works again: everything has been sent")
+            try:
+                self.journal.unlink()
+            except Exception as error:
+                log.warning("%s has been sent and cannot be removed: %s", self.journal, error)
+        else:
+            self._keep_files(self.journal)
+            folder = shlex.quote(str(self.journal.parent))
+            log.warning("%d events are kept for MLflow: mofe report --sync %s", len(self._events), folder)
+
+    def _send(self) -> None:
+        try:
+            if self._take is None:
+                from mofe.tracking.mlflow_store import Store
+
+                self._take = Store().stage()
+            for event in self._events[self._sent :]:
+                self._take(event)
+                self._sent += 1
+        except Exception as error:  # no server, no library, no permission: all the same to the stage
+            if not self._warned:
+                warn(error)
+            self._warned = True
+            self._silent_until = time.monotonic() + PAUSE
+
+    def _keep(self, journal: UPath) -> None:
+        try:
+            writing.write_bytes(journal, "".join(json.dumps(event) + "\n" for event in self._events).encode())
+            self._kept = True
+        except Exception as error:
+            log.warning("events for MLflow cannot be kept at %s: %s", journal, error)
+
+    def _keep_files(self, journal: UPath) -> None:
+        """The files to be logged, beside the journal: a pod's own disk is gone when its events are sent."""
+        for event in self._events[self._sent :]:
+            if event["kind"] == "file":
+                file = locations.resolve(event["path"])
+                copy = journal.parent / f"{journal.stem}-files" / file.name
+                try:
+                    writing.write_bytes(copy, locations.read_bytes(file, "file"))
+                    event["path"] = str(copy)
+                except Exception as error:
+                    log.warning("%s cannot be kept for MLflow: %s", file, error)
+        self._keep(journal)
+
+
+@contextmanager
+def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> Iterator[StageRun]:
+    """Track a stage: its parameters now, its figures as it goes, and whether it succeeded.
+
+    Args:
+        stage: its name.
+        parameters: what it was asked to do.
+        label: tells executions of one stage apart, for example the data set.
+    """
+    name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
+    run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
+    shown = {name: locations.without_secrets(str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
+    run.event(
+        "start",
+        stage=stage,
+        label=label,
+        parameters=shown,
+        id=name,
+        joined=os.environ.get("MLFLOW_RUN_ID", ""),
+        experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT),
+        pipeline_run=os.environ.get("KFP_RUN_ID", ""),
+        pipeline_run_name=os.environ.get("MOFE_RUN_NAME", ""),
+    )
+    try:
+        yield run
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
+
+
+def _journal(name: str) -> UPath | None:
+    """Where a stage's events are kept; None where it is not tracked."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    try:
+        folder = os.environ.get("MOFE_TRACKING_FOLDER") or f"{tempfile.gettempdir()}/mofe-tracking"
+        return locations.resolve(folder) / f"{name}.jsonl"
+    except Exception as error:
+        log.warning("nothing is tracked in MLflow, since events cannot be kept: %s", error)
+        return None
