@@ -90,7 +90,7 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         ([], "there are no images to score"),
         ([Image.new("RGB", (5, 5)), Image.new("RGB", (0, 5))], "image 1 cannot be scored: it has no pixels"),
         (np.zeros((0, 20, 3), np.uint8), "image 0 cannot be scored: it has no pixels"),
-        (np.zeros((1, 60_000, 3), np.uint8), "of 60000 × 1 pixels one side is over 100 times the other"),
+        (np.zeros((1, 60_000, 3), np.uint8), "it is 60000 × 1 pixels: one side is over 100 times the other"),
     ],
 )
 def test_what_is_no_image_is_refused(loaded: Detector, image: Any, message: str) -> None:

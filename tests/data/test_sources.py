@@ -219,8 +219,8 @@ def test_csv_manifest_without_labels_and_with_a_missing_file(tmp_path: Path) -> 
     [
         ("file,label\na,b\n", "expected the columns path in a CSV manifest, found file,label"),
         ("path,label\n", "lists no images"),
-        ("path,label\na.png,x\nb.png,\n", "line 3: no label"),
-        ("label,path\nx,a.png\nx\n", "line 3: no path"),
+        ("path,label\na.png,x\nb.png,\n", "line 3 has no label"),
+        ("label,path\nx,a.png\nx\n", "line 3 has no path"),
         ("path,label\ncaf\xe9.png,x\n", "is not a CSV file in UTF-8"),
         ("path\n" + "a" * 200_000, "is not a CSV file in UTF-8: field larger"),
     ],
