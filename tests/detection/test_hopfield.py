@@ -36,11 +36,11 @@ def test_the_score_grows_with_the_feature(sample: Sample) -> None:
 
 def test_what_has_no_pattern(sample: Sample) -> None:
     wrong = (sample.labels + (sample.labels == 2)) % sample.classes
-    with pytest.raises(MofeError, match="class 2 has no training image that is predicted rightly"):
+    with pytest.raises(MofeError, match="class 2 has no training image that is predicted correctly"):
         SHE.fit([(sample.train, sample.labels, wrong)], sample.classes)
     with pytest.raises(MofeError, match="no training image"):
         SHE.fit([], sample.classes)
     with pytest.raises(MofeError, match="not finite"):
         SHE.fit([(sample.train / 0, sample.labels, sample.labels)], sample.classes)
-    with pytest.raises(MofeError, match=f"none of {sample.classes} classes"):
+    with pytest.raises(MofeError, match=f"not one of {sample.classes} classes"):
         fitted(sample).score(sample.test[:1], torch.tensor([sample.classes]))

@@ -1,11 +1,15 @@
-"""The detectors of the literature on this run's own features, beside the detector that the run makes.
+"""Published baselines on this run's own features, to compare with the detector that the run makes.
 
-Three feature spaces: ``pretrained`` (the untouched backbone, a linear probe on it), ``tuned`` (the fine-tuned model's
-embeddings, a linear probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its
-own head: an image is scored by the expert that it is routed to). Where the run has a text model a fourth, ``text``, in
-which the untouched backbone's embeddings lie among those of class names. A score is called by its space and detector:
-``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated; MOS (``tuned.mos``) asks every
-expert's head about "others", so it needs two experts or more.
+There are three feature spaces, and a fourth if the run has a text model:
+
+- ``pretrained``: the pre-trained backbone's embeddings, with a linear probe.
+- ``tuned``: the fine-tuned model's embeddings, with a linear probe.
+- ``expert``: the fine-tuned embeddings of each expert's classes alone, with the expert's own head. An image is scored
+  by the expert that it is routed to.
+- ``text``: the pre-trained backbone's embeddings in the space of the class names' embeddings.
+
+The name of a score is that of its space and its detector: ``pretrained.vim``. KNN inside the expert is the run's own
+``knn`` and is not repeated. MOS (``tuned.mos``) uses "others" of every expert's head, so it needs two experts or more.
 """
 
 from collections.abc import Sequence
@@ -37,7 +41,7 @@ class Head(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Embeddings of the N training and the M held-out images."""
+    """Embeddings of the N training images and the M held-out images."""
 
     known_ND: np.ndarray
     held_MD: np.ndarray
@@ -45,17 +49,17 @@ class Space(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Detectors fitted in every space."""
+    """The baselines, fitted in every space."""
 
     pretrained: Suite
     tuned: Suite
     experts: tuple[Suite, ...]
     heads: tuple[Head, ...]
-    """Of every expert, "others" last; none where there is one expert."""
+    """Head of each expert, "others" last; empty if there is one expert."""
     pretrained_knn: ExpertKNN
     tuned_knn: ExpertKNN
     text: TextSpace | None = None
-    """None where the run has no text model."""
+    """None if the run has no text model."""
 
     @classmethod
     def fit(
@@ -70,18 +74,21 @@ class Comparison:
         k: int,
         texts: Texts | None = None,
     ) -> tuple[Self, dict[str, str]]:
-        """Fit everything that the data allows; what it does not is told by name and reason.
+        """Fit every detector that the data allows.
 
         Args:
-            pretrained: under the untouched backbone.
-            tuned: under the fine-tuned model; training images through the expert of their class.
+            pretrained: embeddings under the pre-trained backbone.
+            tuned: embeddings under the fine-tuned model; of training images through the expert of their class.
             labels_N: classes of the training images.
             held_labels_M: classes of the held-out images.
-            held_experts_M: the experts that they were routed to.
-            experts_C: the expert of each class.
-            heads: of each expert: its own classes in their order and, where there are several experts, "others".
-            k: of the nearest neighbours.
-            texts: of the classes, if there are any.
+            held_experts_M: experts that the held-out images were routed to.
+            experts_C: expert of each class.
+            heads: head of each expert: its own classes in their order and, if there are several experts, "others".
+            k: rank of the neighbour whose distance is the KNN score.
+            texts: texts of the classes, if there are any.
+
+        Returns:
+            The fitted detectors, and for each detector that could not be fitted, by name, the reason.
         """
         labels, held_labels = torch.from_numpy(labels_N).long(), torch.from_numpy(held_labels_M).long()
         refused: dict[str, str] = {}
@@ -112,7 +119,7 @@ class Comparison:
 
     @property
     def of_pretrained(self) -> tuple[str, ...]:
-        """Names of the scores on the untouched backbone."""
+        """Names of the scores on the pre-trained backbone."""
         return ("pretrained.knn", *(f"pretrained.{name}" for name in self.pretrained.names))
 
     @property
@@ -132,9 +139,9 @@ class Comparison:
         return (*self.of_pretrained, *self.of_tuned, *(self.text.names if self.text else ()))
 
     def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the untouched backbone.
+        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the pre-trained backbone.
 
-        They are rounded to float16, as those are that the detectors were fitted on: extract stores them so.
+        The embeddings are rounded to float16 first, because extract stores those that the detectors are fitted on so.
         """
         z_BD = z_BD.half().float()
         found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
@@ -156,7 +163,7 @@ class Comparison:
         return found | inside
 
     def save(self, folder: Path) -> None:
-        """Write it into a local folder."""
+        """Write the detectors into a local folder."""
         suites = {"pretrained": self.pretrained, "tuned": self.tuned}
         suites |= {f"expert-{e:03d}": suite for e, suite in enumerate(self.experts)}
         tensors: dict[str, Tensor] = (

@@ -1,9 +1,9 @@
-"""How far FPR95 and AUROC might have come out differently on other images: bootstrap confidence intervals.
+"""Bootstrap confidence intervals of FPR95 and AUROC.
 
-N ID and M OOD images, R resamples, K distinct scores. ID and OOD images are drawn again independently, each as many
-as there are, with replacement (Efron, 1979). A resample is counts of the distinct scores, from which FPR95 and AUROC
-follow by cumulative sums, exactly and with tied images together; so many resamples are worked on at once as memory
-allows. What the intervals cover is the draw of the test images, not that of the training images or the seed.
+N ID images, M OOD images, R resamples, K distinct scores. A resample draws N ID images and M OOD images independently,
+with replacement (Efron, 1979). It is held as counts of the distinct scores. From these, cumulative sums give FPR95 and
+AUROC exactly, with tied images together. As many resamples are computed at once as :data:`HELD` allows. The intervals
+cover the draw of the test images, not the draw of the training images or the seed.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from mofe.detection.metrics import checked_scores, kept_at_tpr
 from mofe.errors import MofeError
 
 HELD = 2**22
-"""Drawn images and counts that are held at once, each of 8 bytes, a few times over."""
+"""Number of drawn images and counts that are held at once, 8 bytes each, in a few arrays."""
 
 
 class Interval(NamedTuple):
@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 class Intervals(NamedTuple):
-    """Of the metrics as :func:`mofe.detection.metrics.ood_metrics` defines them, ID positive; fractions in [0, 1]."""
+    """Intervals of the metrics of :func:`mofe.detection.metrics.ood_metrics`, ID positive; fractions in [0, 1]."""
 
     fpr95: Interval
     auroc: Interval
@@ -38,14 +38,14 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals: what the middle share ``confidence`` of the resamples give.
+    """Compute percentile intervals, which hold the middle share ``confidence`` of the resamples.
 
     Args:
-        id_scores: (N,) of ID images, higher = more in-distribution.
-        ood_scores: (M,) of OOD images.
+        id_scores: scores (N,) of ID images, higher = more in-distribution.
+        ood_scores: scores (M,) of OOD images.
         resamples: R.
         confidence: share of resamples inside an interval.
-        seed: the same seed gives the same intervals.
+        seed: seed of the resamples; the same seed gives the same intervals.
 
     Raises:
         MofeError: a side is empty or holds NaN or infinity, R < 1, or ``confidence`` is not in (0, 1).
@@ -62,8 +62,9 @@ def resampled_metrics(
 ) -> tuple[np.ndarray, np.ndarray]:
     """FPR95 and AUROC of each resample, (R,) each.
 
-    Resample r takes rows r of ``Generator.integers(N, size=(R, N))`` and ``(M, size=(R, M))``, from the two generators
-    that ``numpy.random.default_rng(seed)`` spawns. Arguments and errors as in :func:`bootstrap_intervals`.
+    Resample r takes row r of ``Generator.integers(N, size=(R, N))`` and of ``integers(M, size=(R, M))``, from the two
+    generators that ``numpy.random.default_rng(seed)`` spawns. Arguments and errors are those of
+    :func:`bootstrap_intervals`.
     """
     if resamples < 1:
         raise MofeError(f"resamples = {resamples} must be at least 1")
@@ -87,6 +88,6 @@ def resampled_metrics(
 
 
 def _counts(rng: np.random.Generator, place_N: np.ndarray, rows: int, width: int) -> np.ndarray:
-    """How often each distinct score is drawn in each resample, (rows, width)."""
+    """Counts of each distinct score in each resample, (rows, width)."""
     drawn_RN = place_N[rng.integers(len(place_N), size=(rows, len(place_N)))]
     return np.bincount((drawn_RN + width * np.arange(rows)[:, None]).ravel(), minlength=rows * width).reshape(rows, -1)

@@ -1,4 +1,4 @@
-"""Likeness to a pattern of the predicted class."""
+"""Similarity to a pattern of the predicted class."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from mofe.errors import MofeError
 class SHE:
     """Simplified Hopfield energy (Zhang et al., 2023): S(z) = z · m_ĉ, ĉ the predicted class.
 
-    m_c is the mean feature of the training images of class c that are predicted as c. The inner product is the
-    official code's default, and nothing else is to be chosen.
+    m_c is the mean feature of the training images of class c that are predicted as c. The inner product is the official
+    code's default, and there is no other hyperparameter.
     """
 
     pattern_CD: Tensor
-    """Float64."""
+    """Pattern of each class, float64."""
 
     @classmethod
     def fit(cls, chunks: Iterable[tuple[Tensor, Tensor, Tensor]], num_classes: int) -> Self:
-        """Read features chunk by chunk.
+        """Fit on features, read chunk by chunk.
 
         Args:
-            chunks: (N, D) features, (N,) labels, and (N,) the classes that the model predicts.
+            chunks: features (N, D), labels (N,), and predicted classes (N,).
             num_classes: C.
 
         Raises:
-            MofeError: a class has no image that is predicted rightly, or a feature or label cannot be.
+            MofeError: a class has no correctly predicted image, or a feature or label is invalid.
         """
         total_CD: Tensor | None = None
         count_C = torch.zeros(num_classes, dtype=torch.float64)
@@ -47,11 +47,11 @@ class SHE:
         empty = (count_C == 0).nonzero()
         if total_CD is None or len(empty):
             which = f"class {int(empty[0])} has" if len(empty) else "there is"
-            raise MofeError(f"{which} no training image that is predicted rightly, so SHE has no pattern of it")
+            raise MofeError(f"{which} no training image that is predicted correctly, so SHE has no pattern of it")
         return cls(total_CD / count_C[:, None])
 
     def score(self, z_BD: Tensor, predicted_B: Tensor) -> Tensor:
-        """(B,) float64, of either sign; ``predicted_B`` is the class that the model predicts."""
+        """Score B images, with the classes that the model predicts: (B,) float64, of either sign."""
         checked(z_BD, self.pattern_CD.shape[1])
         predicted_B = checked_labels(predicted_B, len(z_BD), len(self.pattern_CD)).to(self.pattern_CD.device)
 

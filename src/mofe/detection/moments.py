@@ -1,7 +1,7 @@
-"""Counts, means and scatter of features by class: all that the Gaussian detectors need, from one pass over chunks.
+"""Counts, means and scatter of features by class, which the Gaussian detectors need, from one pass over chunks.
 
-C classes, D features, N images of a chunk. Chunks are merged as Chan, Golub and LeVeque (1979) do, each centred on its
-own means, so that nothing cancels however far the features lie from the origin or the classes from each other.
+C classes, D features, N images of a chunk. Chunks are merged as in Chan, Golub and LeVeque (1979), each centred on its
+own means. So there is no cancellation, however far the features lie from the origin or the classes from each other.
 """
 
 from collections.abc import Iterable
@@ -17,27 +17,27 @@ from mofe.errors import MofeError
 
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
-    """Float64, on the device of the features."""
+    """Moments of features by class, float64, on the device of the features."""
 
     count_C: Tensor
-    """Images of each class."""
+    """Number of images of each class."""
     mean_CD: Tensor
     within_DD: Tensor
-    """Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ, not divided by anything."""
+    """Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ, a sum and not a mean."""
     normalise: bool
-    """Whether the features were divided by their length first; a detector fitted on these moments does the same."""
+    """Whether the features were divided by their length first. A detector fitted on these moments does the same."""
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, normalise: bool = False) -> Self:
-        """Read features and labels chunk by chunk; no chunk is kept.
+        """Compute the moments chunk by chunk; no chunk is kept.
 
         Args:
-            chunks: (N, D) features and (N,) labels in 0 … C − 1, as many pairs as there are.
+            chunks: pairs of features (N, D) and labels (N,) in 0 … C − 1.
             num_classes: C.
-            normalise: divide each feature by its Euclidean length first.
+            normalise: True divides each feature by its Euclidean length first.
 
         Raises:
-            MofeError: no chunk, a class without an image, or a feature or label that cannot be.
+            MofeError: there is no chunk, a class has no image, or a feature or label is invalid.
         """
         moments = None
         for z_ND, y_N in chunks:
@@ -52,7 +52,7 @@ class ClassMoments:
             raise MofeError("there are no training features to fit a detector on")
         empty = (moments[0] == 0).nonzero()
         if len(empty):
-            raise MofeError(f"class {int(empty[0])} has no training feature, so there is no mean of it")
+            raise MofeError(f"class {int(empty[0])} has no training feature, so it has no mean")
         return cls(*moments, normalise)
 
     @property
@@ -61,11 +61,11 @@ class ClassMoments:
 
     @property
     def mean_D(self) -> Tensor:
-        """Of all images."""
+        """Mean of all images."""
         return self.count_C @ self.mean_CD / self.count
 
     def scatter_around(self, origin_D: Tensor) -> Tensor:
-        """Σ_i (z_i − o) (z_i − o)ᵀ of all images, (D, D)."""
+        """Σ_i (z_i − o) (z_i − o)ᵀ over all images, (D, D)."""
         offset_CD = self.mean_CD - origin_D
         return self.within_DD + offset_CD.T @ (self.count_C[:, None] * offset_CD)
 
