@@ -98,7 +98,7 @@ def test_preprocessing_is_the_backbones_own() -> None:
     [
         ("resnet18", {}, "is a ResNet"),
         ("vit_base_patch16_siglip_224", {}, "no class token"),
-        ("nonsense_9", {}, "timm knows no model 'nonsense_9'"),
+        ("nonsense_9", {}, "timm does not have the model 'nonsense_9'"),
         (NAME, {"wheels": 4}, r"backbone_args \{'wheels': 4\} do not suit"),
         (NAME, {"img_size": -32}, r"backbone_args \{'img_size': -32\} do not suit .*Expected a positive image size"),
         (NAME, {**TINY, "num_heads": 5}, "do not suit .*dim should be divisible by num_heads"),

@@ -70,7 +70,7 @@ def test_taxonomy_keeps_supercategories_together_and_sends_the_rest_to_the_most_
 def test_strategies_without_wordnet_take_any_name() -> None:
     names = ["xqz-1", "xqz-2", "xqz-3"]
     assert partition_classes(PROTOTYPES[:3], [None] * 3, 2, "kmeans++", classes=names).names == tuple(names)
-    with pytest.raises(MofeError, match=r"of \d+ classes have no synset: 'xqz-1': it is no noun of WordNet"):
+    with pytest.raises(MofeError, match=r"of \d+ classes have no synset: 'xqz-1': it is not a WordNet noun"):
         partition_classes(PROTOTYPES[:3], [None] * 3, 2, classes=names)
 
 
@@ -118,7 +118,7 @@ def test_every_class_without_a_synset_is_told_at_once() -> None:
         (PROTOTYPES, 2, "magic", "strategy 'magic'"),
         (np.where(np.arange(11)[:, None] == 3, np.nan, PROTOTYPES), 2, "kmeans++", "'goldfish' is not finite"),
         (np.ones((11, 12)), 2, "kmeans++", "only 1 of the class prototypes differ"),
-        (PROTOTYPES[:4], 2, "kmeans++", "4 prototypes for 11 classes"),
+        (PROTOTYPES[:4], 2, "kmeans++", "expected a prototype for each of 11 classes, found 4"),
     ],
 )
 def test_what_cannot_be_partitioned(prototypes: np.ndarray, num_experts: int, strategy: str, message: str) -> None:

@@ -179,7 +179,7 @@ def test_another_models_image_half_is_refused(embed: Any, tmp_path: Path) -> Non
             "ViT-B-61 with the weights openai cannot be loaded: Mod",
         ),
         ({"text_model": "local-dir:/nowhere"}, "/nowhere"),
-        ({"text_weights": "openai"}, "brings its own weights: leave text_weights empty"),
+        ({"text_weights": "openai"}, "has its own weights: leave text_weights empty"),
         ({"text_templates": ["a photo"]}, r"'a photo' has no {} to put the name"),
         ({"text_templates": []}, r"has no {} to put the name"),
     ],

@@ -44,7 +44,7 @@ class FDBD:
         return cls(mean_D, weight_CD, bias_C, between_CC)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """Score B images: (B,), at least 0, in the features' precision and at least float32; ‖z − μ‖ is at least 1e-8."""
+        """Score B images: (B,) ≥ 0, in the features' precision and at least float32; ‖z − μ‖ is clamped at 1e-8."""
         z_BD = wide(checked(z_BD, len(self.mean_D)))
         logits_BC = head_logits(z_BD, self.weight_CD, self.bias_C)
         top_B, predicted_B = logits_BC.max(dim=1)

@@ -1,14 +1,14 @@
-"""The class token after the last block of each image's expert, and nothing that nobody asks for.
+"""The class token after the last block of each image's expert, computed without the block's other tokens.
 
-Of the last block only the class token is wanted, so one query meets all tokens. With the norm's scale and shift taken
-out of the tokens, what is left of them is the same for all experts, and the weights of keys and values can be applied
-to the one query and to the one sum in place of every token:
+Only the class token of the last block is used, so attention has one query. Without the norm's scale and shift, the
+normalised tokens x̂_t are the same for all experts. So the weights of keys and values can be applied to the one query
+and the one weighted sum in place of every token:
 
-    q_h · k_t = q_h · W_k (γ x̂_t + β) + … = (γ W_kᵀ q_h) · x̂_t + what is the same for all t
+    q_h · k_t = q_h · W_k (γ x̂_t + β) + … = (γ W_kᵀ q_h) · x̂_t + a term that is the same for all t
     Σ_t a_t v_t = W_v (γ Σ_t a_t x̂_t + β) + b_v
 
-So the block costs (20 + 4 H) D² + 4 T H D operations an image in place of 24 T D² + 4 T² D, next to nothing (H heads,
-each of which meets the whole of W_k and W_v).
+So the block costs (20 + 4 H) D² + 4 T H D operations an image in place of 24 T D² + 4 T² D, which is negligible. (Each
+of the H heads is multiplied with the whole of W_k and W_v.)
 
 Axes: B images, P image–expert pairs sorted by expert, T tokens, D features, H heads, E experts.
 """
@@ -26,7 +26,7 @@ from mofe.models.groups import Groups
 
 
 def is_known(block: nn.Module) -> bool:
-    """Whether :func:`class_token_after` does what the block does: timm has others, and kinds of attention."""
+    """Whether :func:`class_token_after` gives the block's result; timm also has other kinds of block and attention."""
     if type(block) is not Block or type(block.attn) is not Attention or type(block.mlp) is not Mlp:
         return False
     attention: Any = block.attn
@@ -51,15 +51,15 @@ def _is_affine(norm: nn.Module) -> bool:
 def class_token_after(
     blocks_E: Sequence[Any], tokens_BTD: Tensor, groups: Groups, image_P: Tensor | None = None
 ) -> Tensor:
-    """The class token (P, D) of each pair, up to rounding, as timm's ``Block.forward`` makes it.
+    """The class token (P, D) of each pair, equal to that of timm's ``Block.forward`` up to rounding.
 
     Args:
-        blocks_E: the last block of every expert, of a kind that :func:`is_known`.
-        tokens_BTD: what enters it.
-        groups: whose pair is whose.
-        image_P: the image of each pair; None where there is one pair an image, in the order of the groups.
+        blocks_E: last block of every expert, for which :func:`is_known` is True.
+        tokens_BTD: tokens that enter the block.
+        groups: pairs of each expert.
+        image_P: image of each pair; None if there is one pair an image, in the order of the groups.
     """
-    one = blocks_E[0]  # for what has no weights
+    one = blocks_E[0]  # for the layers without weights
     x_BTD = layer_norm(tokens_BTD, tokens_BTD.shape[-1:], eps=one.norm1.eps).to(_precision(tokens_BTD))
     class_PD, x_PTD = (tokens_BTD[:, 0], x_BTD) if image_P is None else (tokens_BTD[image_P, 0], x_BTD[image_P])
     seen_PD = _attention(blocks_E, x_PTD, groups)
@@ -70,7 +70,7 @@ def class_token_after(
 
 
 def _attention(blocks_E: Sequence[Any], x_PTD: Tensor, groups: Groups) -> Tensor:
-    """What the class token sees (P, D) of tokens that are normed, but neither scaled nor shifted."""
+    """Attention's output (P, D) for the class token, from tokens that are normalised, but not scaled or shifted."""
     attentions = [block.attn for block in blocks_E]
     scales_E, shifts_E = zip(*((block.norm1.weight, block.norm1.bias) for block in blocks_E), strict=True)
     query_E, key_E, value_E = zip(*(attention.qkv.weight.chunk(3) for attention in attentions), strict=True)
@@ -83,11 +83,11 @@ def _attention(blocks_E: Sequence[Any], x_PTD: Tensor, groups: Groups) -> Tensor
 
     class_PD = groups.affine(x_PTD[:, 0], scales_E, shifts_E)
     query_PD = groups.linear(class_PD, query_E, query_biases_E)
-    asked_PHD = groups.linear(query_PD[:, None] * own_HD, [weight.T for weight in key_E])
-    asked_PHD = groups.affine(asked_PHD, scales_E).to(x_PTD.dtype)
-    # to the kernel the heads are so many queries of one head
+    query_PHD = groups.linear(query_PD[:, None] * own_HD, [weight.T for weight in key_E])
+    query_PHD = groups.affine(query_PHD, scales_E).to(x_PTD.dtype)
+    # the kernel gets the H heads as H queries of one head
     tokens = x_PTD[:, None]
-    seen_PHD = scaled_dot_product_attention(asked_PHD[:, None], tokens, tokens, scale=width**-0.5)[:, 0]
+    seen_PHD = scaled_dot_product_attention(query_PHD[:, None], tokens, tokens, scale=width**-0.5)[:, 0]
     value_PHD = groups.linear(groups.affine(seen_PHD, scales_E, shifts_E), value_E, value_biases_E)
     seen_PD = _normed(groups, (value_PHD * own_HD).sum(dim=1), [attention.norm for attention in attentions])
     return attentions[0].proj_drop(_linear(groups, seen_PD, [attention.proj for attention in attentions]))
@@ -117,6 +117,6 @@ def _scaled(groups: Groups, x_PD: Tensor, scales_E: Sequence[Any]) -> Tensor:
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    """What matrices are multiplied in here."""
+    """The precision of matrix products on this device."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
