@@ -1,4 +1,4 @@
-"""The one exception that speaks to the person who runs mofe, and other people's messages in one line."""
+"""The exception for errors that a user can fix, and a short form of other libraries' messages."""
 
 import json
 from contextlib import suppress
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class MofeError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do, in one line."""
+    """An error that the user can fix. The message says in one line what is wrong, where, and what to do."""
 
 
 def in_one_line(error: Any) -> str:
-    """The message in the answer's body; else the body, or what the exception says. At most 300 characters."""
+    """The message in the response's body, else the body, else the exception's text: at most 300 characters."""
     text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
     with suppress(ValueError):
         said = json.loads(text)

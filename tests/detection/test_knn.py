@@ -168,7 +168,7 @@ def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, m
         ((1, 3), [-1], 0, "numbered from 0"),
         ((1, 3), [7], 0, "no bank of expert 7"),
         ((2, 4), [0, 0], 0, r"shape \(2, 4\) are not \(B, 3\)"),
-        ((2, 3), [0, 0], -1, "-1 neighbours"),
+        ((2, 3), [0, 0], -1, "neighbours = -1 must be at least 0"),
     ],
 )
 def test_what_cannot_be_asked(shape: tuple[int, int], experts: list[int], n: int, message: str) -> None:

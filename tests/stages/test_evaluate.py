@@ -193,7 +193,7 @@ def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str
         tables = [ScoreTable(uri) for uri in scores]
         shown = metrics.model_copy(update={"results": results, "zero_shot_accuracy": None})
         page = render(shown, tables[0], tables[1:], PARTITION, History(epochs=()))
-        heads = page[page.index("Beside the detectors of the literature") :].partition("</thead>")[0]
+        heads = page[page.index("Published baselines") :].partition("</thead>")[0]
         assert ("by class names<" in heads) == there
-        assert "untouched backbone<" in heads
+        assert "pre-trained backbone<" in heads
         assert "by the class names alone" not in page
