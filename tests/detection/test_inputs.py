@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mofe.detection.inputs import checked, in_parts
+from mofe.detection.inputs import check_features, in_parts
 from mofe.errors import MofeError
 
 
@@ -12,17 +12,17 @@ def test_what_is_not_finite_is_named(bad: float) -> None:
     features = torch.zeros(5, 3)
     features[3, 1] = bad
     with pytest.raises(MofeError, match="feature 3 of 5 is not finite"):
-        checked(features)
+        check_features(features)
     features[2, 0] = -bad  # their sum is NaN
     with pytest.raises(MofeError, match="feature 2 of 5"):
-        checked(features)
+        check_features(features)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_finite_features_may_have_a_sum_that_is_not(dtype: torch.dtype) -> None:
     features = torch.full((4, 4), torch.finfo(dtype).max, dtype=dtype)
     assert not features.sum().isfinite()
-    assert checked(features) is features
+    assert check_features(features) is features
 
 
 @pytest.mark.parametrize("count", [0, 1, 1024, 2500])

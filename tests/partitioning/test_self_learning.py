@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from mofe.partitioning.self_learning import RIDGE, _objective, learnt_groups
+from mofe.partitioning.self_learning import RIDGE, _objective, learn_groups
 
 
 def test_the_objective_is_the_definition_and_its_gradient_is_its_slope() -> None:
@@ -23,15 +23,15 @@ def test_the_objective_is_the_definition_and_its_gradient_is_its_slope() -> None
 def test_groups_that_are_there_are_found_whatever_their_names() -> None:
     group_C = np.repeat([0, 1, 2, 3], [8, 8, 8, 8])
     prototypes = np.eye(10)[group_C] * 4 + np.random.default_rng(1).normal(size=(32, 10)) * 0.3
-    found = learnt_groups(prototypes, 4, seed=0)
+    found = learn_groups(prototypes, 4, seed=0)
     assert len({(g, e) for g, e in zip(group_C, found, strict=True)}) == 4
 
 
 def test_every_expert_gets_a_class_even_where_prototypes_agree() -> None:
-    assert sorted(set(learnt_groups(np.ones((5, 3)), 3, seed=0))) == [0, 1, 2]
-    assert sorted(learnt_groups(np.random.default_rng(0).normal(size=(6, 3)), 6, seed=0)) == list(range(6))
+    assert sorted(set(learn_groups(np.ones((5, 3)), 3, seed=0))) == [0, 1, 2]
+    assert sorted(learn_groups(np.random.default_rng(0).normal(size=(6, 3)), 6, seed=0)) == list(range(6))
 
 
 def test_the_same_seed_gives_the_same_groups() -> None:
     prototypes = np.random.default_rng(3).normal(size=(40, 16))
-    assert (learnt_groups(prototypes, 5, 1) == learnt_groups(prototypes, 5, 1)).all()
+    assert (learn_groups(prototypes, 5, 1) == learn_groups(prototypes, 5, 1)).all()

@@ -45,7 +45,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
-def _opened(content: bytes) -> Image.Image:
+def _open(content: bytes) -> Image.Image:
     """Load the image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`.
 
     Raises:
@@ -55,7 +55,7 @@ def _opened(content: bytes) -> Image.Image:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if not (reason := _misshapen(image)):
+        if not (reason := _shape_fault(image)):
             image.load()
             return image
     except UnidentifiedImageError as error:
@@ -73,12 +73,12 @@ def measured(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the image has no pixels, more than :data:`MOST_PIXELS`, or a ratio above :data:`MOST_SLENDER`.
     """
-    if reason := _misshapen(image):
+    if reason := _shape_fault(image):
         raise ValueError(reason)
     return image
 
 
-def _misshapen(image: Image.Image) -> str:
+def _shape_fault(image: Image.Image) -> str:
     if not min(image.size):
         return "it has no pixels"
     if max(image.size) > MOST_SLENDER * min(image.size):
@@ -95,10 +95,10 @@ def decode(content: bytes) -> Image.Image:
         ValueError: the bytes are not a usable image; the message is a short reason (empty, not an image, truncated,
             too large).
     """
-    return _converted(_opened(content))
+    return _convert(_open(content))
 
 
-def _converted(image: Image.Image) -> Image.Image:
+def _convert(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image)
     except Exception as error:  # metadata can be damaged like pixels
@@ -111,11 +111,11 @@ def stored_form(content: bytes) -> bytes:
     Raises:
         ValueError: as for :func:`decode`.
     """
-    image = _opened(content)
+    image = _open(content)
     if _is_plain(image):
         return content
     encoded = io.BytesIO()
-    _converted(image).save(encoded, "PNG")
+    _convert(image).save(encoded, "PNG")
     return encoded.getvalue()
 
 

@@ -21,7 +21,7 @@ def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]
     """Yield every image of every place, in the order given; within a folder or glob, by name.
 
     Args:
-        places: as for :func:`find_files`.
+        places: local paths or URIs, as for :func:`find_files`.
 
     Raises:
         MofeError: there is nothing at a place, or a folder or archive holds no image.

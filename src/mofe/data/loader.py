@@ -86,7 +86,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         place = next(i for i, step in enumerate(steps) if isinstance(step, RandAugment))
         for operation in steps[place].ops:
             if operation.aug_fn is posterize:
-                operation.aug_fn = _posterized
+                operation.aug_fn = _posterize
         steps.insert(place, _for_pillow)
     return transform
 
@@ -95,7 +95,7 @@ def _for_pillow(image: Image.Image | Tensor) -> Image.Image:
     return to_pil_image(image) if isinstance(image, Tensor) else image
 
 
-def _posterized(image: Image.Image, bits: int, **given: Any) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **given: Any) -> Image.Image:
     """timm's ``posterize``, also for 0 bits, which it draws for one image in 700: a black image.
 
     Pillow 13 refuses 0 bits.
@@ -151,11 +151,11 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
         found = [self.shards.image(position) for position in positions]
         pixels = [decode_pixels(content) for content, _, _ in found]
         return [
-            (self._transformed(image, position), label, position)
+            (self._transform_seeded(image, position), label, position)
             for image, (_, _, label), position in zip(pixels, found, positions, strict=True)
         ]
 
-    def _transformed(self, image: Tensor, position: int) -> Tensor:
+    def _transform_seeded(self, image: Tensor, position: int) -> Tensor:
         if self.seed is not None:  # torchvision and timm use these three global generators and accept no other
             state = np.random.SeedSequence((self.seed, self.epoch, position)).generate_state(3)
             random.seed(int(state[0]))

@@ -15,7 +15,7 @@ MOST = 4 << 30
 
 
 @contextmanager
-def bounded(file: UPath) -> Iterator[None]:
+def limit_memory(file: UPath) -> Iterator[None]:
     """Limit the growth of this process to :data:`MOST` bytes on Linux; on other systems there is no limit.
 
     A few bytes of a compressed page can unpack to gigabytes, and its header cannot be trusted.

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in, is_hidden
-from mofe.data.memory_limit import bounded
+from mofe.data.memory_limit import limit_memory
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -74,7 +74,7 @@ class Source:
         return replace(self, images=first, total=min(self.total, images_per_class * max(1, len(self.classes))))
 
 
-def located(uri: str) -> tuple[Form, list[UPath]]:
+def locate(uri: str) -> tuple[Form, list[UPath]]:
     """Find the form of the images at ``uri``, and the files, or the one folder, that hold them.
 
     Raises:
@@ -112,7 +112,7 @@ def open_source(uri: str, synsets: str = "") -> Source:
     Raises:
         MofeError: there are no usable images; the message says what was found.
     """
-    form, files = located(uri)
+    form, files = locate(uri)
     match form:
         case "archives":
             source = _archives(files, uri)
@@ -172,7 +172,7 @@ def _read_local(file: Path, root: Path | None) -> bytes:
     return file.read_bytes()
 
 
-def _scattered(name: str) -> bytes:
+def _mixing_key(name: str) -> bytes:
     """Sort key that mixes names, always in the same way."""
     return hashlib.md5(name.encode(errors="surrogateescape"), usedforsecurity=False).digest()
 
@@ -231,7 +231,7 @@ def _folders(root: UPath) -> Source:
     classes = () if flat else tuple(sorted({name.split("/", 1)[0] for name in names}))
     index = {name: c for c, name in enumerate(classes)}
     # shards must be mixed, because a batch is drawn from a few row groups
-    order = sorted(names, key=_scattered)
+    order = sorted(names, key=_mixing_key)
     inside = Path(root.path).resolve() if locations.is_local(root) else None
 
     def images() -> Iterator[LabelledImage]:
@@ -338,7 +338,7 @@ def _rows(file: UPath) -> int:
 
 def _highest_label(file: UPath) -> int | None:
     """The highest label of a Parquet file; None if no row has a label."""
-    with locations.open_parquet(file) as parquet, bounded(file):
+    with locations.open_parquet(file) as parquet, limit_memory(file):
         highest: int | None = pc.max(parquet.read(["label"])["label"]).as_py()
         return highest
 
@@ -352,7 +352,7 @@ def _batches(parquet: pq.ParquetFile, columns: list[str], file: UPath) -> Iterat
 
 
 def _next(batches: Iterator[pa.RecordBatch], file: UPath) -> pa.RecordBatch | None:
-    with bounded(file):
+    with limit_memory(file):
         return next(batches, None)
 
 
@@ -440,7 +440,7 @@ def _manifest(path: UPath) -> Source:
         raise MofeError(f"{path}, line {line} has no label, but other lines have one: label every image or none")
     classes = tuple(sorted({row["label"] for row in rows})) if labelled else ()
     index = {name: c for c, name in enumerate(classes)}
-    order = sorted(rows, key=lambda row: _scattered(row["path"]))
+    order = sorted(rows, key=lambda row: _mixing_key(row["path"]))
 
     def images() -> Iterator[LabelledImage]:
         for row in order:

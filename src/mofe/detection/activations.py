@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, head_logits, in_parts, wide
+from mofe.detection.inputs import check_features, check_head, head_logits, in_parts, wide
 from mofe.detection.scores import energy
 from mofe.errors import MofeError
 
@@ -21,7 +21,7 @@ def head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
     Raises:
         MofeError: the head does not fit the features, or a feature or weight is not finite.
     """
-    return _head_energy(z_BD, *checked_head(weight_CD, bias_C, checked(z_BD).shape[1]))
+    return _head_energy(z_BD, *check_head(weight_CD, bias_C, check_features(z_BD).shape[1]))
 
 
 def _head_energy(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ class ReAct:
         Raises:
             MofeError: there is no feature, one is not finite, or ``quantile`` is outside [0, 1].
         """
-        return cls(_quantile(checked(z_ND), quantile))
+        return cls(_quantile(check_features(z_ND), quantile))
 
     def score(self, z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
         """Score B images: (B,), of either sign."""
-        head = checked_head(weight_CD, bias_C, checked(z_BD).shape[1])
+        head = check_head(weight_CD, bias_C, check_features(z_BD).shape[1])
         return in_parts(lambda z_PD: _head_energy(wide(z_PD).clamp(max=self.threshold), *head), z_BD)
 
 
@@ -71,7 +71,7 @@ class DICE:
         Raises:
             MofeError: the head does not fit the features, or ``sparsity`` is outside [0, 1].
         """
-        weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
+        weight_CD, bias_C = check_head(weight_CD, bias_C, len(mean_D))
         contribution_CD = weight_CD.double() * mean_D.to(weight_CD.device).double()
         kept_CD = contribution_CD > _quantile(contribution_CD, sparsity)
         return cls(torch.where(kept_CD, weight_CD, 0), bias_C.clone())
@@ -121,7 +121,7 @@ def scale(z_BD: Tensor, pruned: float = 0.85) -> Tensor:
 
 def _largest(z_BD: Tensor, pruned: float) -> tuple[Tensor, Tensor]:
     """Values and columns (B, K) of the K = D − round(D · pruned) largest activations of each image, unordered."""
-    width = checked(z_BD).shape[1]
+    width = check_features(z_BD).shape[1]
     kept = width - round(width * pruned)
     if not 0 < kept <= width:
         raise MofeError(f"pruning {pruned} of {width} activations keeps {kept} of them: choose a share in [0, 1)")

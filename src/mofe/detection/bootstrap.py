@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import checked_scores, kept_at_tpr
+from mofe.detection.metrics import check_scores, kept_at_tpr
 from mofe.errors import MofeError
 
 HELD = 2**22
@@ -53,11 +53,11 @@ def bootstrap_intervals(
     if not 0 < confidence < 1:
         raise MofeError(f"confidence = {confidence} must lie in (0, 1)")
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    fpr95_R, auroc_R = resampled_metrics(id_scores, ood_scores, resamples=resamples, seed=seed)
+    fpr95_R, auroc_R = resample_metrics(id_scores, ood_scores, resamples=resamples, seed=seed)
     return Intervals(*(Interval(*np.quantile(metric_R, tails).tolist()) for metric_R in (fpr95_R, auroc_R)))
 
 
-def resampled_metrics(
+def resample_metrics(
     id_scores: ArrayLike, ood_scores: ArrayLike, *, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """FPR95 and AUROC of each resample, (R,) each.
@@ -68,7 +68,7 @@ def resampled_metrics(
     """
     if resamples < 1:
         raise MofeError(f"resamples = {resamples} must be at least 1")
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     n, m = len(positive), len(negative)
     distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)
     id_rng, ood_rng = np.random.default_rng(seed).spawn(2)

@@ -7,7 +7,7 @@ is 100, MCM's softmax has a factor of 1.
 
 from torch import Tensor
 
-from mofe.detection.inputs import checked, lengths, unit, wide
+from mofe.detection.inputs import check_features, lengths, unit, wide
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
@@ -18,7 +18,7 @@ def cosines(image_BD: Tensor, text_CD: Tensor) -> Tensor:
     Raises:
         MofeError: the widths differ, or an embedding is zero or not finite.
     """
-    image_BD, text_CD = wide(checked(image_BD)), unit(checked(text_CD))
+    image_BD, text_CD = wide(check_features(image_BD)), unit(check_features(text_CD))
     if image_BD.shape[1] != text_CD.shape[1]:
         raise MofeError(
             f"images are embedded in {image_BD.shape[1]} dimensions and texts in {text_CD.shape[1]}: take both from "

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, head_logits, wide
+from mofe.detection.inputs import check_features, check_head, head_logits, wide
 from mofe.errors import MofeError
 
 
@@ -31,7 +31,7 @@ class FDBD:
         Raises:
             MofeError: the head does not fit the features, has one class, or has two classes of equal weights.
         """
-        weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
+        weight_CD, bias_C = check_head(weight_CD, bias_C, len(mean_D))
         if len(bias_C) < 2:
             raise MofeError("fDBD needs two classes or more: with one there is no boundary")
         mean_D = mean_D.double()
@@ -45,7 +45,7 @@ class FDBD:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,) ≥ 0, in the features' precision and at least float32; ‖z − μ‖ is clamped at 1e-8."""
-        z_BD = wide(checked(z_BD, len(self.mean_D)))
+        z_BD = wide(check_features(z_BD, len(self.mean_D)))
         logits_BC = head_logits(z_BD, self.weight_CD, self.bias_C)
         top_B, predicted_B = logits_BC.max(dim=1)
         to_boundary_B = ((top_B[:, None] - logits_BC) / self.between_CC.to(z_BD)[predicted_B]).sum(dim=1)

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, unit
+from mofe.detection.inputs import check_features, unit
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -46,7 +46,7 @@ class Mahalanobis:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,) float64, at most 0."""
-        return -_nearest(_centred(z_BD, self.centre_D, self.normalise) @ self.whitening_DR, self.means_CR)
+        return -_nearest(_centre(z_BD, self.centre_D, self.normalise) @ self.whitening_DR, self.means_CR)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class RelativeMahalanobis:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,) float64, of either sign."""
-        centred_BD = _centred(z_BD, self.centre_D, self.normalise)
+        centred_BD = _centre(z_BD, self.centre_D, self.normalise)
         near_B = _nearest(centred_BD @ self.whitening_DR, self.means_CR)
         return (centred_BD @ self.background_DR).square().sum(dim=1) - near_B
 
@@ -100,7 +100,7 @@ class SSD:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,) float64, at most 0."""
-        return -(_centred(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
+        return -(_centre(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
 
 
 def _whitening(covariance_DD: Tensor) -> Tensor:
@@ -112,8 +112,8 @@ def _whitening(covariance_DD: Tensor) -> Tensor:
     return (vector_DD[:, kept_D] / value_D[kept_D].sqrt()).contiguous()
 
 
-def _centred(z_BD: Tensor, centre_D: Tensor, normalise: bool) -> Tensor:
-    z_BD = checked(z_BD, len(centre_D)).to(centre_D)
+def _centre(z_BD: Tensor, centre_D: Tensor, normalise: bool) -> Tensor:
+    z_BD = check_features(z_BD, len(centre_D)).to(centre_D)
     return (unit(z_BD) if normalise else z_BD) - centre_D
 
 

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_labels, unit
+from mofe.detection.inputs import check_features, check_labels, unit
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -52,8 +52,8 @@ class GDA:
         if not moments.normalise:
             raise MofeError("GDA needs embeddings on the unit sphere: take the moments with normalise=True")
         num_classes, width = moments.mean_CD.shape
-        text_CD = unit(checked(text_CD, width).to(moments.mean_CD)).contiguous()
-        labels_N = checked_labels(labels_N, len(validation_ND), num_classes).to(text_CD.device)
+        text_CD = unit(check_features(text_CD, width).to(moments.mean_CD)).contiguous()
+        labels_N = check_labels(labels_N, len(validation_ND), num_classes).to(text_CD.device)
         trace = float(moments.within_DD.trace()) / max(moments.count - 1, 1)
         if len(text_CD) != num_classes or not len(labels_N):
             raise MofeError(f"GDA needs a text embedding for each of {num_classes} classes, and held-out images")
@@ -69,6 +69,6 @@ class GDA:
 
     def logits(self, z_BD: Tensor) -> Tensor:
         """Logits of B images, (B, C) float64."""
-        z_BD = unit(checked(z_BD, self.text_CD.shape[1]).to(self.text_CD))
+        z_BD = unit(check_features(z_BD, self.text_CD.shape[1]).to(self.text_CD))
         gaussian_BC = z_BD @ self.weight_CD.T + self.bias_C
         return self.logit_scale * z_BD @ self.text_CD.T + self.alpha * gaussian_BC

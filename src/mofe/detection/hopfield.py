@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_labels, in_parts
+from mofe.detection.inputs import check_features, check_labels, in_parts
 from mofe.errors import MofeError
 
 
@@ -36,9 +36,9 @@ class SHE:
         total_CD: Tensor | None = None
         count_C = torch.zeros(num_classes, dtype=torch.float64)
         for z_ND, y_N, predicted_N in chunks:
-            z_ND = checked(z_ND, None if total_CD is None else total_CD.shape[1])
-            y_N = checked_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
-            right_N = y_N == checked_labels(predicted_N, len(z_ND), num_classes).to(z_ND.device)
+            z_ND = check_features(z_ND, None if total_CD is None else total_CD.shape[1])
+            y_N = check_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
+            right_N = y_N == check_labels(predicted_N, len(z_ND), num_classes).to(z_ND.device)
             if total_CD is None:
                 total_CD = z_ND.new_zeros(num_classes, z_ND.shape[1], dtype=torch.float64)
                 count_C = count_C.to(z_ND.device)
@@ -52,8 +52,8 @@ class SHE:
 
     def score(self, z_BD: Tensor, predicted_B: Tensor) -> Tensor:
         """Score B images, with the classes that the model predicts: (B,) float64, of either sign."""
-        checked(z_BD, self.pattern_CD.shape[1])
-        predicted_B = checked_labels(predicted_B, len(z_BD), len(self.pattern_CD)).to(self.pattern_CD.device)
+        check_features(z_BD, self.pattern_CD.shape[1])
+        predicted_B = check_labels(predicted_B, len(z_BD), len(self.pattern_CD)).to(self.pattern_CD.device)
 
         def along_pattern(z_PD: Tensor, predicted_P: Tensor) -> Tensor:
             return (z_PD.to(self.pattern_CD) * self.pattern_CD[predicted_P]).sum(dim=1)

@@ -15,7 +15,7 @@ PART = 1024
 """Number of rows that a detector works on at once."""
 
 
-def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
+def check_features(features_BD: Tensor, width: int | None = None) -> Tensor:
     """Return the features unchanged, after a check.
 
     Raises:
@@ -32,7 +32,7 @@ def checked(features_BD: Tensor, width: int | None = None) -> Tensor:
     return features_BD
 
 
-def checked_labels(labels_N: Tensor, count: int, num_classes: int) -> Tensor:
+def check_labels(labels_N: Tensor, count: int, num_classes: int) -> Tensor:
     """The labels as int64.
 
     Raises:
@@ -84,7 +84,7 @@ def head_logits(z_BD: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Tensor:
     return linear(z_BD, weight_CD.to(z_BD), bias_C.to(z_BD))
 
 
-def checked_head(weight_CD: Tensor, bias_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def check_head(weight_CD: Tensor, bias_C: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Check a linear head, and return its weights and biases contiguous, so that they can be stored.
 
     Raises:

@@ -90,7 +90,7 @@ class ExpertKNN:
             index = faiss.IndexIDMap(_empty(width, half=4 * count * width > LARGEST))
             for start in range(0, len(own), BLOCK):
                 rows = own[start : start + BLOCK]
-                index.add_with_ids(_normalised(embeddings_ND[rows], rows), rows)
+                index.add_with_ids(_normalise(embeddings_ND[rows], rows), rows)
             indexes.append(index)
         return cls(indexes, k)
 
@@ -117,7 +117,7 @@ class ExpertKNN:
         if len(bank_B) and bank_B.max() >= len(self.indexes):
             raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
         bank_B, order_B = bank_B.sort(stable=True)
-        z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(self._banks[0][0].device)
+        z_BD = torch.from_numpy(_normalise(embeddings_BD))[order_B].to(self._banks[0][0].device)
         squared_BN, row_BN = self._nearest(z_BD, bank_B, max(self.k, n))
         of_k_BK = squared_BN if n <= self.k else squared_BN.topk(self.k, largest=False, sorted=False).values
         score_B = -of_k_BK.where(of_k_BK < torch.inf, 0).amax(dim=1).sqrt()
@@ -154,7 +154,7 @@ class ExpertKNN:
     @cached_property
     def _banks(self) -> list[tuple[Tensor, Tensor]]:
         """Embeddings (N, D) and ids (N,) of each index, in FAISS's own memory or in a copy on the GPU."""
-        banks = [_held(index) for index in self.indexes]
+        banks = [_view(index) for index in self.indexes]
         size = sum(bank_ND.nbytes for bank_ND, _ in banks)
         if self.place.type == "cuda" and size < torch.cuda.mem_get_info(self.place)[0] / 2:
             return [(bank_ND.to(self.place), ids_N.to(self.place)) for bank_ND, ids_N in banks]
@@ -198,7 +198,7 @@ def _empty(width: int, half: bool) -> faiss.Index:
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
 
 
-def _held(index: Any) -> tuple[Tensor, Tensor]:
+def _view(index: Any) -> tuple[Tensor, Tensor]:
     """Embeddings (N, D) and ids (N,) of an index, without a copy."""
     held: Any = faiss.downcast_index(index.index)
     stored = np.float32 if isinstance(held, faiss.IndexFlat) else np.float16
@@ -269,7 +269,7 @@ def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return best.values.view(torch.float32), column_BP.gather(1, best.indices)
 
 
-def _normalised(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
+def _normalise(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
     """Scale embeddings to length 1, float32; an error names them by ``numbers_B``."""
     embeddings_BD = np.asarray(embeddings_BD, np.float32)
     norm_B = np.linalg.norm(embeddings_BD, axis=1, keepdims=True)

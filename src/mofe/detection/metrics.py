@@ -54,7 +54,7 @@ def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
     Raises:
         MofeError: a side is empty or holds NaN or infinity.
     """
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     n, m = len(positive), len(negative)
     distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)
     id_K, ood_K = (np.bincount(side, minlength=len(distinct_K)) for side in (place[:n], place[n:]))
@@ -79,7 +79,7 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """
     if not 0 < tpr <= 1:
         raise MofeError(f"tpr = {tpr} must lie in (0, 1]")
-    scores = checked_scores(id_scores, "ID")
+    scores = check_scores(id_scores, "ID")
     return float(np.sort(scores)[len(scores) - kept_at_tpr(len(scores), tpr)])
 
 
@@ -90,7 +90,7 @@ def kept_at_tpr(count: int, tpr: float) -> int:
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:
     """ROC curve of at most ``most`` points, evenly along the curve, with its ends; all values are finite."""
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
     fpr, tpr, thresholds = roc_curve(is_id, np.r_[positive, negative])
     thresholds[0] = np.nextafter(thresholds[1], np.inf)  # scikit-learn begins at infinity
@@ -101,7 +101,7 @@ def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> 
     return ROC(fpr, tpr, thresholds)
 
 
-def checked_scores(scores: ArrayLike, side: str) -> np.ndarray:
+def check_scores(scores: ArrayLike, side: str) -> np.ndarray:
     """Return one side's scores as a vector of float64; raises MofeError if there are none, or one is not finite."""
     values = np.asarray(scores, np.float64).ravel()
     if not len(values):

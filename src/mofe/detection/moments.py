@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_labels, unit
+from mofe.detection.inputs import check_features, check_labels, unit
 from mofe.errors import MofeError
 
 
@@ -41,13 +41,13 @@ class ClassMoments:
         """
         moments = None
         for z_ND, y_N in chunks:
-            z_ND = checked(z_ND, None if moments is None else moments[1].shape[1])
-            y_N = checked_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
+            z_ND = check_features(z_ND, None if moments is None else moments[1].shape[1])
+            y_N = check_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
             z_ND = unit(z_ND.double()) if normalise else z_ND.double()
             if moments is None:
                 zero_CD = z_ND.new_zeros(num_classes, z_ND.shape[1])
                 moments = zero_CD.new_zeros(num_classes), zero_CD, zero_CD.new_zeros(z_ND.shape[1], z_ND.shape[1])
-            moments = _merged(*moments, z_ND, y_N)
+            moments = _merge(*moments, z_ND, y_N)
         if moments is None:
             raise MofeError("there are no training features to fit a detector on")
         empty = (moments[0] == 0).nonzero()
@@ -70,7 +70,7 @@ class ClassMoments:
         return self.within_DD + offset_CD.T @ (self.count_C[:, None] * offset_CD)
 
 
-def _merged(
+def _merge(
     count_C: Tensor, mean_CD: Tensor, within_DD: Tensor, z_ND: Tensor, y_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     new_C = torch.bincount(y_N, minlength=len(count_C)).double()

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, unit
+from mofe.detection.inputs import check_features, unit
 from mofe.detection.scores import energy
 from mofe.errors import MofeError
 
@@ -30,11 +30,11 @@ class NNGuide:
             raise MofeError(f"k = {k} must be at least 1")
         if not len(z_ND):
             raise MofeError("there are no training features: NNGuide needs them to search for neighbours")
-        return cls((unit(checked(z_ND)) * energy(logits_NC)[:, None]).contiguous(), k)
+        return cls((unit(check_features(z_ND)) * energy(logits_NC)[:, None]).contiguous(), k)
 
     def score(self, z_BD: Tensor, logits_BC: Tensor) -> Tensor:
         """Score B images: (B,), float32 or better, of either sign; at most 1024 × 32 768 products are held."""
-        z_BD = unit(checked(z_BD, self.bank_ND.shape[1]).to(self.bank_ND))
+        z_BD = unit(check_features(z_BD, self.bank_ND.shape[1]).to(self.bank_ND))
         guidance_B = torch.cat([self._guidance(part_bD) for part_bD in z_BD.split(1024)])
         return guidance_B * energy(logits_BC).to(guidance_B)
 

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, head_logits, in_parts, wide
+from mofe.detection.inputs import check_features, check_head, head_logits, in_parts, wide
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -40,7 +40,7 @@ class Residual:
             MofeError: the moments are of normalised features, the head does not fit, or d is not in 1 … D − 1.
         """
         width = len(moments.within_DD)
-        weight_CD, bias_C = checked_head(weight_CD, bias_C, width)
+        weight_CD, bias_C = check_head(weight_CD, bias_C, width)
         if moments.normalise:
             raise MofeError("the residual needs the features that the head reads: do not normalise them")
         if principal is None:
@@ -55,7 +55,7 @@ class Residual:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,), at most 0, in the features' precision and at least float32."""
-        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        z_BD = wide(check_features(z_BD, len(self.origin_D)))
         return -_length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))
 
 
@@ -116,6 +116,6 @@ class ViM:
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,), of either sign, in the features' precision and at least float32."""
-        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        z_BD = wide(check_features(z_BD, len(self.origin_D)))
         energy_B = head_logits(z_BD, self.weight_CD, self.bias_C).logsumexp(dim=1)
         return energy_B - self.alpha * _length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mofe.detection.inputs import checked_labels
+from mofe.detection.inputs import check_labels
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
@@ -33,7 +33,7 @@ class TemperatureScaling:
         Raises:
             MofeError: there is no image, a label is invalid, or an image's logit of its own class is not finite.
         """
-        logits_NC, labels_N = logits_NC.double(), checked_labels(labels_N, len(logits_NC), logits_NC.shape[1])
+        logits_NC, labels_N = logits_NC.double(), check_labels(labels_N, len(logits_NC), logits_NC.shape[1])
         if not len(logits_NC):
             raise MofeError("there are no held-out images: a temperature is fitted on them")
         own_N1 = logits_NC.gather(1, labels_N[:, None])

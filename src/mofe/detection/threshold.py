@@ -5,7 +5,7 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import checked_scores, threshold_at_tpr
+from mofe.detection.metrics import check_scores, threshold_at_tpr
 from mofe.errors import MofeError
 
 
@@ -36,6 +36,6 @@ def chosen_threshold(choice: str, validation_n: ArrayLike, unknown_m: ArrayLike 
         raise MofeError(f"fpr = {value} must lie in [0, 1)")
     if unknown_m is None:
         raise MofeError(f"threshold {choice} needs images of unknown classes, to measure the share on")
-    ordered_m = np.sort(checked_scores(unknown_m, "unknown"))
+    ordered_m = np.sort(check_scores(unknown_m, "unknown"))
     let_through = int(np.floor(round(value * len(ordered_m), 9)))
     return float(np.nextafter(ordered_m[len(ordered_m) - let_through - 1], np.inf))

@@ -63,10 +63,10 @@ def class_token_after(
     x_BTD = layer_norm(tokens_BTD, tokens_BTD.shape[-1:], eps=one.norm1.eps).to(_precision(tokens_BTD))
     class_PD, x_PTD = (tokens_BTD[:, 0], x_BTD) if image_P is None else (tokens_BTD[image_P, 0], x_BTD[image_P])
     seen_PD = _attention(blocks_E, x_PTD, groups)
-    class_PD = class_PD + one.drop_path1(_scaled(groups, seen_PD, [block.ls1 for block in blocks_E]))
-    normed_PD = _normed(groups, class_PD, [block.norm2 for block in blocks_E])
+    class_PD = class_PD + one.drop_path1(_scale(groups, seen_PD, [block.ls1 for block in blocks_E]))
+    normed_PD = _normalise(groups, class_PD, [block.norm2 for block in blocks_E])
     found_PD = _mlp(normed_PD, [block.mlp for block in blocks_E], groups)
-    return class_PD + one.drop_path2(_scaled(groups, found_PD, [block.ls2 for block in blocks_E]))
+    return class_PD + one.drop_path2(_scale(groups, found_PD, [block.ls2 for block in blocks_E]))
 
 
 def _attention(blocks_E: Sequence[Any], x_PTD: Tensor, groups: Groups) -> Tensor:
@@ -89,14 +89,14 @@ def _attention(blocks_E: Sequence[Any], x_PTD: Tensor, groups: Groups) -> Tensor
     tokens = x_PTD[:, None]
     seen_PHD = scaled_dot_product_attention(query_PHD[:, None], tokens, tokens, scale=width**-0.5)[:, 0]
     value_PHD = groups.linear(groups.affine(seen_PHD, scales_E, shifts_E), value_E, value_biases_E)
-    seen_PD = _normed(groups, (value_PHD * own_HD).sum(dim=1), [attention.norm for attention in attentions])
+    seen_PD = _normalise(groups, (value_PHD * own_HD).sum(dim=1), [attention.norm for attention in attentions])
     return attentions[0].proj_drop(_linear(groups, seen_PD, [attention.proj for attention in attentions]))
 
 
 def _mlp(x_PD: Tensor, mlps_E: Sequence[Any], groups: Groups) -> Tensor:
     one = mlps_E[0]
     hidden = one.drop1(one.act(_linear(groups, x_PD, [mlp.fc1 for mlp in mlps_E])))
-    hidden = _normed(groups, hidden, [mlp.norm for mlp in mlps_E])
+    hidden = _normalise(groups, hidden, [mlp.norm for mlp in mlps_E])
     return one.drop2(_linear(groups, hidden, [mlp.fc2 for mlp in mlps_E]))
 
 
@@ -105,14 +105,14 @@ def _linear(groups: Groups, x_PD: Tensor, layers_E: Sequence[Any]) -> Tensor:
     return groups.linear(x_PD, [layer.weight for layer in layers_E], biases_E)
 
 
-def _normed(groups: Groups, x_PD: Tensor, norms_E: Sequence[Any]) -> Tensor:
+def _normalise(groups: Groups, x_PD: Tensor, norms_E: Sequence[Any]) -> Tensor:
     if isinstance(norms_E[0], nn.Identity):
         return x_PD
     normed_PD = layer_norm(x_PD, x_PD.shape[-1:], eps=norms_E[0].eps)
     return groups.affine(normed_PD, [norm.weight for norm in norms_E], [norm.bias for norm in norms_E])
 
 
-def _scaled(groups: Groups, x_PD: Tensor, scales_E: Sequence[Any]) -> Tensor:
+def _scale(groups: Groups, x_PD: Tensor, scales_E: Sequence[Any]) -> Tensor:
     return x_PD if isinstance(scales_E[0], nn.Identity) else groups.affine(x_PD, [scale.gamma for scale in scales_E])
 
 

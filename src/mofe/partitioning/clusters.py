@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from mofe.artifacts.partition import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
-from mofe.partitioning.self_learning import learnt_groups
+from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
 
@@ -66,7 +66,7 @@ def partition_classes(
         expert_C = _by_taxonomy(resolved, seeds)
     elif strategy == "self-learning":
         with threadpool_limits(1):
-            expert_C = learnt_groups(prototypes_CD, num_experts, seed)
+            expert_C = learn_groups(prototypes_CD, num_experts, seed)
     elif strategy == "random":
         expert_C = np.random.default_rng(seed).permutation(np.arange(len(names)) % num_experts)
     else:

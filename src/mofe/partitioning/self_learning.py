@@ -17,7 +17,7 @@ RESTARTS = 10
 RIDGE = 1e-2
 
 
-def learnt_groups(prototypes_CD: np.ndarray, num_experts: int, seed: int) -> np.ndarray:
+def learn_groups(prototypes_CD: np.ndarray, num_experts: int, seed: int) -> np.ndarray:
     """Find the expert of each class, (C,); each expert gets at least one class.
 
     Args:

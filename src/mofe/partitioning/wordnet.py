@@ -40,7 +40,7 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mofe" / "nltk_data"
 
 
-def _installed() -> Path | None:
+def _find_installed() -> Path | None:
     """Path of NLTK's copy of WordNet, or None."""
     if str(_cache_folder()) not in nltk.data.path:
         nltk.data.path.append(str(_cache_folder()))
@@ -76,13 +76,13 @@ def ensure_wordnet(download: bool = True) -> Path:
     Raises:
         MofeError: WordNet is not on this machine, and (if ``download``) could not be downloaded.
     """
-    if found := _installed():
+    if found := _find_installed():
         return found
     if all((DEBIAN / name).is_file() for name in ("data.noun", "index.noun", "index.sense")):
         _copy_from_debian()
     elif download:
         nltk.download("wordnet", download_dir=str(_cache_folder()), quiet=True, raise_on_error=False)
-    if found := _installed():
+    if found := _find_installed():
         return found
     raise MofeError(
         "WordNet is not on this machine: run `mofe data wordnet` with a network, or on Debian "
@@ -118,7 +118,7 @@ def synset(name: str) -> Any:
     return found
 
 
-def _looked_up(class_name: str) -> Any:
+def _look_up(class_name: str) -> Any:
     """Look up the synset of a class name: a wnid, a synset name, or the first sense of a noun.
 
     For several nouns separated by commas, as in ImageNet's class names, this is the sense that most of them share.
@@ -156,7 +156,7 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     found, wrong = [], []
     for name, given in zip(classes, synsets, strict=True):
         try:
-            found.append(str(_looked_up(given or name).name()))
+            found.append(str(_look_up(given or name).name()))
         except MofeError as error:
             wrong.append(f"{name!r}: {error}")
     if wrong:

@@ -37,7 +37,7 @@ def as_latex(metrics: Metrics) -> str:
     columns = list(zip(*cells.values(), strict=True))
     best = [(min, max)[i % 2](column) for i, column in enumerate(columns)]
     heads_of = [*sets, *metrics.averages]
-    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escaped(name)}}}" for name in heads_of)
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escape(name)}}}" for name in heads_of)
     lines = [
         rf"\begin{{tabular}}{{l{'rr' * len(heads_of)}}}",
         r"\toprule",
@@ -50,7 +50,7 @@ def as_latex(metrics: Metrics) -> str:
             rf"\textbf{{{100 * value:.2f}}}" if value == top else f"{100 * value:.2f}"
             for value, top in zip(values, best, strict=True)
         ]
-        lines.append(rf"{_escaped(score)} & {' & '.join(shown)} \\")
+        lines.append(rf"{_escape(score)} & {' & '.join(shown)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -85,7 +85,7 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
     blocks = []
     for table in tables:
         sets = list(table.rows[0].fpr95)
-        heads = [*map(_escaped, sets), "paper"]
+        heads = [*map(_escape, sets), "paper"]
         lines = [
             rf"% {table.title}",
             rf"\begin{{tabular}}{{lr{'rr' * len(heads)}}}",
@@ -97,10 +97,10 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
         for row in table.rows:
             figures = [cell(spread) for ood in sets for spread in (row.fpr95[ood], row.auroc[ood])]
             papers = map(printed, (row.paper_fpr95, row.paper_auroc))
-            lines.append(line([_escaped(row.label), cell(row.id_accuracy), *figures, *papers]))
+            lines.append(line([_escape(row.label), cell(row.id_accuracy), *figures, *papers]))
         blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
     return "\n".join(blocks)
 
 
-def _escaped(name: str) -> str:
+def _escape(name: str) -> str:
     return "".join(f"\\{letter}" if letter in "#$%&_{}" else letter for letter in name)

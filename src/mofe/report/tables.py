@@ -76,17 +76,17 @@ def compare(
     Raises:
         MofeError: a row has no run.
     """
-    name_of_run = {asked: run["name"] for run in runs for asked in run["rows"]}
+    name_of_run = {configuration: run["name"] for run in runs for configuration in run["rows"]}
     return [
-        ComparedTable(table.title, [_compared(row, name_of_run, measured) for row in table.rows]) for table in tables
+        ComparedTable(table.title, [_compare_row(row, name_of_run, measured) for row in table.rows]) for table in tables
     ]
 
 
-def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
-    asked = name_of(row.settings)
-    runs = [run for run in measured if run.name == name_of_run.get(asked)]
+def _compare_row(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
+    configuration = name_of(row.settings)
+    runs = [run for run in measured if run.name == name_of_run.get(configuration)]
     if not runs:
-        raise MofeError(f"there is no run of the configuration {asked!r}: run it, or leave its row out")
+        raise MofeError(f"there is no run of the configuration {configuration!r}: run it, or leave its row out")
 
     def by_set(metric: str) -> dict[str, Spread]:
         of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]

@@ -51,8 +51,8 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
     """
     final = locations.resolve(uri)
     if not locations.is_local(final):
-        with locations.access(uri, "artifact"), _noted(final):
-            mark = _emptied(final)
+        with locations.access(uri, "artifact"), _record_digests(final):
+            mark = _empty(final)
             yield final
             locations.file_system(mark).rm(mark.path)
         return
@@ -67,11 +67,11 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
         partial, old = _beside(target, PARTIAL), _beside(target, OLD)
         partial.mkdir()
     try:
-        with _held(partial):
-            with _noted(UPath(partial)):
+        with _lock(partial):
+            with _record_digests(UPath(partial)):
                 yield UPath(partial)
             if target.is_dir():
-                with _held(target):
+                with _lock(target):
                     target.rename(old)
                     partial.rename(target)
                     shutil.rmtree(old)
@@ -89,7 +89,7 @@ def _beside(target: Path, kind: str) -> Path:
 def _clear(target: Path) -> None:
     """Remove the files that killed writers of ``target`` left, or restore the version that they had renamed.
 
-    A lock shows whether a writer is alive (:func:`_held`), because it ends with the process. A process id does not show
+    A lock shows whether a writer is alive (:func:`_lock`), because it ends with the process. A process id does not show
     it where containers share a disk, nor does the age where a stage takes a day. Files that cannot be locked are kept.
     """
     for left in target.parent.glob(f".{escape(target.name)}.{OLD}-*"):
@@ -105,7 +105,7 @@ def _clear(target: Path) -> None:
 
 
 @contextmanager
-def _held(place: Path) -> Iterator[None]:
+def _lock(place: Path) -> Iterator[None]:
     """Lock the file or folder, so that no other writer removes it as left by a killed writer."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
@@ -131,7 +131,7 @@ def _is_held(place: Path) -> bool:
 
 
 @contextmanager
-def _noted(folder: UPath) -> Iterator[None]:
+def _record_digests(folder: UPath) -> Iterator[None]:
     """Record the SHA-256 of the files that are written into ``folder`` inside the block."""
     place = str(folder).rstrip("/")
     _staged[place] = {}
@@ -181,7 +181,7 @@ def _check_artifact(folder: UPath, names: list[str]) -> None:
         raise MofeError(f"{folder} is not empty, and holds no artifact to replace: name another folder, or remove it")
 
 
-def _emptied(folder: UPath) -> UPath:
+def _empty(folder: UPath) -> UPath:
     """Remove an older artifact, its manifest first, so that a reader never accepts a mixture of two.
 
     Returns:
@@ -226,7 +226,7 @@ def file(path: UPath) -> Iterator[IO[bytes]]:
             partial = _beside(target, PARTIAL)
             try:
                 partial.touch()
-                with _held(partial):
+                with _lock(partial):
                     with partial.open("wb") as local:
                         hashed = _Hashed(local)
                         yield cast(IO[bytes], hashed)
