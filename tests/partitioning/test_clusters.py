@@ -104,7 +104,7 @@ def test_every_class_without_a_synset_is_told_at_once() -> None:
             ["cat", "xqz-1", "odd", *(f"xqz-{i}" for i in range(2, 9))], [None, None, "odd.n.99", *[None] * 7]
         )
     message = str(raised.value)
-    assert "9 of 10 classes have no synset: 'xqz-1': it is no noun" in message
+    assert "9 of 10 classes have no synset: 'xqz-1': it is not a WordNet noun" in message
     assert "'odd': WordNet has no noun synset 'odd.n.99'" in message
     assert message.count("it is no noun") == 4
     assert "Name their synsets in a synsets.csv" in message
