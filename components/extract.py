@@ -1,6 +1,6 @@
 """Features of the training images under the untouched backbone, and class prototypes."""
 
-from typing import Any, Dict  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ from components.images import image
 def extract(
     images: dsl.Input[dsl.Dataset],
     backbone: str,
-    backbone_args: Dict[str, Any],  # noqa: UP006
+    backbone_args: dict[str, Any],
     weights: str,
     weights_digest: str,
     mofe_depth: int,

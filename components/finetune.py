@@ -1,6 +1,6 @@
 """A mixture of feature experts is made from the backbone and trained."""
 
-from typing import Any, Dict  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -40,7 +40,7 @@ def finetune(
     num_workers: int,
     precision: str,
     num_nodes: int,
-    node_resources: Dict[str, Any],  # noqa: UP006
+    node_resources: dict[str, Any],
     checkpoints: str,
     model: dsl.Output[dsl.Model],
     history: dsl.Output[dsl.Artifact],

@@ -1,6 +1,6 @@
 """Which runs a comparison consists of."""
 
-from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -9,9 +9,9 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def plan_runs(
-    tables: List[str],  # noqa: UP006
-    configurations: List[Dict[str, Any]],  # noqa: UP006
-    seeds: List[int],  # noqa: UP006
+    tables: list[str],
+    configurations: list[dict[str, Any]],
+    seeds: list[int],
     num_experts: int,
     strategy: str,
     top_k: int,
@@ -28,7 +28,7 @@ def plan_runs(
     expert_init: str,
     knn_k: int,
     bank: str,
-) -> List[Dict[str, Any]]:  # noqa: UP006
+) -> list[dict[str, Any]]:
     from mofe.stages import plan_runs as stage
 
     return stage.plan_runs(

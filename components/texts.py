@@ -1,7 +1,5 @@
 """The class names, and words that are far from them, as a language-image model sees them."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
@@ -13,7 +11,7 @@ def texts(
     features: dsl.Input[dsl.Dataset],
     text_model: str,
     text_weights: str,
-    text_templates: List[str],  # noqa: UP006
+    text_templates: list[str],
     text_negatives: int,
     text_embeddings: str,
     digest: str,

@@ -5,7 +5,7 @@ minutes and not after a day; the second scores them. Kubeflow loops over paramet
 second asks for the same prepared sets once more, and finds them in the cache (docs/decisions/0001).
 """
 
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -37,7 +37,7 @@ def prepared(ood: Any, images_per_class: Any, max_rejected: Any, credentials: An
 
 @dsl.pipeline(name="prepare-ood")
 def prepare_ood(
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     images_per_class: int,
     max_rejected: float,
     credentials: str,

@@ -4,7 +4,7 @@ python -m pipelines.mofe        # writes pipelines/compiled/mofe.yaml
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
@@ -32,18 +32,18 @@ class Outputs(NamedTuple):
 def mofe(
     train_data: str,
     test_data: str,
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     synsets: str = "",
     train_images_per_class: int = 0,
     evaluation_images_per_class: int = 0,
     max_rejected: float = 0.01,
     backbone: str = "vit_base_patch14_dinov2.lvd142m",
-    backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
+    backbone_args: dict[str, Any] = {"img_size": 224},  # noqa: B006
     weights: str = "",
     mofe_depth: int = 1,
     text_model: str = "",
     text_weights: str = "",
-    text_templates: List[str] = ["a photo of a {}"],  # noqa: B006, UP006
+    text_templates: list[str] = ["a photo of a {}"],  # noqa: B006
     text_negatives: int = 0,
     text_embeddings: str = "",
     num_experts: int = 7,
@@ -83,9 +83,9 @@ def mofe(
     accelerators: str = "1",
     train_accelerators: str = "1",
     num_nodes: int = 1,
-    node_resources: Dict[str, Any] = {},  # noqa: B006, UP006
-    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
-    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    node_resources: dict[str, Any] = {},  # noqa: B006
+    node_selector: dict[str, str] = {},  # noqa: B006
+    tolerations: list[dict[str, Any]] = [],  # noqa: B006
     cpu: str = "8",
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",

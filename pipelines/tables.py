@@ -8,7 +8,7 @@ a run over the parameters, the second half of the main pipeline follows, and com
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
@@ -39,16 +39,16 @@ class Outputs(NamedTuple):
 def tables(
     train_data: str,
     test_data: str,
-    ood_data: List[Dict[str, str]],  # noqa: UP006
-    tables: List[str] = ["1-3", "4", "5", "6", "7"],  # noqa: B006, UP006
-    configurations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
-    seeds: List[int] = [0, 1, 2],  # noqa: B006, UP006
+    ood_data: list[dict[str, str]],
+    tables: list[str] = ["1-3", "4", "5", "6", "7"],  # noqa: B006
+    configurations: list[dict[str, Any]] = [],  # noqa: B006
+    seeds: list[int] = [0, 1, 2],  # noqa: B006
     synsets: str = "",
     train_images_per_class: int = 0,
     evaluation_images_per_class: int = 0,
     max_rejected: float = 0.01,
     backbone: str = "vit_base_patch14_dinov2.lvd142m",
-    backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
+    backbone_args: dict[str, Any] = {"img_size": 224},  # noqa: B006
     weights: str = "",
     mofe_depth: int = 1,
     num_experts: int = 7,
@@ -87,9 +87,9 @@ def tables(
     accelerators: str = "1",
     train_accelerators: str = "1",
     num_nodes: int = 1,
-    node_resources: Dict[str, Any] = {},  # noqa: B006, UP006
-    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
-    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    node_resources: dict[str, Any] = {},  # noqa: B006
+    node_selector: dict[str, str] = {},  # noqa: B006
+    tolerations: list[dict[str, Any]] = [],  # noqa: B006
     cpu: str = "8",
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",
