@@ -20,11 +20,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.partition import Partition
+from mofe.artifacts.recipe import Recipe
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE
 from mofe.stages.finetune import finetune, stored_embeddings
 from mofe.training.loop import Trainer
-from mofe.training.recipe import Recipe
 
 FIELDS = Recipe.__dataclass_fields__
 DECAYS = (0.9, 0.98, 0.99, 0.995)

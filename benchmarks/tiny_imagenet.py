@@ -47,7 +47,7 @@ def main() -> None:
     print(f"untouched backbone: its 20 nearest neighbours name {accuracy:.1%} of the ID test images", flush=True)
     pipeline = compiled_pipeline("tables.yaml")
     given |= {"tables": options.tables, "seeds": options.seeds, "checkpoints": str(options.work.resolve() / "kept")}
-    check_parameters(given, pipeline_parameters(pipeline), "benchmarks/photographs.yaml")
+    given = check_parameters(given, pipeline_parameters(pipeline), "benchmarks/photographs.yaml")
     result = run_pipeline(pipeline, given, options.work, name=name)
     tables = json.loads(result.outputs["results"].read_text())
     print(f"\n{format_tables(read_tables(result.outputs['results']))}\n")

@@ -22,19 +22,8 @@ def extract(
     shard: int = 0,
     shards: int = 1,
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import extract as stage
 
-    stage.extract(
-        images.path,
-        features.path,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        weights=weights,
-        weights_digest=weights_digest,
-        mofe_depth=mofe_depth,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        precision=precision,
-        shard=shard,
-        shards=shards,
-    )
+    stage.extract(**arguments)

@@ -21,15 +21,8 @@ def fingerprint(
     "Fingerprints",
     [("train", str), ("test", str), ("weights", str), ("texts", str), ("ood_data", list[dict[str, str]])],
 ):
+    arguments = dict(locals())
+
     from mofe.stages import fingerprint as stage
 
-    return stage.fingerprint(
-        train_data,
-        test_data,
-        ood_data,
-        weights,
-        text_model=text_model,
-        text_weights=text_weights,
-        text_embeddings=text_embeddings,
-        synsets=synsets,
-    )
+    return stage.fingerprint(**arguments)

@@ -29,28 +29,8 @@ def plan_runs(
     knn_k: int,
     bank: str,
 ) -> list[dict[str, Any]]:
+    base = {name: value for name, value in locals().items() if name not in ("tables", "configurations", "seeds")}
+
     from mofe.stages import plan_runs as stage
 
-    return stage.plan_runs(
-        tables,
-        configurations,
-        seeds,
-        {
-            "num_experts": num_experts,
-            "strategy": strategy,
-            "top_k": top_k,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "mixup": mixup,
-            "mixup_scale": mixup_scale,
-            "mixup_sigma": mixup_sigma,
-            "fold_lambda": fold_lambda,
-            "regulariser": regulariser,
-            "regulariser_weight": regulariser_weight,
-            "negative_weight": negative_weight,
-            "router": router,
-            "expert_init": expert_init,
-            "knn_k": knn_k,
-            "bank": bank,
-        },
-    )
+    return stage.plan_runs(tables, configurations, seeds, base)

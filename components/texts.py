@@ -17,16 +17,8 @@ def texts(
     digest: str,
     texts: dsl.Output[dsl.Artifact],
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import texts as stage
 
-    stage.texts(
-        images.path,
-        features.path,
-        texts.path,
-        text_model=text_model,
-        text_weights=text_weights,
-        text_templates=text_templates,
-        text_negatives=text_negatives,
-        text_embeddings=text_embeddings,
-        digest=digest,
-    )
+    stage.texts(**arguments)

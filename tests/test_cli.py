@@ -104,8 +104,9 @@ def test_defaults_and_schedules_are_checked_before_kubeflow_is_asked(tmp_path: P
 
 def test_good_parameters_pass_and_whole_numbers_become_floats() -> None:
     given = {**LEAST, "learning_rate": 1, "weight_decay": "1e-4", "num_experts": 3, "backbone_args": {"img_size": 32}}
-    check_parameters(given, KNOWN, "x")
-    assert (given["learning_rate"], given["weight_decay"]) == (1.0, 1e-4)
+    typed = check_parameters(given, KNOWN, "x")
+    assert (typed["learning_rate"], typed["weight_decay"]) == (1.0, 1e-4)
+    assert given["learning_rate"] == 1, "what was given stays as it was"
 
 
 @pytest.mark.parametrize(

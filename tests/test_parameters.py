@@ -9,11 +9,11 @@ from helpers import command_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mofe.artifacts.recipe import Recipe
 from mofe.errors import MofeError
 from mofe.parameters.file import check_parameters, pipeline_parameters
 from mofe.parameters.rules import RULES, check_values
 from mofe.runners.digests import compiled_pipeline
-from mofe.training.recipe import Recipe
 
 PIPELINES = ("mofe", "sharded", "tables", "detect")
 KNOWN = {name: pipeline_parameters(compiled_pipeline(f"{name}.yaml")) for name in PIPELINES}

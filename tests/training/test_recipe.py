@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from mofe.artifacts.recipe import Recipe
 from mofe.errors import MofeError
-from mofe.training.recipe import Recipe
 
 PAPERS = Recipe(
     epochs=40, probe_epochs=3, probe_learning_rate=1e-3, batch_size=1024, micro_batch_size=128, learning_rate=1e-4,

@@ -14,8 +14,10 @@ from upath import UPath
 from mofe import __version__
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.keywords import takes
 from mofe.artifacts.model import Epoch, History, ModelConfig
-from mofe.artifacts.partition import Partition, RouterKind
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.recipe import KEYWORDS, Recipe
 from mofe.errors import MofeError
 from mofe.inference.embedding import embed_shards
 from mofe.models.backbone import create_backbone
@@ -27,9 +29,9 @@ from mofe.training import distributed
 from mofe.training.checkpoint import forget_handed_on, handed_on
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.nodes import train_on_nodes
-from mofe.training.recipe import Recipe
 
 
+@takes(KEYWORDS, after="top_k")
 def finetune(
     images: str,
     features: str,
@@ -38,36 +40,13 @@ def finetune(
     history: str,
     *,
     top_k: int = 1,
-    epochs: int = 40,
-    probe_epochs: int = 3,
-    probe_learning_rate: float = 1e-3,
-    batch_size: int = 1024,
-    micro_batch_size: int = 128,
-    learning_rate: float = 1e-4,
-    min_learning_rate: float = 1e-6,
-    warmup_epochs: float = 5.0,
-    weight_decay: float = 0.05,
-    layer_decay: float = 0.75,
-    drop_path: float = 0.1,
-    clip_norm: float = 1.0,
-    augmentation: str = "randaugment",
-    mixup: str = "dynamic",
-    mixup_scale: float = 0.9,
-    mixup_sigma: float = 1.0,
-    fold_lambda: bool = True,
-    regulariser: str = "label-smoothing",
-    regulariser_weight: float = 0.1,
-    negative_weight: float = 1.0,
-    router: RouterKind = "cluster",
-    expert_init: str = "backbone",
-    validation_fraction: float = 0.05,
-    seed: int = 0,
     num_workers: int = 4,
     precision: str = "auto",
     processes: int = 0,
     num_nodes: int = 1,
     node_resources: dict[str, Any] | None = None,
     checkpoints: str = "",
+    **training: Any,
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
@@ -82,31 +61,7 @@ def finetune(
         model: where to write the model (path or URI of a folder).
         history: where to write what was measured after each epoch (path or URI of a folder).
         top_k: experts an image is sent to at inference; more than one are weighted by router probability.
-        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
-        probe_epochs: of the linear probe that router and heads begin with.
-        probe_learning_rate: of the linear probe (AdamW, cosine to 0, batches of micro_batch_size).
-        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
-        micro_batch_size: images at once on a device.
-        learning_rate: highest learning rate, of the top layer.
-        min_learning_rate: where the cosine ends.
-        warmup_epochs: of linear warm-up from 0.
-        weight_decay: of AdamW, for matrices.
-        layer_decay: factor on the learning rate from each layer to the one below.
-        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
-        clip_norm: largest norm of the gradient; 0 does not clip.
-        augmentation: randaugment (crop, flip, RandAugment), crop-flip, crop (no mirror images), or none.
-        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma for all) or none.
-        mixup_scale: w in σ = 1 - w·s, where s is the accuracy of the class; from 0 to 1.
-        mixup_sigma: σ of fixed Mixup.
-        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
-        regulariser: label-smoothing, l2 (squared norm of the final embedding) or none.
-        regulariser_weight: smoothed share of the target, or the factor of the norm.
-        negative_weight: of images of other clusters in an expert's loss.
-        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
-        expert_init: what experts are copies of: backbone (as it is), or naive (after the same fine-tuning without
-            experts and Mixup, with labels smoothed by 0.1; takes twice the time).
-        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
-        seed: of the split, of the order of images, of augmentation and of Mixup.
+        training: the fields of :class:`~mofe.artifacts.recipe.Recipe`.
         num_workers: processes that decode images.
         precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
         processes: that train together on this machine; 0 starts one for each GPU.
@@ -116,33 +71,10 @@ def finetune(
             {"nvidia.com/gpu": 8}.
         checkpoints: folder (path or URI) for checkpoints; "" keeps none.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("num_nodes", "node_resources")}
-    recipe = Recipe(
-        epochs=epochs,
-        probe_epochs=probe_epochs,
-        probe_learning_rate=probe_learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        learning_rate=learning_rate,
-        min_learning_rate=min_learning_rate,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        drop_path=drop_path,
-        clip_norm=clip_norm,
-        augmentation=augmentation,
-        mixup=mixup,
-        mixup_scale=mixup_scale,
-        mixup_sigma=mixup_sigma,
-        regulariser=regulariser,
-        fold_lambda=fold_lambda,
-        regulariser_weight=regulariser_weight,
-        negative_weight=negative_weight,
-        router=router,
-        expert_init=expert_init,
-        validation_fraction=validation_fraction,
-        seed=seed,
-    )
+    arguments = {**locals(), **training}
+    for name in ("training", "num_nodes", "node_resources"):
+        del arguments[name]
+    recipe = Recipe(**training)
     if num_nodes < 1:
         raise MofeError(f"num_nodes = {num_nodes}: at least one node trains")
     if num_nodes > 1:
@@ -165,10 +97,10 @@ def finetune(
                 library_version=__version__,
                 backbone=known.info.backbone,
                 top_k=top_k,
-                router=router,
+                router=recipe.router,
                 partition=classes,
-                validation_fraction=validation_fraction,
-                seed=seed,
+                validation_fraction=recipe.validation_fraction,
+                seed=recipe.seed,
                 training=recipe.to_dict(),
             )
 
@@ -185,7 +117,7 @@ def finetune(
                 checkpoints: UPath | None,
                 on_epoch: Callable[[Epoch], None] = lambda _: None,
             ) -> Trainer:
-                torch.manual_seed(seed)  # of the router and the heads
+                torch.manual_seed(recipe.seed)  # of the router and the heads
                 trainer = Trainer(
                     model=MoFE(
                         backbone, partition, config.backbone.depth, top_k if partition is classes else 1, recipe.router
@@ -206,9 +138,9 @@ def finetune(
             if place and distributed.is_first():
                 forget_handed_on(place)
             distributed.wait_for_all()
-            start = create_backbone(config.backbone, drop_path=drop_path)
+            start = create_backbone(config.backbone, drop_path=recipe.drop_path)
             embeddings = partial(stored_embeddings, known)
-            if expert_init == "naive":
+            if recipe.expert_init == "naive":
                 only = Partition.of_one_expert(classes.classes)
                 naive = fine_tune(start, only, recipe.naive(), embeddings, place / "naive" if place else None).model
                 start = naive.as_backbone()

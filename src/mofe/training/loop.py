@@ -20,6 +20,7 @@ from upath import UPath
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch
+from mofe.artifacts.recipe import Recipe
 from mofe.data.loader import (
     ShardDataset,
     batches,
@@ -39,7 +40,6 @@ from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import layer_rates, learning_rate, parameter_groups, set_learning_rate
 from mofe.training.probe import linear_probe, predict_from_features
-from mofe.training.recipe import Recipe
 from mofe.training.step import TrainingStep
 
 CHECKPOINT_MINUTES = 15.0

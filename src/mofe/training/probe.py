@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mofe.artifacts.recipe import Recipe
 from mofe.errors import MofeError
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.optimiser import probe_groups
-from mofe.training.recipe import Recipe
 from mofe.training.step import losses_of
 
 
