@@ -78,6 +78,7 @@ def unedited(tree: Path) -> dict[str, str]:
         ("storage/locations.py", set(STAGES) - {"plan_runs", "unpack_run"}),
         ("storage/writing.py", set(STAGES) - {"plan_runs", "unpack_run", "fingerprint_batch"}),
         ("configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
+        ("artifacts/recipe.py", {"plan_runs", "unpack_run", "finetune", "compare_runs"}),
         ("report/tables.html", {"compare_runs"}),
         ("report/shell.html", {"evaluate", "compare_runs"}),
         ("cli/main.py", set()),
