@@ -66,7 +66,8 @@ def made(recipe):
 
 Recipe.__post_init__ = made
 defaults = {name: spec.get("defaultValue") for name, spec in known[mofe].items()}
-given = {name: defaults.get(name, SimpleNamespace(path=name)) for name in inspect.signature(component.python_func).parameters}
+taken = inspect.signature(component.python_func).parameters
+given = {name: defaults.get(name, SimpleNamespace(path=name)) for name in taken}
 try:
     component.python_func(**{**given, "sharpness": 1.5, "roundness": 7})
 except Made as recipe:
