@@ -29,7 +29,7 @@ from mofe.data.malloc import keep_freed_memory
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
 from mofe.device import autocast, device
-from mofe.inference.embedding import untouched
+from mofe.inference.embedding import create_pretrained
 from mofe.models.backbone import describe_backbone
 from mofe.models.mofe import MoFE
 from mofe.training.losses import pairs_with_negatives
@@ -179,7 +179,7 @@ def drift(count: int) -> list[Any]:
     """How far scores move from float32 to bfloat16: patches of photographs, through a trained backbone."""
     chosen = BACKBONES["photograph-vit"]
     spec = describe_backbone(chosen["backbone"], chosen["backbone_args"], chosen["weights"])
-    model = untouched(spec, ("one", "other")).eval()
+    model = create_pretrained(spec, ("one", "other")).eval()
     transform = evaluation_transform(spec.preprocessing)
     rng, photographs = np.random.default_rng(SEED), [Image.fromarray(p) for p in load_sample_images().images]
     corners = rng.integers(0, 300, (count, 2)).tolist()

@@ -172,7 +172,7 @@ def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Pa
     """Asked one image at a time they are those of the score stage, and they decide as others do."""
     known = load_detector(detector.detector)
     names = ["pretrained.vim", "tuned.knn", "expert.mahalanobis"]
-    assert set(names) < set(known.info.compared) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
+    assert set(names) < set(known.info.baselines) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
     score(detector.images, detector.detector, str(tmp_path / "scores"), num_workers=0, batch_size=4, precision="fp32")
     stored = ScoreTable(str(tmp_path / "scores")).table
     contents = [ImageShards(detector.images).image(i)[0] for i in range(6)]

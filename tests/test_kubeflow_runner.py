@@ -136,7 +136,7 @@ class Kubeflow(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    monkeypatch.setattr(runner, "WAIT", 0.01)
+    monkeypatch.setattr(runner, "POLL_INTERVAL", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
@@ -154,7 +154,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 def submit(kubeflow: SimpleNamespace, **more: Any) -> list[str]:
     said: list[str] = []
     runner.submit(
-        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append, **more
+        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append, **more
     )
     return said
 
@@ -207,7 +207,7 @@ def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -
     kubeflow.states, kubeflow.manifests = [{"state": "FAILED"}], [manifest(RECORDED["killed"])]
     said: list[str] = []
     with pytest.raises(MofeError, match=r"failed: partition 1 \(main: Error \(exit code 143\)\)$"):
-        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append)
+        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append)
     assert ["✗ partition 1", "failed"] in words(said)
     assert ["✓ partition 2", "0:00:20"] in words(said)
     assert ["✓ score OOD set 2.1", "0:00:24"] in words(said), "the first set of the second configuration"
@@ -270,7 +270,7 @@ def test_what_ended_a_stage_from_outside_goes_before_what_it_had_caught() -> Non
 def test_a_refusal_and_a_server_that_goes_away_are_said(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "PATIENCE", 3)
+    monkeypatch.setattr(runner, "MAX_MISSES", 3)
     kubeflow.states = [{"state": "RUNNING"}, "down"]
     with pytest.raises(MofeError, match=r"lost sight of run run-1 .*try later.*may still be running"):
         submit(kubeflow)
@@ -292,7 +292,7 @@ def test_a_token_goes_into_the_header_and_nowhere_else(
 def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
     for registry in ("registry.example/a", "registry.example/a", "registry.example/b"):
-        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, log=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was there already", "registered"]
     assert kubeflow.names == ["mofe"]
     assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
@@ -310,7 +310,7 @@ def earlier_spec(kubeflow: SimpleNamespace) -> dict[str, Any]:
 def again(kubeflow: SimpleNamespace, stage: str, **more: Any) -> dict[str, Any]:
     earlier = runner.earlier_run("run-0", host=kubeflow.host)
     parameters = {**earlier.parameters, "knn_k": 9}
-    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, say=lambda _: None, **more)
+    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, log=lambda _: None, **more)
     return dict(kubeflow.run)
 
 
@@ -349,7 +349,7 @@ def test_of_a_run_from_the_ui_only_the_stage_asks_for_more(kubeflow: SimpleNames
     kubeflow.earlier["runtime_config"]["parameters"]["cpu"] = "4"
     earlier = runner.earlier_run("run-0", host=kubeflow.host)
     more = {**earlier.parameters, "memory": "64Gi", "cpu": "16"}
-    runner.submit_again(earlier, "index", more, host=kubeflow.host, say=lambda _: None)
+    runner.submit_again(earlier, "index", more, host=kubeflow.host, log=lambda _: None)
     assert kubeflow.run["runtime_config"]["parameters"] == {**PARAMETERS, "cpu": "4"}
     spec = kubeflow.run["pipeline_spec"]["pipeline_spec"]
     tasks, before = spec["root"]["dag"]["tasks"], pipeline["root"]["dag"]["tasks"]
@@ -384,7 +384,7 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
     said: list[str] = []
     pool = {"train_accelerators": 8, "node_selector": {"pool": "gpu"}}
     for defaults in ({}, pool, pool):
-        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, log=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was there already"]
     plain, changed = (next(iter(yaml.safe_load_all(text))) for text in map(uploaded, kubeflow.uploaded[1:]))
     for name, value in pool.items():
@@ -395,19 +395,19 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
 def test_a_namespace_is_where_pipelines_are_looked_for_and_not_where_kubeflow_is(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", say=lambda _: None)
+    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", log=lambda _: None)
     (asked,) = [path for path in kubeflow.paths if path.startswith("/apis/v2beta1/pipelines?")]
     assert parse_qs(urlsplit(asked).query)["namespace"] == ["alice"]
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("kfp.Client", lambda host, **given: made.append(given) or 1 / 0)
     with pytest.raises(MofeError, match="cannot be reached"):
-        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", say=lambda _: None)
+        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", log=lambda _: None)
     assert "namespace" not in made[0]
 
 
 def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
     pool = {"train_accelerators": 8, "cpu": "4"}
-    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)
+    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, log=lambda _: None)
     parameters = next(iter(yaml.safe_load_all(uploaded(kubeflow.uploaded[-1]))))["root"]["inputDefinitions"][
         "parameters"
     ]
@@ -426,7 +426,7 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
     def schedule(name: str, cron: str) -> None:
         runner.schedule(
             compiled_pipeline("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host,
-            registry="registry.example/team", say=said.append,
+            registry="registry.example/team", log=said.append,
         )  # fmt: skip
 
     schedule("other", "0 0 3 * * 1")
@@ -450,12 +450,12 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
 
     begun = {"run_id": "run-2", "recurring_run_id": next(reversed(kubeflow.schedules)), "state": "RUNNING"}
     kubeflow.runs = [begun]
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert weekly["mode"] == "DISABLE", "Kubernetes would delete the run that has begun with its schedule"
     begun["state"] = "SUCCEEDED"
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert [body["display_name"] for body in kubeflow.schedules.values()] == ["other"]
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert said[-2:] == ["weekly runs no more", "there is no schedule weekly"]
     with pytest.raises(MofeError, match="has 5 fields: Kubeflow's six begin with seconds"):
         schedule("weekly", "0 3 * * 1")

@@ -40,7 +40,7 @@ def server(_detector: Path) -> Iterator[SimpleNamespace]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mofe", "serve", "--detector", detector, "--port", str(port)]
-    command += ["--name", "stripes", "--most-megabytes", "1", "--most-images", "8"]
+    command += ["--name", "stripes", "--max-megabytes", "1", "--max-images", "8"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     for _ in range(600):
         try:

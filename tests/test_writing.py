@@ -17,7 +17,7 @@ from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.storage import locations, writing
-from mofe.storage.checksummed_json import sealed
+from mofe.storage.checksummed_json import with_checksum
 
 MB = 2**20
 
@@ -146,7 +146,7 @@ with writing.staged(sys.argv[1]) as folder:
 def write_artifact(place: Path | UPath, content: bytes) -> None:
     with writing.staged(str(place)) as folder:
         writing.write_bytes(folder / "file", content)
-        writing.write_bytes(folder / "manifest.json", sealed({}))
+        writing.write_bytes(folder / "manifest.json", with_checksum({}))
 
 
 def killed(how: str, place: Path) -> None:

@@ -27,11 +27,9 @@ def device() -> torch.device:
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
-def sent(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
     """Move a tensor to a device; the host does not wait for a GPU's copy."""
-    return tensor.to(
-        place, non_blocking=place.type == "cuda"
-    )  # on other devices the source may be freed before it is read
+    return tensor.to(place, non_blocking=place.type == "cuda")  # elsewhere the source may be freed before it is read
 
 
 COMPILED_FROM = 100_000

@@ -10,9 +10,14 @@ class MofeError(Exception):
 
 
 def in_one_line(error: Any) -> str:
+    """The text of an exception, or a text, without line breaks: at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+def server_message(error: Any) -> str:
     """The message in the response's body, else the body, else the exception's text: at most 300 characters."""
     text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
     with suppress(ValueError):
         said = json.loads(text)
         text = str(said.get("message") or said.get("error_message") or text) if isinstance(said, dict) else text
-    return " ".join(text.split())[:300]
+    return in_one_line(text)

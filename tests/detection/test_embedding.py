@@ -13,14 +13,14 @@ from helpers import TINY
 from mofe.artifacts.image_shards import ImageShards
 from mofe.device import COMPILED_FROM, compiling_pays, one_thread
 from mofe.inference import embedding
-from mofe.inference.embedding import EmbeddedBatch, embed_shards, together, untouched
+from mofe.inference.embedding import EmbeddedBatch, create_pretrained, embed_shards, together
 from mofe.models.backbone import describe_backbone
 
 SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
 
 
 def embedded(shards: ImageShards, batch_size: int, positions: np.ndarray | None = None) -> list[EmbeddedBatch]:
-    model = untouched(SPEC, shards.info.classes)
+    model = create_pretrained(SPEC, shards.info.classes)
     return list(
         embed_shards([model], shards, SPEC.preprocessing, label="test", batch_size=batch_size, num_workers=0,
                      precision="fp32", positions=positions)

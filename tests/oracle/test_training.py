@@ -20,6 +20,7 @@ import pytest
 import timm
 import torch
 from helpers import TINY, make_partition, write_images
+from mofe.training.recipe import Recipe
 from PIL import Image
 from reference import Course, Draws, Network, Settings, Training, blended, in_float64
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -31,7 +32,6 @@ from mofe.models import MoFE
 from mofe.training import loop, probe
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.mixup import DynamicBetaMixup
-from mofe.training.recipe import Recipe
 from mofe.training.step import TrainingStep
 
 CLUSTERS = (0, 1, 2, 0, 1, 0)

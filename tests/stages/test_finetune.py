@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from mofe.artifacts.model import History, ModelConfig
 from mofe.errors import MofeError
 from mofe.models import create_backbone, load_model
-from mofe.storage.checksummed_json import sealed
+from mofe.storage.checksummed_json import with_checksum
 
 Trained = Callable[..., SimpleNamespace]
 
@@ -63,7 +63,7 @@ def test_a_model_whose_experts_learned_too_fast_is_refused(trained: Trained) -> 
     paths = trained(**SHORT)
     config = Path(paths.model) / "config.json"
     values = json.loads(config.read_text()) | {"schema_version": 2}
-    config.write_bytes(sealed(values))
+    config.write_bytes(with_checksum(values))
     with pytest.raises(MofeError, match=r"another version of mofe .*make the model again"):
         load_model(paths.model)
 

@@ -22,7 +22,7 @@ from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
-from mofe.inference.embedding import untouched
+from mofe.inference.embedding import create_pretrained
 from mofe.partitioning.wordnet import words
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
@@ -71,7 +71,7 @@ def test_stored_features_and_texts_give_the_logits_of_open_clip(made: SimpleName
     images = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))]), preprocessing)
     prompts = open_clip.get_tokenizer(made.model)([f"a photo of a class{c}" for c in range(4)])
     expected_BC, _ = theirs.get_logits(images, prompts)
-    backbone = untouched(Features(made.features).info.backbone, shards.info.classes).eval()
+    backbone = create_pretrained(Features(made.features).info.backbone, shards.info.classes).eval()
     embedding_BD = backbone(images).embedding_BD
     image_BP = found.project(embedding_BD)
     torch.testing.assert_close(image_BP, theirs.encode_image(images), rtol=0, atol=1e-5)

@@ -139,7 +139,7 @@ class Kubernetes(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    monkeypatch.setattr(nodes, "WAIT", 0.05)
+    monkeypatch.setattr(nodes, "POLL_INTERVAL", 0.05)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
     seen = SimpleNamespace(
         calls=[], deleted=[], job=None, refuse=0, gone=False, left=0, start=lambda job: None, status=lambda: {},

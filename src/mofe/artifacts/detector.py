@@ -23,7 +23,7 @@ class DetectorInfo(Manifest):
     thresholds: dict[str, float]
     """For each score, the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
-    compared: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     """Scores of the baselines that were fitted too: see :mod:`mofe.detection.baselines`."""
     parameters: dict[str, Any]
     """Pipeline parameters that the detector depends on."""

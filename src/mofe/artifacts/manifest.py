@@ -16,7 +16,7 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations, writing
-from mofe.storage.checksummed_json import sealed, unsealed
+from mofe.storage.checksummed_json import verify, with_checksum
 from mofe.storage.typed_json import first_reason
 
 THREADS = 16
@@ -41,14 +41,14 @@ class Manifest(BaseModel):
         """SHA-256 of the manifest, and so of all files that it lists; "" if the manifest was not read from a file."""
         return self._identity
 
-    def sealed(self) -> bytes:
+    def to_bytes(self) -> bytes:
         """Content of the manifest's file."""
-        return sealed(self.model_dump(mode="json"))
+        return with_checksum(self.model_dump(mode="json"))
 
     def write(self, folder: UPath) -> None:
         """Write the manifest into ``folder``, after every other file."""
         whole = self.model_copy(update={"files": writing.written(folder)})
-        writing.write_bytes(folder / self.file_name, whole.sealed())
+        writing.write_bytes(folder / self.file_name, whole.to_bytes())
 
     @classmethod
     def read(cls, uri: locations.Location) -> Self:
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
         path = locations.resolve(file)
         content = locations.read_bytes(path, cls.what)
         try:
-            values, identity = unsealed(content)
+            values, identity = verify(content)
             cls._check_version(path, values)
             found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:

@@ -116,7 +116,7 @@ def _run_again(
         if work is None:
             raise MofeError(f"there is no run {run_id} in any folder of runs/; name its work folder with --work")
         earlier = local.earlier_run(work, run_id)
-    known = earlier.documents[0]["root"]["inputDefinitions"]["parameters"]
+    known = earlier.spec[0]["root"]["inputDefinitions"]["parameters"]
     parameters = check_parameters({**earlier.parameters, **settings_of(settings)}, known, f"run {run_id}")
     if runner == "kubeflow":
         kubeflow.submit_again(earlier, stage, parameters, host=host, namespace=namespace, registry=registry)

@@ -6,7 +6,7 @@ from itertools import islice
 from upath import UPath
 
 from mofe.data.archives import is_hidden
-from mofe.data.sources import Form, class_names, image_names, locate, manifest_rows
+from mofe.data.sources import Form, class_names, find_source, image_names, manifest_rows
 from mofe.storage import locations
 
 
@@ -16,8 +16,8 @@ def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
     Raises:
         MofeError: there is nothing at one of the two.
     """
-    form, files = locate(test_data)
-    trained = _named_classes(*locate(train_data))
+    form, files = find_source(test_data)
+    trained = _named_classes(*find_source(train_data))
     unknown: Iterable[str] = sorted(_named_classes(form, files) - trained) if trained else []
     if form == "folders":
         unknown = (name for name in unknown if image_names(files[0] / name))

@@ -5,9 +5,9 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 """Largest number of pixels (300 MB, more than any camera makes); a larger image is refused before it is decoded."""
-MOST_SLENDER = 100
+MAX_ASPECT_RATIO = 100
 """Largest ratio of an image's sides. Resizing the shorter side to the model's size would make a longer image huge."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -46,7 +46,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Load the image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`.
+    """Load the image as it was saved, within :data:`MAX_PIXELS` and :data:`MAX_ASPECT_RATIO`.
 
     Raises:
         ValueError: as for :func:`decode`.
@@ -61,7 +61,7 @@ def _open(content: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError("it is not an image that can be read") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
+        raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ValueError(f"it does not decode: {error}") from error
     raise ValueError(reason)
@@ -71,7 +71,7 @@ def measured(image: Image.Image) -> Image.Image:
     """Return an image in memory unchanged, if its size is allowed.
 
     Raises:
-        ValueError: the image has no pixels, more than :data:`MOST_PIXELS`, or a ratio above :data:`MOST_SLENDER`.
+        ValueError: the image has no pixels, more than :data:`MAX_PIXELS`, or a ratio above :data:`MAX_ASPECT_RATIO`.
     """
     if reason := _shape_fault(image):
         raise ValueError(reason)
@@ -81,10 +81,10 @@ def measured(image: Image.Image) -> Image.Image:
 def _shape_fault(image: Image.Image) -> str:
     if not min(image.size):
         return "it has no pixels"
-    if max(image.size) > MOST_SLENDER * min(image.size):
-        return f"it is {image.width} × {image.height} pixels: one side is over {MOST_SLENDER} times the other"
-    if image.width * image.height > MOST_PIXELS:
-        return f"it is {image.width} × {image.height} pixels, more than {MOST_PIXELS:,}"
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        return f"it is {image.width} × {image.height} pixels: one side is over {MAX_ASPECT_RATIO} times the other"
+    if image.width * image.height > MAX_PIXELS:
+        return f"it is {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}"
     return ""
 
 

@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
-        most_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
+        max_mapped_blocks, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
         library.malloc_trim(0)
-        library.mallopt(most_mapped_blocks, 0)
+        library.mallopt(max_mapped_blocks, 0)
         library.mallopt(trim_threshold, -1)

@@ -30,7 +30,7 @@ from mofe.storage import locations
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
-MOST_CLASSES = 1_000_000
+MAX_CLASSES = 1_000_000
 """Largest number of classes that have numbers for names."""
 Form = Literal["archives", "tables", "manifest", "folders"]
 """Form of a source."""
@@ -74,7 +74,7 @@ class Source:
         return replace(self, images=first, total=min(self.total, images_per_class * max(1, len(self.classes))))
 
 
-def locate(uri: str) -> tuple[Form, list[UPath]]:
+def find_source(uri: str) -> tuple[Form, list[UPath]]:
     """Find the form of the images at ``uri``, and the files, or the one folder, that hold them.
 
     Raises:
@@ -112,7 +112,7 @@ def open_source(uri: str, synsets: str = "") -> Source:
     Raises:
         MofeError: there are no usable images; the message says what was found.
     """
-    form, files = locate(uri)
+    form, files = find_source(uri)
     match form:
         case "archives":
             source = _archives(files, uri)
@@ -305,7 +305,7 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     if labelled and classes is None:
         tops = [_highest_label(file) for file in files]
         highest = max((top for top in tops if top is not None), default=-1)
-        if highest >= MOST_CLASSES:
+        if highest >= MAX_CLASSES:
             raise MofeError(
                 f"{uri} has the label {highest}, and no names of classes: number the classes from 0, without gaps"
             )

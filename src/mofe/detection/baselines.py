@@ -48,7 +48,7 @@ class Space(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Baselines:
     """The baselines, fitted in every space."""
 
     pretrained: Suite

@@ -40,7 +40,7 @@ def detect(
             :func:`mofe.data.listing.find_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
-        score: which of the detector's scores decides; those of ``info.compared`` too.
+        score: which of the detector's scores decides; those of ``info.baselines`` too.
         neighbours: how many of the nearest known images to name.
         batch_size: images at once.
 
@@ -56,7 +56,7 @@ def detect(
     pending = _read_ahead(list_images([places] if isinstance(places, str | os.PathLike | UPath) else places))
     while batch := list(islice(pending, batch_size)):
         readable = [(name, image) for name, image, _ in batch if image]
-        found = iter(judged(detector, readable, score=score, limit=limit, neighbours=neighbours))
+        found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))
         for name, image, reason in batch:
             yield next(found) if image else Unreadable(name, reason)
 
@@ -84,7 +84,7 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
     return chosen_threshold(threshold, validation_n, unknown_m)
 
 
-def judged(
+def predict(
     detector: Detector, images: Sequence[tuple[str, Any]], *, score: str, limit: float, neighbours: int = 0
 ) -> list[Prediction]:
     """A prediction on each of a batch of images.

@@ -11,7 +11,7 @@ from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.partition import Partition
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
-from mofe.device import autocast, compiling_pays, device, sent
+from mofe.device import autocast, compiling_pays, device, to_device
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE, MoFEOutput
@@ -28,7 +28,7 @@ class EmbeddedBatch(NamedTuple):
     """What the patches show, float64; (0,) where nobody looked at them."""
 
     @classmethod
-    def joined(cls, batches: Sequence[Self]) -> Self:
+    def concat(cls, batches: Sequence[Self]) -> Self:
         """Several batches as one."""
         positions, labels, outputs, local = zip(*batches, strict=True)
         of_models = (zip(*of_model, strict=True) for of_model in zip(*outputs, strict=True))
@@ -39,10 +39,10 @@ class EmbeddedBatch(NamedTuple):
 def together(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
     """So many batches at a time as one, or all."""
     while some := list(islice(seen, batches)):
-        yield EmbeddedBatch.joined(some)
+        yield EmbeddedBatch.concat(some)
 
 
-def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
+def create_pretrained(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
     """The pre-trained backbone as a model of one expert that was not trained."""
     return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
@@ -95,7 +95,7 @@ def embed_shards(
     positions = np.arange(len(dataset)) if positions is None else positions
     experts_C = None if expert_of_class is None else torch.from_numpy(expert_of_class)
     begun = (
-        _begin(models, normalised(sent(images, place), preprocessing), labels_B, positions_B.numpy(), experts_C,
+        _begin(models, normalised(to_device(images, place), preprocessing), labels_B, positions_B.numpy(), experts_C,
                local, precision)
         for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers)
     )  # fmt: skip
@@ -131,7 +131,7 @@ def _begin(
 ) -> _Begun:
     """Have a GPU compute, and copy what it finds, without waiting for either; others are done when this returns."""
     place = images.device
-    routes_B = None if experts_C is None else sent(experts_C[labels_B], place)
+    routes_B = None if experts_C is None else to_device(experts_C[labels_B], place)
     with autocast(precision):
         outputs = [model(images, routes_B) for model in models]
     # checked where they are, for the CPU has loaders to run

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from mofe.errors import MofeError
-from mofe.inference.detect import judged, limit_of
+from mofe.inference.detect import limit_of, predict
 from mofe.inference.detector import Detector, load_detector
 from mofe.inference.predictions import row_of
 
@@ -47,7 +47,7 @@ OUTPUTS = {
 
 
 def serve(
-    detector: str, *, port: int, name: str, threshold: str, score: str, most_megabytes: int, most_images: int
+    detector: str, *, port: int, name: str, threshold: str, score: str, max_megabytes: int, max_images: int
 ) -> None:
     """Answer requests until the process is told to end.
 
@@ -57,17 +57,17 @@ def serve(
         name: the model's in the address: ``/v2/models/NAME/infer``.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`; ``fpr`` cannot be measured here.
         score: which of the detector's scores decides.
-        most_megabytes: of a request's body; a larger one is answered with 413.
-        most_images: of a request.
+        max_megabytes: of a request's body; a larger one is answered with 413.
+        max_images: of a request.
 
     Raises:
         MofeError: there is no such detector, score or threshold.
     """
-    predictor = Predictor(name, load_detector(detector), threshold, score, most_images)
+    predictor = Predictor(name, load_detector(detector), threshold, score, max_images)
     server = ModelServer(http_port=port, enable_grpc=False, workers=1)
     server.dataplane = _WholeFiles(model_registry=server.registered_models)
     server.model_repository_extension = _OneModel(model_registry=server.registered_models)
-    app.add_middleware(_LimitedBody, most=most_megabytes << 20)
+    app.add_middleware(_LimitedBody, most=max_megabytes << 20)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     server.start([predictor])
@@ -76,12 +76,12 @@ def serve(
 class Predictor(Model):
     """A detector that answers requests; ready once it has seen an image."""
 
-    def __init__(self, name: str, detector: Detector, threshold: str, score: str, most_images: int):
+    def __init__(self, name: str, detector: Detector, threshold: str, score: str, max_images: int):
         super().__init__(name)
         self.detector = detector
         self.score = score
         self.limit = limit_of(detector, threshold, score)
-        self.most_images = most_images
+        self.max_images = max_images
         self.turn = asyncio.Lock()
         self._answers([Image.new("RGB", (32, 32))])  # reads all that is read when it is first needed
         self.ready = True
@@ -98,7 +98,7 @@ class Predictor(Model):
         self, payload: Any, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> InferResponse:
         """The tensors of :data:`OUTPUTS`, an element an image; what is wrong with the request is its sender's fault."""
-        files = image_files(payload, self.most_images)
+        files = image_files(payload, self.max_images)
         try:
             async with self.turn:
                 rows = await asyncio.to_thread(self._answers, files)
@@ -118,7 +118,7 @@ class Predictor(Model):
 
     def _answers(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         named = [(str(i), image) for i, image in enumerate(images)]
-        return [row_of(v) for v in judged(self.detector, named, score=self.score, limit=self.limit)]
+        return [row_of(v) for v in predict(self.detector, named, score=self.score, limit=self.limit)]
 
 
 def image_files(request: Any, most: int) -> list[bytes]:

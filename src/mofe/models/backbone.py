@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from mofe.artifacts.backbone import Backbone, Preprocessing
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -91,7 +91,7 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
             state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
             model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
         except Exception as error:  # torch, safetensors and timm raise different types
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise MofeError(f"the weights {spec.weights} do not fit {spec.name}: {reason}") from error
     return model
 
@@ -110,7 +110,7 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
             raise MofeError(
                 f"timm does not have the model {name!r}" + (f"; it has, for example, {close}" if close else "")
             ) from error
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
         raise MofeError(f"backbone_args {dict(args)} do not suit {name} ({reason})") from error
     if not isinstance(model, VisionTransformer) or not len(model.blocks):
         raise MofeError(f"{name} is a {type(model).__name__}: a MoFE needs timm's VisionTransformer, with blocks")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mofe.device import sent
+from mofe.device import to_device
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Groups:
             sizes = [len(expert_P)]
         elif sized:
             sizes = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-        order_P, expert_P, ends_E = (sent(t, device) for t in (order_P, expert_P[order_P], ends_E))
+        order_P, expert_P, ends_E = (to_device(t, device) for t in (order_P, expert_P[order_P], ends_E))
         return cls(order_P, expert_P, ends_E, sizes)
 
     def linear(self, x: Tensor, weights_E: Sequence[Tensor], biases_E: Sequence[Tensor] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mofe.artifacts.partition import Partition, RouterKind
-from mofe.device import sent
+from mofe.device import to_device
 from mofe.errors import MofeError
 from mofe.models.class_token import class_token_after, is_known
 from mofe.models.groups import Groups, one_kernel_suits
@@ -174,7 +174,7 @@ class MoFE(nn.Module):
         whole = self.depth - 1 if is_known(lasts[0]) else self.depth  # number of blocks that compute all tokens
         sized = whole > 0 or not one_kernel_suits([*lasts[0].parameters()])
         groups = Groups.of(expert_P, self.num_experts, tokens_BTD.device, sized=sized)
-        image_P = sent(image_P, tokens_BTD.device)[groups.order_P]
+        image_P = to_device(image_P, tokens_BTD.device)[groups.order_P]
         if not whole:
             sorted_PD = class_token_after(lasts, tokens_BTD, groups, image_P)
         else:

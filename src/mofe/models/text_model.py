@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.device import device
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.models.backbone import local_weights
 from mofe.progress import progress
 from mofe.storage import locations
@@ -113,7 +113,7 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
             )
             tokenize = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip, huggingface_hub, torch and safetensors raise different types
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise MofeError(
                 f"{shown} cannot be loaded: {reason}; without a network, give a folder: {LOCAL_MODEL}URI"
             ) from error

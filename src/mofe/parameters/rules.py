@@ -132,8 +132,8 @@ RULES: dict[str, Rule] = {
         "must hold whole numbers of at least 0, each once",
     ),
     "port": between(1, 65_535),
-    "most_megabytes": between(1, 1 << 20),
-    "most_images": between(1, 1 << 20),
+    "max_megabytes": between(1, 1 << 20),
+    "max_images": between(1, 1 << 20),
 }
 """By name; one name means the same wherever it appears. ``ood_data`` has a check of its own."""
 

@@ -21,16 +21,16 @@ from typing import Any
 import yaml
 
 from mofe import __version__
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, server_message
 from mofe.runners.digests import stamp
-from mofe.runners.pipeline_spec import Documents, EarlierRun, cut, renewed, uncached
+from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, subgraph, with_image, without_cache
 from mofe.runners.pod_resources import RESOURCES, with_resources
 from mofe.runners.workflow import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
 
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
-WAIT = 10.0
+POLL_INTERVAL = 10.0
 """Seconds between two looks at a run."""
-PATIENCE = 30
+MAX_MISSES = 30
 """Looks in a row that may fail before we give up following; the run itself goes on."""
 
 
@@ -43,7 +43,7 @@ def submit(
     experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str:
     """Submit a run and follow it to its end.
 
@@ -55,7 +55,7 @@ def submit(
         experiment: in which the run appears; made if it is not there.
         namespace: of the user, where Kubeflow has several.
         registry: where the images are; "" leaves that of the YAML.
-        say: takes a line for the person who waits.
+        log: takes a line for the person who waits.
 
     Returns:
         The run's id.
@@ -64,7 +64,7 @@ def submit(
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
     return _submit(
-        _client(host), _asking(pipeline, registry, parameters), parameters, host, say,
+        _client(host), _asking(pipeline, registry, parameters), parameters, host, log,
         run_name=name, experiment_name=experiment, namespace=namespace or None,
     )  # fmt: skip
 
@@ -83,21 +83,21 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
     client = _client(host)
     try:
         run = client.get_run(run_id)
-        spec, version = run.pipeline_spec, run.pipeline_version_reference
-        if spec is None:
-            spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
+        found, version = run.pipeline_spec, run.pipeline_version_reference
+        if found is None:
+            found = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
     except Exception as error:
         raise MofeError(
-            f"Kubeflow at {host or 'the current context'} has no run {run_id}: {in_one_line(error)}"
+            f"Kubeflow at {host or 'the current context'} has no run {run_id}: {server_message(error)}"
         ) from error
-    documents = [spec["pipeline_spec"], spec["platform_spec"]] if "pipeline_spec" in spec else [spec]
+    spec = [found["pipeline_spec"], found["platform_spec"]] if "pipeline_spec" in found else [found]
     config = run.runtime_config
     place = {
         "experiment_id": run.experiment_id,
         "pipeline_root": config.pipeline_root if config else None,
         "service_account": run.service_account,
     }
-    return EarlierRun(run_id, run.display_name, documents, (config.parameters if config else None) or {}, place)
+    return EarlierRun(run_id, run.display_name, spec, (config.parameters if config else None) or {}, place)
 
 
 def submit_again(
@@ -108,7 +108,7 @@ def submit_again(
     host: str,
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str:
     """Submit a run of one stage of an earlier run, and of what comes before it; follow it to its end.
 
@@ -123,32 +123,32 @@ def submit_again(
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: where the image with the stage's present code is; "" takes the very image that ran then.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: there is no such stage, or as for :func:`submit`.
     """
-    documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
+    spec = with_image(earlier.spec, stage, registry.rstrip("/")) if registry else earlier.spec
     # what its pods ask for is the stage's own: where it is an input of the others, the cache compares it
-    documents = with_resources(uncached(cut(documents, stage), stage), parameters, stage)
+    spec = with_resources(without_cache(subgraph(spec, stage), stage), parameters, stage)
     before = {name: value for name, value in earlier.parameters.items() if name in RESOURCES}
     given = {name: value for name, value in parameters.items() if name not in RESOURCES} | before
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host), documents, given, host, say, run_name=name, **earlier.place)
+    return _submit(_client(host), spec, given, host, log, run_name=name, **earlier.place)
 
 
 def _submit(
-    client: Any, pipeline: Documents, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
+    client: Any, pipeline: PipelineSpec, parameters: dict[str, Any], host: str, log: Callable[[str], None], **more: Any
 ) -> str:
     with _file(_text(pipeline)) as file, redirect_stdout(StringIO()):  # the client prints links of its own
         try:
             run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id
         except Exception as error:  # of the client, of the API, of the connection
             raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the run: {in_one_line(error)}"
+                f"Kubeflow at {host or 'the current context'} refused the run: {server_message(error)}"
             ) from error
-    say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
-    return _follow(client, run_id, pipeline, say)
+    log(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
+    return _follow(client, run_id, pipeline, log)
 
 
 def register(
@@ -158,7 +158,7 @@ def register(
     host: str,
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make pipelines known in the UI, each as a new version, unless just this version is there already.
 
@@ -168,7 +168,7 @@ def register(
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
-        say: takes a line for the person who waits.
+        log: takes a line for the person who waits.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
@@ -192,9 +192,9 @@ def register(
                     client.upload_pipeline_version(file, version, pipeline_id=known)
             except Exception as error:
                 raise MofeError(
-                    f"Kubeflow at {host or 'the current context'} refused {name}: {in_one_line(error)}"
+                    f"Kubeflow at {host or 'the current context'} refused {name}: {server_message(error)}"
                 ) from error
-        say(f"{name} {version} {'was there already' if there else 'registered'}")
+        log(f"{name} {version} {'was there already' if there else 'registered'}")
 
 
 def schedule(
@@ -207,7 +207,7 @@ def schedule(
     experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Let Kubeflow run a pipeline again and again, one run at a time; in place of a schedule of the same name.
 
@@ -220,7 +220,7 @@ def schedule(
         experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: the times are no cron expression; Kubeflow cannot be reached or refuses.
@@ -240,13 +240,13 @@ def schedule(
                 _end(client, place, recurring_run)
         except Exception as error:
             raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the schedule: {in_one_line(error)}"
+                f"Kubeflow at {host or 'the current context'} refused the schedule: {server_message(error)}"
             ) from error
-    say(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
+    log(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
 
 
 def unschedule(
-    name: str, *, host: str, experiment: str = "mofe", namespace: str = "", say: Callable[[str], None] = print
+    name: str, *, host: str, experiment: str = "mofe", namespace: str = "", log: Callable[[str], None] = print
 ) -> None:
     """End a schedule; a run of it that has begun goes on.
 
@@ -255,7 +255,7 @@ def unschedule(
         host: as for :func:`submit`.
         experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
@@ -267,9 +267,9 @@ def unschedule(
             _end(client, place, recurring_run)
     except Exception as error:
         raise MofeError(
-            f"Kubeflow at {host or 'the current context'} kept the schedule: {in_one_line(error)}"
+            f"Kubeflow at {host or 'the current context'} kept the schedule: {server_message(error)}"
         ) from error
-    say(f"{name} runs no more" if old else f"there is no schedule {name}")
+    log(f"{name} runs no more" if old else f"there is no schedule {name}")
 
 
 def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: str) -> tuple[str, list[str]]:
@@ -282,7 +282,7 @@ def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: st
         return place, [run.recurring_run_id for run in listed if run.display_name == name]
     except Exception as error:
         raise MofeError(
-            f"Kubeflow at {host or 'the current context'} lists no schedules: {in_one_line(error)}"
+            f"Kubeflow at {host or 'the current context'} lists no schedules: {server_message(error)}"
         ) from error
 
 
@@ -306,13 +306,13 @@ def _pages(listing: Callable[..., Any], **of: Any) -> Iterator[Any]:
             return
 
 
-def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> Documents:
+def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> PipelineSpec:
     """A pipeline with the images by content, and with what the pods of a run ask for."""
     stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
     return with_resources(list(yaml.safe_load_all(stamped)), parameters)
 
 
-def _text(pipeline: Documents) -> str:
+def _text(pipeline: PipelineSpec) -> str:
     return str(yaml.safe_dump_all(pipeline, sort_keys=False, allow_unicode=True))
 
 
@@ -328,14 +328,14 @@ def _file(pipeline: str) -> Iterator[str]:
 def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     if not defaults:
         return pipeline
-    documents = list(yaml.safe_load_all(pipeline))
-    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    spec = list(yaml.safe_load_all(pipeline))
+    parameters = spec[0]["root"]["inputDefinitions"]["parameters"]
     for name in defaults.keys() & parameters.keys():
         parameters[name]["defaultValue"] = defaults[name]
-    return _text(documents)
+    return _text(spec)
 
 
-def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], None]) -> str:
+def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str], None]) -> str:
     told: set[str] = set()
     misses, elsewhere = 0, False
     while True:
@@ -346,23 +346,23 @@ def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], 
             misses = 0
         except Exception as error:
             misses += 1
-            if misses >= PATIENCE:
+            if misses >= MAX_MISSES:
                 raise MofeError(
-                    f"lost sight of run {run_id} ({in_one_line(error)}); it may still be running: look in the UI"
+                    f"lost sight of run {run_id} ({server_message(error)}); it may still be running: look in the UI"
                 ) from error
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
             continue
         if is_elsewhere(status) and not elsewhere:
             elsewhere = True
-            say("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
+            log("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
         for line in ended(nodes, pipeline, told):
-            say(line)
+            log(line)
         if run.state in FINISHED:
             break
-        time.sleep(WAIT)
+        time.sleep(POLL_INTERVAL)
     if run.state != "SUCCEEDED":
         why = [f"{failure.stage} ({_cause(client, run_id, failure)})" for failure in failures(nodes, pipeline)]
-        reason = "; ".join(why) or (in_one_line(run.error) if run.error else "the UI may say why")
+        reason = "; ".join(why) or (server_message(run.error) if run.error else "the UI may say why")
         raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
     return run_id
 
@@ -405,4 +405,4 @@ def _client(host: str) -> Any:
             return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
         except Exception as error:
             named = f"Kubeflow at {host}" if host else "no --host was given, and Kubeflow at kubectl's current context"
-            raise MofeError(f"{named} cannot be reached: {in_one_line(error)}") from error
+            raise MofeError(f"{named} cannot be reached: {server_message(error)}") from error

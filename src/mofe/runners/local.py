@@ -29,7 +29,7 @@ from mofe.errors import MofeError
 from mofe.runners.console import Console, label_of, named
 from mofe.runners.digests import stamp
 from mofe.runners.docker import require_engine, run_container, surroundings
-from mofe.runners.pipeline_spec import Documents, EarlierRun, cut, renewed, stage_of
+from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, stage_of, subgraph, with_image
 from mofe.runners.processes import StageProcesses
 from mofe.runners.record import Execution, RunRecord
 from mofe.storage import locations
@@ -107,9 +107,9 @@ def run_again(
     Raises:
         MofeError: there is no such stage; something before it is no longer in the cache; as for :func:`run_pipeline`.
     """
-    documents = cut(renewed(earlier.documents, stage, registry), stage)
+    spec = subgraph(with_image(earlier.spec, stage, registry), stage)
     again = _Again(stage, RunRecord.read(work, earlier.run_id))
-    return _start(documents, parameters, work, runner, earlier.name, again)
+    return _start(spec, parameters, work, runner, earlier.name, again)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Again:
 
 
 def _start(
-    documents: Documents,
+    spec: PipelineSpec,
     parameters: dict[str, Any],
     work: Path,
     runner: Runner,
@@ -149,26 +149,26 @@ def _start(
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
         "MOFE_TRACKING_CARRIED": "1",
     }
-    (logs / PIPELINE).write_text(_text(documents), "utf-8")
+    (logs / PIPELINE).write_text(_text(spec), "utf-8")
     console = Console(logs, RunRecord(run_id, name, parameters, again.earlier.run if again else ""))
     with _only_run_in(work), patch.dict(os.environ, environment), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w", encoding="utf-8") as chatter, _tracked(logs, console):
             try:
-                outputs = _run(documents[0], parameters, work, runner, console, chatter, again)
+                outputs = _run(spec[0], parameters, work, runner, console, chatter, again)
             except (KeyboardInterrupt, SystemExit):
                 print(console.failed("stopped; the same command goes on from here"), file=sys.stderr)
                 raise
     return RunResult(run_id, console.record.executions, outputs)
 
 
-def _documents(text: str) -> Documents:
+def _documents(text: str) -> PipelineSpec:
     return list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-def _text(documents: Documents) -> str:
+def _text(spec: PipelineSpec) -> str:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump_all(documents, Dumper=dumper, sort_keys=False, allow_unicode=True))
+    return str(yaml.dump_all(spec, Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def _run(

@@ -19,7 +19,7 @@ from mofe.report.text import format_table
 from mofe.storage import locations, writing
 from mofe.tracking import journal
 
-MOST_AT_ONCE = 4
+MAX_AT_ONCE = 4
 """Pairs of set and score that are measured at once: each bootstrap of 60 000 images holds 190 MB."""
 
 
@@ -64,7 +64,7 @@ def evaluate(
         right = test.table["predicted"].to_numpy() == labels
         routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
         pairs = [(table, score) for table in ood for score in test.info.scores]
-        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
             measured = pool.map(lambda pair: _result(test, *pair), pairs)
             results = list(progress(measured, label="evaluate", total=len(pairs), unit="score"))
         by_name = {item["dataset"]: item for item in ood_data or []}
@@ -92,7 +92,7 @@ def evaluate(
             points = {name: values.tolist() for name, values in curve._asdict().items()}
             curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
 
-        writing.write_bytes(locations.resolve(metrics), found.sealed())
+        writing.write_bytes(locations.resolve(metrics), found.to_bytes())
         writing.write_json(locations.resolve(roc), {"curves": curves})
         page = render(found, test, ood, classes, course)
         writing.write_bytes(locations.resolve(report), page.encode())

@@ -1,4 +1,4 @@
-"""Features of the training images under the untouched backbone, and the prototype of each class."""
+"""Features of the training images under the pre-trained backbone, and the prototype of each class."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.parts import images_of
 from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.device import one_thread
-from mofe.inference.embedding import embed_shards, untouched
+from mofe.inference.embedding import create_pretrained, embed_shards
 from mofe.models.backbone import describe_backbone
 from mofe.partitioning.prototypes import ClassSums
 from mofe.storage import writing
@@ -57,7 +57,7 @@ def extract(
         source = ImageShards(images)
         mine = images_of(shard, shards, len(source), batch_size)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
-        model = untouched(spec, source.info.classes)
+        model = create_pretrained(spec, source.info.classes)
         schema = feature_schema(model.dim)
         sums = ClassSums(len(source.info.classes), model.dim)
         with writing.staged(features) as folder:

@@ -14,13 +14,13 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
 from mofe.artifacts.texts import TextInfo
 from mofe.data.validation_split import validation_mask
-from mofe.detection.baselines import Comparison, Head, Space
+from mofe.detection.baselines import Baselines, Head, Space
 from mofe.detection.knn import ExpertKNN, default_k
 from mofe.detection.metrics import threshold_at_tpr
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
 from mofe.inference.detector import SCORES, scores_of, write_detector
-from mofe.inference.embedding import embed_shards, together, untouched
+from mofe.inference.embedding import create_pretrained, embed_shards, together
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model
 from mofe.models.mofe import MoFE
@@ -97,7 +97,7 @@ def index(
 
         # the untouched backbone is needed for its patches alone: what it makes of images, extract has stored
         words = words if compare else None
-        before = [untouched(config.backbone, config.partition.classes)] if words else []
+        before = [create_pretrained(config.backbone, config.partition.classes)] if words else []
         patches = LocalScores(before[0], words) if words else None
         batches = embed(
             [network, *before], label="thresholds", positions=held, local=patches.latest if patches else None
@@ -107,7 +107,7 @@ def index(
         comparison = None
         if compare:
             before_ND, held_experts_M = found.column("embedding"), seen.expert_B.numpy()
-            comparison, refused = Comparison.fit(
+            comparison, refused = Baselines.fit(
                 pretrained=Space(before_ND[known], before_ND[held]),
                 tuned=Space(bank_ND, seen.embedding_BD.numpy()),
                 labels_N=shards.labels_N[known],
@@ -139,7 +139,7 @@ def index(
             bank_sizes=tuple(sizes.tolist()),
             thresholds=thresholds,
             num_validation=len(held),
-            compared=comparison.names if comparison else (),
+            baselines=comparison.names if comparison else (),
             parameters={
                 **_parameters(shards.info, config),
                 **(about.parameters if about else {}),

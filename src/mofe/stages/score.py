@@ -65,12 +65,12 @@ def score(
             num_workers=num_workers,
             precision=precision,
         )
-        names = (*SCORES, *trained.info.compared)
+        names = (*SCORES, *trained.info.baselines)
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
         nothing = np.empty((0, trained.model.dim), np.float32)  # a shard may have no image of the sample
         before, after, nearest, right = [nothing], [nothing], [], []
-        compared = [trained.pretrained] if trained.info.compared else []
-        text, patches = (trained.comparison.text, trained.local) if compared else (None, None)
+        compared = [trained.pretrained] if trained.info.baselines else []
+        text, patches = (trained.baselines.text, trained.local) if compared else (None, None)
         local = patches.latest if patches else None
         seen = embed([trained.model, *compared], label=f"score {label}", positions=np.array(mine), local=local)
         for positions_B, labels_B, (output, *untouched), local_B in together(seen, TOGETHER):
@@ -85,8 +85,8 @@ def score(
             if untouched:
                 z_BD = untouched[0].embedding_BD
                 before.append(z_BD.numpy()[sampled_B])
-                values |= trained.comparison.score_tuned(output.embedding_BD, batch.expert_B)
-                values |= trained.comparison.score_pretrained(z_BD)
+                values |= trained.baselines.score_tuned(output.embedding_BD, batch.expert_B)
+                values |= trained.baselines.score_pretrained(z_BD)
                 if text:
                     values |= text.score(z_BD, local_B, output.logits[:, :-1])
                     right.append(text.classify(z_BD) == label_of[labels_B])

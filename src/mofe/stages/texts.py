@@ -15,7 +15,7 @@ from mofe.data.loader import ShardDataset, evaluation_transform, normalised
 from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups
 from mofe.detection.texts import Texts, write_texts
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.models.backbone import local_weights
 from mofe.models.text_model import TextModel, load_text_model
 from mofe.partitioning.wordnet import name_in_words, words
@@ -182,7 +182,7 @@ def _given(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 rows = json.loads((opened.metadata() or {}).get("classes", "[]"))
         except Exception as error:  # safetensors has errors of its own
-            raise MofeError(f"text_embeddings {uri} cannot be read: {' '.join(str(error).split())}") from error
+            raise MofeError(f"text_embeddings {uri} cannot be read: {in_one_line(error)}") from error
     missing = [name for name in classes if name not in rows]
     if missing:
         raise MofeError(

@@ -14,20 +14,20 @@ def as_json(content: Any) -> bytes:
 _NAME, _END = "sha256", b'"\n}\n'
 
 
-def sealed(content: dict[str, Any]) -> bytes:
-    """Encode as JSON whose last line is the SHA-256 of all other bytes; :func:`unsealed` reads it."""
+def with_checksum(content: dict[str, Any]) -> bytes:
+    """Encode as JSON whose last line is the SHA-256 of all other bytes; :func:`verify` reads it."""
     blank = as_json({**content, _NAME: ""})
     digest = hashlib.sha256(blank).hexdigest()
     return blank.removesuffix(_END) + digest.encode() + _END
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether the last line is a checksum as from :func:`sealed`; the checksum itself is not verified."""
+def has_checksum(content: bytes) -> bool:
+    """Whether the last line is a checksum as from :func:`with_checksum`; the checksum itself is not verified."""
     return bool(re.search(rb'"sha256": "[0-9a-f]{64}"\n}\n\Z', content))
 
 
-def unsealed(content: bytes) -> tuple[Any, str]:
-    """Decode JSON from :func:`sealed`: its content, and the digest, or "" if a byte differs from what was written.
+def verify(content: bytes) -> tuple[Any, str]:
+    """Decode JSON from :func:`with_checksum`: its content, and the digest, or "" if a byte has changed.
 
     Raises:
         ValueError: ``content`` is not JSON.

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
@@ -152,8 +152,8 @@ def _own_words(error: Exception) -> str:
     """The store's message of an error in one line; "" if it only repeats the path."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         text = "" if error.strerror else str(error)  # the operating system's message adds nothing
-        return " ".join(text.split()) if " " in text and "bucket" in text.lower() else ""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        return in_one_line(text) if " " in text and "bucket" in text.lower() else ""
+    return in_one_line(error) or type(error).__name__
 
 
 def file_system(path: UPath) -> AbstractFileSystem:
@@ -275,7 +275,7 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
             )
             yield opened.enter_context(parquet)
         except (pa.ArrowException, UnicodeDecodeError) as error:  # damage can show at any page
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise MofeError(f"{path} is not a readable Parquet file: {reason}") from error
 
 

@@ -22,7 +22,7 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations
-from mofe.storage.checksummed_json import as_json, is_sealed
+from mofe.storage.checksummed_json import as_json, has_checksum
 
 _staged: dict[str, dict[str, str]] = {}
 """Artifacts that this process is writing: for each folder, the SHA-256 of each of its files, by name."""
@@ -177,7 +177,7 @@ def _check_artifact(folder: UPath, names: list[str]) -> None:
     if not names:
         return
     manifests = [folder / name for name in names if name.endswith(".json") and "/" not in name]
-    if UNFINISHED not in names and not any(is_sealed(locations.read_bytes(file, "manifest")) for file in manifests):
+    if UNFINISHED not in names and not any(has_checksum(locations.read_bytes(file, "manifest")) for file in manifests):
         raise MofeError(f"{folder} is not empty, and holds no artifact to replace: name another folder, or remove it")
 
 

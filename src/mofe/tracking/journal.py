@@ -27,7 +27,7 @@ from upath import UPath
 from mofe.storage import locations, writing
 from mofe.tracking.events import EXPERIMENT, PAUSE, Event, log, warn
 
-MOST_CHARACTERS = 500
+MAX_CHARACTERS = 500
 
 
 class StageRun:
@@ -132,7 +132,7 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
     """
     name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
     run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
-    shown = {name: locations.without_secrets(str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
+    shown = {name: locations.without_secrets(str(value))[:MAX_CHARACTERS] for name, value in parameters.items()}
     run.event(
         "start",
         stage=stage,

@@ -31,7 +31,7 @@ from mlflow.entities import LoggedModelStatus, Metric, Param
 from upath import UPath
 
 from mofe import __version__
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.storage import locations
 from mofe.tracking.events import PAUSE, Event, log, warn
 
@@ -266,7 +266,7 @@ def send_journals(folder: UPath) -> tuple[int, int]:
     except MofeError:
         raise
     except Exception as error:
-        reason = locations.without_secrets(" ".join(str(error).split())[:200])
+        reason = locations.without_secrets(in_one_line(error)[:200])
         where = locations.without_secrets(os.environ["MLFLOW_TRACKING_URI"])
         raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
     return len(journals), sent

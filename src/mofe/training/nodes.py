@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, server_message
 from mofe.storage import locations, writing
 from mofe.training.node_watch import NodeWatch, pods_of
 
@@ -37,9 +37,9 @@ INPUTS, OUTPUTS = ("images", "features", "partition"), ("model", "history")
 HANDED_ON = re.compile(r"(MLFLOW|MOFE)_|KFP_RUN_ID$")
 """Variables that say what run this is. Those from Secrets and ConfigMaps are handed on by reference."""
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-WAIT = 10.0
+POLL_INTERVAL = 10.0
 """Seconds between two looks at the job."""
-PATIENCE = 30
+MAX_MISSES = 30
 """Looks in a row that may fail."""
 
 
@@ -234,19 +234,19 @@ class Cluster:
                 misses += 1
                 if getattr(error, "status", None) == 404:
                     raise MofeError(f"the TrainJob {name} was deleted while it ran") from error
-                if misses >= PATIENCE:
-                    raise MofeError(f"lost sight of the TrainJob {name}: {in_one_line(error)}") from error
-                time.sleep(WAIT)
+                if misses >= MAX_MISSES:
+                    raise MofeError(f"lost sight of the TrainJob {name}: {server_message(error)}") from error
+                time.sleep(POLL_INTERVAL)
                 continue
             conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
             if "Failed" in conditions or "Complete" in conditions:
-                nodes.hear_out(WAIT)
+                nodes.hear_out(POLL_INTERVAL)
                 if "Failed" in conditions:
                     raise MofeError(
                         f"training on {num_nodes} nodes failed: {nodes.reason() or conditions['Failed']['message']}"
                     )
                 return
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
 
     def _create(self, job: dict[str, Any]) -> bool:
         """Whether there was no job of that name yet."""
@@ -262,13 +262,13 @@ class Cluster:
         name = job["metadata"]["name"]
         print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
         self._delete(name)
-        for _ in range(PATIENCE):
+        for _ in range(MAX_MISSES):
             left = True
             with suppress(Exception):  # of the API, of the connection
                 left = bool(pods_of(self.pods, self.namespace, name))
             if not left and self._create(job):
                 return
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
         raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
 
     def _delete(self, name: str) -> None:
@@ -278,7 +278,7 @@ class Cluster:
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:
-                print(f"the TrainJob {name} could not be deleted: {in_one_line(error)}", flush=True)
+                print(f"the TrainJob {name} could not be deleted: {server_message(error)}", flush=True)
 
     def _refused(self, what: str, error: Any) -> str:
         status = getattr(error, "status", None)
@@ -289,7 +289,7 @@ class Cluster:
             )
         if status == 404 and "TrainJob" in what:
             return "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1"
-        return f"Kubernetes did not let this pod {what}: {in_one_line(error)}"
+        return f"Kubernetes did not let this pod {what}: {server_message(error)}"
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mofe.device import sent
+from mofe.device import to_device
 from mofe.models.mofe import MoFE
 from mofe.training.losses import embedding_norm, expert_loss, expert_targets, route_loss, router_targets
 from mofe.training.mixup import Mixed
@@ -43,7 +43,7 @@ def losses_of(
     outputs_C = model.router_output_of_class_C
     route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
-    image_P, expert_P = (sent(t, embedding_PD.device) for t in (image_P, expert_P))
+    image_P, expert_P = (to_device(t, embedding_PD.device) for t in (image_P, expert_P))
     a_P, b_P, lam_P = (t[image_P] for t in (a_B, b_B, lam_B))
     own_PQ = model.expert_of_output_Q == expert_P[:, None]
     targets_PQ = expert_targets(

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from mofe.detection.baselines import Comparison, Head, Space
+from mofe.detection.baselines import Baselines, Head, Space
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.metrics import ood_metrics
 from mofe.detection.suite import FITTED, UNFITTED, Suite
@@ -23,23 +23,23 @@ EXPERT_OF = np.array([0, 1, 0, 1, 1, 0])
 
 
 @pytest.fixture(scope="module")
-def comparison() -> Comparison:
+def baselines() -> Baselines:
     weight_CD, bias_C = linear_probe(Z[TRAIN], Y[TRAIN])
     heads = []
     for mine in (EXPERT_OF == 0, EXPERT_OF == 1):
         others_D, others = weight_CD[~mine].mean(dim=0), bias_C[~mine].mean() + 1
         heads.append(Head(torch.vstack([weight_CD[mine], others_D]), torch.hstack([bias_C[mine], others])))
     space = Space(Z[TRAIN], Z[HELD])
-    fitted, refused = Comparison.fit(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF, heads, k=5)
+    fitted, refused = Baselines.fit(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF, heads, k=5)
     assert refused == {}
     return fitted
 
 
-def test_every_detector_tells_digits_from_digits(comparison: Comparison) -> None:
+def test_every_detector_tells_digits_from_digits(baselines: Baselines) -> None:
     known, unknown = torch.from_numpy(Z[TEST]), torch.from_numpy(Z[UNKNOWN])
     names = (*UNFITTED, *FITTED, "knn")
-    ours, theirs = comparison.score_pretrained(known), comparison.score_pretrained(unknown)
-    assert set(ours) == {f"pretrained.{name}" for name in names} == set(comparison.of_pretrained)
+    ours, theirs = baselines.score_pretrained(known), baselines.score_pretrained(unknown)
+    assert set(ours) == {f"pretrained.{name}" for name in names} == set(baselines.of_pretrained)
     aurocs = {name: ood_metrics(ours[name], theirs[name]).auroc for name in ours}
     assert min(aurocs.values()) > 0.55, aurocs
     assert all(
@@ -47,35 +47,35 @@ def test_every_detector_tells_digits_from_digits(comparison: Comparison) -> None
     )
 
 
-def test_an_image_is_scored_by_its_expert(comparison: Comparison) -> None:
+def test_an_image_is_scored_by_its_expert(baselines: Baselines) -> None:
     z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
-    scores = comparison.score_tuned(z_BD, experts_B)
-    assert tuple(scores) == comparison.of_tuned
-    for expert, suite in enumerate(comparison.experts):
+    scores = baselines.score_tuned(z_BD, experts_B)
+    assert tuple(scores) == baselines.of_tuned
+    for expert, suite in enumerate(baselines.experts):
         alone = suite.score(z_BD[experts_B == expert])
         for name in suite.names:
             np.testing.assert_allclose(scores[f"expert.{name}"][experts_B == expert], alone[name], rtol=1e-5, atol=1e-6)
 
 
-def test_mos_asks_every_head_about_others(comparison: Comparison) -> None:
+def test_mos_asks_every_head_about_others(baselines: Baselines) -> None:
     z_BD = torch.from_numpy(Z[TEST])
-    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in comparison.heads]
-    scores = comparison.score_tuned(z_BD, EXPERT_OF[Y[TEST]])["tuned.mos"]
+    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in baselines.heads]
+    scores = baselines.score_tuned(z_BD, EXPERT_OF[Y[TEST]])["tuned.mos"]
     np.testing.assert_allclose(scores, -torch.stack(doubts).amin(dim=0), atol=1e-6)
 
 
-def test_it_comes_back_as_it_was(comparison: Comparison, tmp_path: Path) -> None:
-    comparison.save(tmp_path / "here")
-    again = Comparison.load(tmp_path / "here")
+def test_it_comes_back_as_it_was(baselines: Baselines, tmp_path: Path) -> None:
+    baselines.save(tmp_path / "here")
+    again = Baselines.load(tmp_path / "here")
     z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
-    before = comparison.score_tuned(z_BD, experts_B) | comparison.score_pretrained(z_BD)
+    before = baselines.score_tuned(z_BD, experts_B) | baselines.score_pretrained(z_BD)
     after = again.score_tuned(z_BD, experts_B) | again.score_pretrained(z_BD)
     assert list(before) == list(after)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_what_cannot_be_fitted_is_told(comparison: Comparison) -> None:
+def test_what_cannot_be_fitted_is_told(baselines: Baselines) -> None:
     one = np.flatnonzero(Y[TRAIN] == 0)
     z_ND, zeros = torch.from_numpy(Z[TRAIN][one]), torch.zeros(len(one), dtype=torch.long)
     labels = torch.arange(len(one)) % 2
