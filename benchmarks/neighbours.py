@@ -15,7 +15,7 @@ from photographs import BACKBONES, parameters
 from sklearn.neighbors import KNeighborsClassifier
 
 from mofe.artifacts.image_shards import ImageShards
-from mofe.inference.embedding import create_pretrained, embed_shards
+from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards
 from mofe.models.backbone import describe_backbone
 from mofe.stages.prepare import prepare
 
@@ -27,11 +27,9 @@ def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray
     prepare(given[f"{role}_data"], place, name=role, role=role, images_per_class=limit)
     spec = describe_backbone(given["backbone"], given["backbone_args"], given["weights"])
     shards = ImageShards(place)
-    batches = embed_shards(
-        [create_pretrained(spec, shards.info.classes)], shards, spec.preprocessing, label=role, batch_size=256,
-        num_workers=given["num_workers"], precision="fp32",
-    )  # fmt: skip
-    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,), _ in batches]
+    options = EmbedOptions(spec.preprocessing, 256, given["num_workers"], "fp32")
+    batches = embed_shards([create_pretrained(spec, shards.info.classes)], shards, options, label=role)
+    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,) in batches]
     embedded, labels = zip(*parts, strict=True)
     return np.concatenate(embedded), np.concatenate(labels)
 

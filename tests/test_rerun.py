@@ -94,12 +94,8 @@ def test_one_stage_gets_the_present_image() -> None:
     old = spec_of("mofe")
     for executor in old[0]["deploymentSpec"]["executors"].values():
         executor["container"]["image"] = executor["container"]["image"].rpartition("-")[0] + "-000000000000"
-    images = {
-        name: executor["container"]["image"]
-        for name, executor in with_image(old, "score", "registry.example/other")[0]["deploymentSpec"][
-            "executors"
-        ].items()
-    }
+    graph = with_image(old, "score", "registry.example/other")[0]
+    images = {name: e["container"]["image"] for name, e in graph["deploymentSpec"]["executors"].items()}
     changed = {name for name, image in images.items() if not image.endswith("-000000000000")}
     assert changed == {"exec-score", "exec-score-2"}
     assert all(images[name].startswith("registry.example/other/mofe-score:") for name in changed)

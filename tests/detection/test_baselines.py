@@ -8,9 +8,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from mofe.detection.baselines import Baselines, Head, Space
+from mofe.detection.baselines import Baselines, Embedded, KnownImages
 from mofe.detection.linear_probe import linear_probe
 from mofe.detection.metrics import ood_metrics
+from mofe.detection.seen import Seen
+from mofe.detection.spaces import Head
 from mofe.detection.suite import FITTED, UNFITTED, Suite
 
 Z, Y = load_digits(return_X_y=True)
@@ -29,17 +31,23 @@ def baselines() -> Baselines:
     for mine in (EXPERT_OF == 0, EXPERT_OF == 1):
         others_D, others = weight_CD[~mine].mean(dim=0), bias_C[~mine].mean() + 1
         heads.append(Head(torch.vstack([weight_CD[mine], others_D]), torch.hstack([bias_C[mine], others])))
-    space = Space(Z[TRAIN], Z[HELD])
-    fitted, refused = Baselines.fit(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF, heads, k=5)
+    space = Embedded(Z[TRAIN], Z[HELD])
+    images = KnownImages(space, space, Y[TRAIN], Y[HELD], EXPERT_OF[Y[HELD]], EXPERT_OF)
+    fitted, refused = Baselines.fit(images, heads, k=5)
     assert refused == {}
     return fitted
 
 
+def look(rows: np.ndarray) -> Seen:
+    """Known images of the digits, as models see them that change nothing."""
+    z_BD = torch.from_numpy(Z[rows])
+    return Seen(z_BD, torch.zeros(len(z_BD), 6), EXPERT_OF[Y[rows] % 6], pretrained_BD=z_BD)
+
+
 def test_every_detector_tells_digits_from_digits(baselines: Baselines) -> None:
-    known, unknown = torch.from_numpy(Z[TEST]), torch.from_numpy(Z[UNKNOWN])
     names = (*UNFITTED, *FITTED, "knn")
-    ours, theirs = baselines.score_pretrained(known), baselines.score_pretrained(unknown)
-    assert set(ours) == {f"pretrained.{name}" for name in names} == set(baselines.of_pretrained)
+    ours, theirs = baselines.pretrained.score(look(TEST)), baselines.pretrained.score(look(np.flatnonzero(UNKNOWN)))
+    assert set(ours) == {f"pretrained.{name}" for name in names} == set(baselines.pretrained.names)
     aurocs = {name: ood_metrics(ours[name], theirs[name]).auroc for name in ours}
     assert min(aurocs.values()) > 0.55, aurocs
     assert all(
@@ -49,9 +57,9 @@ def test_every_detector_tells_digits_from_digits(baselines: Baselines) -> None:
 
 def test_an_image_is_scored_by_its_expert(baselines: Baselines) -> None:
     z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
-    scores = baselines.score_tuned(z_BD, experts_B)
-    assert tuple(scores) == baselines.of_tuned
-    for expert, suite in enumerate(baselines.experts):
+    scores = baselines.expert.score(look(TEST))
+    assert tuple(scores) == baselines.expert.names
+    for expert, suite in enumerate(baselines.expert.suites):
         alone = suite.score(z_BD[experts_B == expert])
         for name in suite.names:
             np.testing.assert_allclose(scores[f"expert.{name}"][experts_B == expert], alone[name], rtol=1e-5, atol=1e-6)
@@ -59,20 +67,25 @@ def test_an_image_is_scored_by_its_expert(baselines: Baselines) -> None:
 
 def test_mos_asks_every_head_about_others(baselines: Baselines) -> None:
     z_BD = torch.from_numpy(Z[TEST])
-    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in baselines.heads]
-    scores = baselines.score_tuned(z_BD, EXPERT_OF[Y[TEST]])["tuned.mos"]
-    np.testing.assert_allclose(scores, -torch.stack(doubts).amin(dim=0), atol=1e-6)
+    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in baselines.tuned.heads]
+    scores = baselines.tuned.score(look(TEST))
+    assert tuple(scores) == baselines.tuned.names
+    np.testing.assert_allclose(scores["tuned.mos"], -torch.stack(doubts).amin(dim=0), atol=1e-6)
 
 
 def test_it_comes_back_as_it_was(baselines: Baselines, tmp_path: Path) -> None:
     baselines.save(tmp_path / "here")
     again = Baselines.load(tmp_path / "here")
-    z_BD, experts_B = torch.from_numpy(Z[TEST]), EXPERT_OF[Y[TEST]]
-    before = baselines.score_tuned(z_BD, experts_B) | baselines.score_pretrained(z_BD)
-    after = again.score_tuned(z_BD, experts_B) | again.score_pretrained(z_BD)
-    assert list(before) == list(after)
+    before, after = baselines.score(look(TEST)), again.score(look(TEST))
+    assert list(before) == list(after) == list(again.names)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_only_the_spaces_of_the_wanted_scores_are_asked(baselines: Baselines) -> None:
+    assert baselines.spaces_of(["tuned.vim"]) == (baselines.tuned,)
+    assert baselines.spaces_of(["expert.vim", "pretrained.knn"]) == (baselines.pretrained, baselines.expert)
+    assert [space.reads_pretrained for space in baselines.spaces] == [True, False, False]
 
 
 def test_what_cannot_be_fitted_is_told(baselines: Baselines) -> None:

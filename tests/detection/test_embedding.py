@@ -13,7 +13,7 @@ from helpers import TINY
 from mofe.artifacts.image_shards import ImageShards
 from mofe.device import COMPILED_FROM, compiling_pays, one_thread
 from mofe.inference import embedding
-from mofe.inference.embedding import EmbeddedBatch, create_pretrained, embed_shards, together
+from mofe.inference.embedding import EmbeddedBatch, EmbedOptions, create_pretrained, embed_shards, together
 from mofe.models.backbone import describe_backbone
 
 SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
@@ -22,9 +22,10 @@ SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
 def embedded(shards: ImageShards, batch_size: int, positions: np.ndarray | None = None) -> list[EmbeddedBatch]:
     model = create_pretrained(SPEC, shards.info.classes)
     return list(
-        embed_shards([model], shards, SPEC.preprocessing, label="test", batch_size=batch_size, num_workers=0,
-                     precision="fp32", positions=positions)
-    )  # fmt: skip
+        embed_shards(
+            [model], shards, EmbedOptions(SPEC.preprocessing, batch_size, 0, "fp32"), label="test", positions=positions
+        )
+    )
 
 
 def test_every_image_comes_once_and_in_order(make_images: Callable[..., str]) -> None:

@@ -16,6 +16,7 @@ from mofe.detection.metrics import ood_metrics
 from mofe.detection.negative_labels import neg_label
 from mofe.detection.negative_prompts import clipn_atd, lsn
 from mofe.detection.scores import msp
+from mofe.detection.seen import Seen
 from mofe.detection.text_space import TextSpace
 from mofe.detection.texts import Texts
 
@@ -50,7 +51,8 @@ def space() -> TextSpace:
 
 def ask(space: TextSpace, rows: np.ndarray) -> dict[str, np.ndarray]:
     z_BD = torch.from_numpy(Z[rows]).float()
-    return space.score(z_BD, torch.full((len(rows),), 0.2), z_BD[:, 20:26])
+    local_B = torch.full((len(rows),), 0.2)
+    return space.score(Seen(z_BD, z_BD[:, 20:26], np.zeros(len(rows), int), pretrained_BD=z_BD, local_B=local_B))
 
 
 def test_scores_are_those_of_the_functions(space: TextSpace) -> None:

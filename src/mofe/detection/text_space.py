@@ -6,7 +6,7 @@ higher for images that are more in-distribution.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mofe.detection.moments import ClassMoments
 from mofe.detection.negative_labels import neg_label
 from mofe.detection.negative_prompts import clipn_atd, clipn_ctw, lsn
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.detection.seen import Seen
 from mofe.detection.stored import as_fields, fields_as_tensors
 from mofe.detection.texts import Texts
 from mofe.errors import MofeError
@@ -37,7 +38,8 @@ class TextSpace:
     """Weights of COOkeD's linear probe on projected embeddings that are not normalised."""
     probe_bias_C: Tensor
     gda: GDA | None
-    """None if the data does not allow it."""
+    """None where the data does not allow it."""
+    reads_pretrained: ClassVar[bool] = True
 
     @classmethod
     def fit(
@@ -46,14 +48,11 @@ class TextSpace:
         """Fit every detector that the data allows.
 
         Args:
-            texts: texts of the classes.
-            known_ND: embeddings of the training images under the pre-trained backbone.
-            labels_N: classes of the training images, 0 … C − 1.
-            held_MD: embeddings of held-out images.
-            held_labels_M: classes of the held-out images.
-
-        Returns:
-            The space, and for each detector that could not be fitted, by name, the reason.
+            texts: of the classes.
+            known_ND: training images under the pre-trained backbone.
+            labels_N: their classes, 0 … C − 1.
+            held_MD: images that are not among them.
+            held_labels_M: their classes.
         """
         starts = range(0, len(known_ND), CHUNK)
         chunks = (torch.from_numpy(known_ND[start : start + CHUNK]) for start in starts)
@@ -89,24 +88,21 @@ class TextSpace:
         found = (*always, *(name for names, what in given.items() if what is not None for name in names))
         return tuple(f"text.{name}" for name in found)
 
-    def score(self, z_BD: Tensor, local_B: Tensor, logits_BC: Tensor) -> dict[str, np.ndarray]:
+    def score(self, seen: Seen) -> dict[str, np.ndarray]:
         """Every score of B images, float64 (B,).
 
-        Args:
-            z_BD: embeddings under the pre-trained backbone.
-            local_B: local scores of the image's patches: see :class:`mofe.inference.local_score.LocalScores`.
-            logits_BC: logits of the run's own model, which is COOkeD's classifier that was trained on the images.
+        The run's own model is COOkeD's classifier that was trained on the images.
         """
         texts, scale = self.texts, self.texts.logit_scale
-        image_BP = texts.project(z_BD)
+        image_BP = texts.project(seen.pretrained_BD)
         zero_shot_BC = zero_shot_logits(image_BP, texts.class_CP, scale)
-        members = zero_shot_BC, image_BP @ self.probe_weight_CP.T + self.probe_bias_C, logits_BC
+        members = zero_shot_BC, image_BP @ self.probe_weight_CP.T + self.probe_bias_C, seen.logits_BC
         found = {
             "msp": msp(zero_shot_BC),
             "max_logit": max_logit(zero_shot_BC),
             "energy": energy(zero_shot_BC),
             "mcm": mcm(image_BP, texts.class_CP),
-            "gl_mcm": gl_mcm(image_BP, texts.class_CP, local_B),
+            "gl_mcm": gl_mcm(image_BP, texts.class_CP, seen.local_B),
             "cooked": cooked(members),
             "cooked_msp": cooked_msp(members),
         }

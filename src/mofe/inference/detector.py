@@ -29,6 +29,8 @@ from mofe.detection.baselines import Baselines
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.detection.seen import Seen
+from mofe.detection.spaces import ScoreSpace
 from mofe.device import autocast, device
 from mofe.errors import MofeError
 from mofe.inference.embedding import create_pretrained, on_cpu
@@ -72,6 +74,20 @@ def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores
     }
     predicted_B = logits_BC.argmax(dim=1).numpy()
     return Scores(predicted_B, experts_B, values, distance_Bn, nearest_Bn)
+
+
+def seen_by(output: MoFEOutput, pretrained: MoFEOutput | None = None, local_B: torch.Tensor | None = None) -> Seen:
+    """What detectors of other feature spaces score a batch by.
+
+    Args:
+        output: of the detector's model, on the CPU.
+        pretrained: of the pre-trained backbone, where a space reads it.
+        local_B: what the patches show, where there are texts.
+    """
+    seen = Seen(output.embedding_BD, output.logits[:, :-1], output.expert_B.numpy())
+    if pretrained is not None:
+        seen = seen._replace(pretrained_BD=pretrained.embedding_BD)
+    return seen if local_B is None else seen._replace(local_B=local_B)
 
 
 @dataclass(frozen=True)
@@ -179,33 +195,44 @@ class Detector:
         pending = enumerate([images] if one else images)
         if batch_size < 1 or neighbours < 0:
             raise MofeError(f"batch_size = {batch_size} must be at least 1, neighbours = {neighbours} at least 0")
-        others = [name for name in ([scores] if isinstance(scores, str) else scores) if name not in SCORES]
-        for name in others:
-            if name not in self.info.baselines:
-                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
+        names = self._baseline_names([scores] if isinstance(scores, str) else scores)
+        spaces = self.baselines.spaces_of(names) if names else ()
         preprocessing = self.config.backbone.preprocessing
         transform = evaluation_transform(preprocessing)
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
             stacked = normalised(torch.stack(batch).to(device()), preprocessing)
-            output = self._seen_by(self.model, stacked)
+            output = self._run(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
-            found: dict[str, np.ndarray] = {}
-            if any(name.startswith(("pretrained.", "text.")) for name in others):
-                local = self.local
-                before_BD = self._seen_by(self.pretrained, stacked).embedding_BD
-                found |= self.baselines.score_pretrained(before_BD)
-                if self.baselines.text and local:
-                    found |= self.baselines.text.score(before_BD, local.latest().cpu(), output.logits[:, :-1])
-            if any(name.startswith(("tuned.", "expert.")) for name in others):
-                found |= self.baselines.score_tuned(output.embedding_BD, part.expert_B)
-            part.values.update({name: found[name] for name in others})
+            seen = self._look(stacked, output, spaces)
+            found = {name: values_B for space in spaces for name, values_B in space.score(seen).items()}
+            part.values.update({name: found[name] for name in names})
             parts.append(part)
         if not parts:
             raise MofeError("there are no images to score")
         return _concat(parts)
 
-    def _seen_by(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
+    def _baseline_names(self, scores: Iterable[str]) -> list[str]:
+        """The scores that are not the detector's own.
+
+        Raises:
+            MofeError: it has none of such a name.
+        """
+        names = [name for name in scores if name not in SCORES]
+        for name in names:
+            if name not in self.info.baselines:
+                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
+        return names
+
+    def _look(self, images: torch.Tensor, output: MoFEOutput, spaces: Iterable[ScoreSpace]) -> Seen:
+        """What the spaces read: of the pre-trained backbone too, where one of them does."""
+        if not any(space.reads_pretrained for space in spaces):
+            return seen_by(output)
+        local = self.local  # looks on from now
+        pretrained = self._run(self.pretrained, images)
+        return seen_by(output, pretrained, local.latest().cpu() if local else None)
+
+    def _run(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
         """In the precision in which the known images were seen that scores are compared with."""
         with autocast(self.info.parameters["precision"]):
             return on_cpu(model(images))

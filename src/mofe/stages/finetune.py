@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -19,12 +20,13 @@ from mofe.artifacts.model import Epoch, History, ModelConfig
 from mofe.artifacts.partition import Partition
 from mofe.artifacts.recipe import KEYWORDS, Recipe
 from mofe.errors import MofeError
-from mofe.inference.embedding import embed_shards
+from mofe.inference.embedding import EmbedOptions, embed_shards
 from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
 from mofe.storage import locations, writing
 from mofe.tracking import journal
+from mofe.tracking.journal import StageRun
 from mofe.training import distributed
 from mofe.training.checkpoint import forget_handed_on, handed_on
 from mofe.training.loop import Embeddings, Trainer
@@ -80,83 +82,51 @@ def finetune(
     if num_nodes > 1:
         train_on_nodes(arguments, num_nodes, node_resources or {})
         return
-    devices = torch.accelerator.device_count()
-    if 0 < devices < processes:
-        raise MofeError(f"processes = {processes}, but this machine has {devices} GPUs: each process needs its own")
-    together = processes or max(1, devices)
+    together = _num_processes(processes)
     if together > 1 and not distributed.started():
         distributed.launch(finetune, arguments, together)
         return
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with journal.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
-            shards, known, classes = _sources(images, features, partition)
-            made_from = {"images": shards.info, "features": known.info, "partition": classes}
-            config = ModelConfig(
-                made_from={what: source.identity for what, source in made_from.items()},
-                library_version=__version__,
-                backbone=known.info.backbone,
-                top_k=top_k,
-                router=recipe.router,
-                partition=classes,
-                validation_fraction=recipe.validation_fraction,
-                seed=recipe.seed,
-                training=recipe.to_dict(),
-            )
+            sources = _read_sources(images, features, partition)
+            config = _model_config(sources, recipe, top_k)
+            place = _checkpoint_folder(checkpoints, config, precision)
+            tuning = _FineTuning(sources.shards, config, num_workers, precision)
 
-            def report(epoch: Epoch) -> None:
-                measured = epoch.model_dump(exclude={"epoch", "layer_rates", "class_accuracy", "sigma"})
-                if run is not None:
-                    run.metrics(measured, step=epoch.epoch)
-
-            def fine_tune(
-                backbone: VisionTransformer,
-                partition: Partition,
-                recipe: Recipe,
-                embeddings: Callable[[], Embeddings],
-                checkpoints: UPath | None,
-                on_epoch: Callable[[Epoch], None] = lambda _: None,
-            ) -> Trainer:
-                torch.manual_seed(recipe.seed)  # of the router and the heads
-                trainer = Trainer(
-                    model=MoFE(
-                        backbone, partition, config.backbone.depth, top_k if partition is classes else 1, recipe.router
-                    ),
-                    shards=shards,
-                    embeddings=embeddings,
-                    preprocessing=config.backbone.preprocessing,
-                    recipe=recipe,
-                    num_workers=num_workers,
-                    precision=precision,
-                    checkpoints=checkpoints,
-                    on_epoch=on_epoch,
-                )
-                trainer.train()
-                return trainer
-
-            place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
-            if place and distributed.is_first():
-                forget_handed_on(place)
-            distributed.wait_for_all()
             start = create_backbone(config.backbone, drop_path=recipe.drop_path)
-            embeddings = partial(stored_embeddings, known)
+            embeddings: Callable[[], Embeddings] = partial(stored_embeddings, sources.features)
             if recipe.expert_init == "naive":
-                only = Partition.of_one_expert(classes.classes)
-                naive = fine_tune(start, only, recipe.naive(), embeddings, place / "naive" if place else None).model
-                start = naive.as_backbone()
-                embeddings = partial(computed_embeddings, naive, shards, config, num_workers, precision)
-            trainer = fine_tune(start, classes, recipe, embeddings, place, report)
+                start, embeddings = tuning.naive_start(start, recipe, embeddings, place)
+            trainer = tuning.run(start, sources.partition, recipe, embeddings, place, top_k, _report_to(run))
             if distributed.is_first():
-                with writing.staged(history) as folder:
-                    History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
-                with writing.staged(model) as folder:
-                    save_model(folder, trainer.model, config)
+                _write(model, history, trainer, config)
                 if place:
                     handed_on(place)
             distributed.wait_for_all()
 
 
-def _sources(images: str, features: str, partition: str) -> tuple[ImageShards, Features, Partition]:
+def _num_processes(wanted: int) -> int:
+    """How many processes train together on this machine.
+
+    Raises:
+        MofeError: there are more than GPUs.
+    """
+    devices = torch.accelerator.device_count()
+    if 0 < devices < wanted:
+        raise MofeError(f"processes = {wanted}, but this machine has {devices} GPUs: each process needs its own")
+    return wanted or max(1, devices)
+
+
+class _Sources(NamedTuple):
+    """What a model is made from."""
+
+    shards: ImageShards
+    features: Features
+    partition: Partition
+
+
+def _read_sources(images: str, features: str, partition: str) -> _Sources:
     """What a model is made from, read and checked to be of one run.
 
     Raises:
@@ -171,7 +141,7 @@ def _sources(images: str, features: str, partition: str) -> tuple[ImageShards, F
         raise MofeError(f"the features {features} are not of the images {images}")
     if not classes.check_source("features", known.info):
         raise MofeError(f"the partition {partition} was not made from the features {features}")
-    return shards, known, classes
+    return _Sources(shards, known, classes)
 
 
 def stored_embeddings(known: Features) -> Embeddings:
@@ -179,28 +149,114 @@ def stored_embeddings(known: Features) -> Embeddings:
     return Embeddings(torch.from_numpy(known.column("trunk")), torch.from_numpy(known.column("embedding")))
 
 
-def computed_embeddings(
-    model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str
-) -> Embeddings:
-    """What a model of one expert makes of the training images now."""
-    found = Embeddings(*(torch.empty(len(shards), model.dim) for _ in Embeddings._fields))
-    for positions_B, _, (output,), _ in embed_shards(
-        [model],
-        shards,
-        config.backbone.preprocessing,
-        label="embed",
-        batch_size=config.training["micro_batch_size"],
-        num_workers=num_workers,
-        precision=precision,
-    ):
-        found.trunk_ND[positions_B] = output.trunk_BD
-        found.embedding_ND[positions_B] = output.embedding_BD
-    model.zero_grad(set_to_none=True)
-    model.cpu()  # room on the device for the model that is trained next
-    return found
+def _model_config(sources: _Sources, recipe: Recipe, top_k: int) -> ModelConfig:
+    made_from = {"images": sources.shards.info, "features": sources.features.info, "partition": sources.partition}
+    return ModelConfig(
+        made_from={what: source.identity for what, source in made_from.items()},
+        library_version=__version__,
+        backbone=sources.features.info.backbone,
+        top_k=top_k,
+        router=recipe.router,
+        partition=sources.partition,
+        validation_fraction=recipe.validation_fraction,
+        seed=recipe.seed,
+        training=recipe.to_dict(),
+    )
+
+
+def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) -> UPath | None:
+    """The folder of this run's checkpoints, without those of a run that came to its end; None keeps none."""
+    place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
+    if place and distributed.is_first():
+        forget_handed_on(place)
+    distributed.wait_for_all()
+    return place
 
 
 def _digest_of(config: ModelConfig, precision: str) -> str:
     """What a checkpoint must agree in to be gone on from: everything that shapes the result."""
     shape = {**config.model_dump(mode="json"), "precision": precision}
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _FineTuning:
+    """One or two trainings on the same images."""
+
+    shards: ImageShards
+    config: ModelConfig
+    num_workers: int
+    precision: str
+
+    def run(
+        self,
+        backbone: VisionTransformer,
+        partition: Partition,
+        recipe: Recipe,
+        embeddings: Callable[[], Embeddings],
+        checkpoints: UPath | None,
+        top_k: int = 1,
+        on_epoch: Callable[[Epoch], None] = lambda _: None,
+    ) -> Trainer:
+        """Make the MoFE of a backbone and a partition, and train it."""
+        torch.manual_seed(self.config.seed)  # of the router and the heads
+        trainer = Trainer(
+            model=MoFE(backbone, partition, self.config.backbone.depth, top_k, recipe.router),
+            shards=self.shards,
+            embeddings=embeddings,
+            preprocessing=self.config.backbone.preprocessing,
+            recipe=recipe,
+            num_workers=self.num_workers,
+            precision=self.precision,
+            checkpoints=checkpoints,
+            on_epoch=on_epoch,
+        )
+        trainer.train()
+        return trainer
+
+    def naive_start(
+        self,
+        backbone: VisionTransformer,
+        recipe: Recipe,
+        embeddings: Callable[[], Embeddings],
+        checkpoints: UPath | None,
+    ) -> tuple[VisionTransformer, Callable[[], Embeddings]]:
+        """The backbone after fine-tuning without experts, and what it makes of the training images."""
+        only = Partition.of_one_expert(self.config.partition.classes)
+        place = checkpoints / "naive" if checkpoints else None
+        naive = self.run(backbone, only, recipe.naive(), embeddings, place).model
+        return naive.as_backbone(), partial(self._embed, naive)
+
+    def _embed(self, model: MoFE) -> Embeddings:
+        """What a model of one expert makes of the training images now."""
+        options = EmbedOptions(
+            self.config.backbone.preprocessing,
+            self.config.training["micro_batch_size"],
+            self.num_workers,
+            self.precision,
+        )
+        found = Embeddings(*(torch.empty(len(self.shards), model.dim) for _ in Embeddings._fields))
+        for positions_B, _, (output,), _ in embed_shards([model], self.shards, options, label="embed"):
+            found.trunk_ND[positions_B] = output.trunk_BD
+            found.embedding_ND[positions_B] = output.embedding_BD
+        model.zero_grad(set_to_none=True)
+        model.cpu()  # room on the device for the model that is trained next
+        return found
+
+
+def _report_to(run: StageRun | None) -> Callable[[Epoch], None]:
+    """Hands the figures of an epoch on to tracking; in processes but the first to nobody."""
+
+    def report(epoch: Epoch) -> None:
+        if run is not None:
+            figures = epoch.model_dump(exclude={"epoch", "layer_rates", "class_accuracy", "sigma"})
+            run.metrics(figures, step=epoch.epoch)
+
+    return report
+
+
+def _write(model: str, history: str, trainer: Trainer, config: ModelConfig) -> None:
+    with writing.staged(history) as folder:
+        History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
+    with writing.staged(model) as folder:
+        save_model(folder, trainer.model, config)
