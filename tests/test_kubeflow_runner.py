@@ -62,21 +62,9 @@ class Kubeflow(BaseHTTPRequestHandler):
         seen = self.server.seen  # type: ignore[attr-defined]
         seen.paths.append(self.path)
         seen.tokens.add(self.headers.get("authorization"))
-        if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
-            node = self.path.split("/")[-2]
-            # Kubeflow has begun to answer when it finds that there is no log
-            self._answer(seen.logs.get(node, {"error_message": "Error: pods not found", "error_details": "…"}))
-        elif self.path.startswith("/apis/v1beta1/runs/run-1") and seen.manifests:
-            self._answer(seen.manifests.pop(0) if len(seen.manifests) > 1 else seen.manifests[0])
-        elif self.path.startswith("/apis/v2beta1/runs/run-1"):
-            state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
-            if state == "down":
-                self._answer({"message": "try later"}, 503)
-            else:
-                self._answer({"run_id": "run-1", **state})
-        elif self.path.startswith("/apis/v2beta1/runs/run-0") and seen.earlier:
-            self._answer({"run_id": "run-0", **seen.earlier})
-        elif self.path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1"):
+        if self._answers_of_a_run(seen):
+            return
+        if self.path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1"):
             self._answer({"pipeline_version_id": "v-1", "pipeline_spec": seen.registered})
         elif self.path.startswith("/apis/v2beta1/experiments"):
             self._answer({})
@@ -97,6 +85,26 @@ class Kubeflow(BaseHTTPRequestHandler):
             self._answer({"multi_user": False})
         else:
             self._answer({"message": "not a call of v2beta1"}, 404)
+
+    def _answers_of_a_run(self, seen: SimpleNamespace) -> bool:
+        """Whether it was asked about one run, and has answered."""
+        if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
+            node = self.path.split("/")[-2]
+            # Kubeflow has begun to answer when it finds that there is no log
+            self._answer(seen.logs.get(node, {"error_message": "Error: pods not found", "error_details": "…"}))
+        elif self.path.startswith("/apis/v1beta1/runs/run-1") and seen.manifests:
+            self._answer(seen.manifests.pop(0) if len(seen.manifests) > 1 else seen.manifests[0])
+        elif self.path.startswith("/apis/v2beta1/runs/run-1"):
+            state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
+            if state == "down":
+                self._answer({"message": "try later"}, 503)
+            else:
+                self._answer({"run_id": "run-1", **state})
+        elif self.path.startswith("/apis/v2beta1/runs/run-0") and seen.earlier:
+            self._answer({"run_id": "run-0", **seen.earlier})
+        else:
+            return False
+        return True
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"] or 0))

@@ -30,7 +30,7 @@ from mofe.stages.finetune import finetune
 from mofe.stages.index import index
 from mofe.stages.partition import partition
 from mofe.stages.score import score
-from mofe.stages.texts import _divided, texts
+from mofe.stages.texts import _divide, texts
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +120,13 @@ def test_negative_words_are_the_farthest_of_wordnets(made: SimpleNamespace, embe
 def test_of_neither_kind_more_words_are_wanted_than_are_kept() -> None:
     there_are = {"n": 117_798, "a": 21_479}
     for count in (100, 10_000, 20_889, 20_890):
-        wanted = _divided(count, there_are)
+        wanted = _divide(count, there_are)
         assert sum(wanted.values()) == count
         assert wanted["n"] <= 17_669
         assert wanted["a"] <= 3_221
         assert wanted["n"] == pytest.approx(count * 117_798 / 139_277, abs=1)
     with pytest.raises(MofeError, match="between 100 and 20890"):
-        _divided(20_891, there_are)
+        _divide(20_891, there_are)
 
 
 def test_learned_prompts_are_found_by_the_name_of_their_class(embed: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mofe.models import MoFE
 from mofe.training import expert_loss, route_loss
 from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
 from mofe.training.mixup import Mixed
-from mofe.training.step import TrainingStep, losses_of
+from mofe.training.step import Pairs, TrainingStep, losses_of
 
 CLUSTERS = [0, 1, 2, 0, 1, 0]
 
@@ -55,9 +55,7 @@ def test_expert_loss_with_others_and_soft_targets(backbone: VisionTransformer, s
         losses = losses_of(
             model,
             torch.randn(8, 3),
-            embedding_PD,
-            image_P,
-            expert_P,
+            Pairs(embedding_PD, image_P, expert_P),
             batch,
             regulariser="label-smoothing" if smoothing else "none",
             weight=smoothing,
@@ -148,7 +146,7 @@ def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
     embedding_PD = torch.randn(5, 24)
     batch = Mixed(torch.empty(3), labels, labels, torch.ones(3))
     with torch.no_grad():
-        found = losses_of(model, torch.randn(3, 2), embedding_PD, image_P, expert_P, batch,
+        found = losses_of(model, torch.randn(3, 2), Pairs(embedding_PD, image_P, expert_P), batch,
                           regulariser="none", weight=0.0, negative_weight=0.1)  # fmt: skip
         terms = []
         for p, (i, e) in enumerate(zip(image_P.tolist(), expert_P.tolist(), strict=True)):

@@ -27,6 +27,8 @@ from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, subgraph, with_
 from mofe.runners.pod_resources import RESOURCES, with_resources
 from mofe.runners.workflow import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
 
+EXPERIMENT = "mofe"
+"""In which runs and schedules appear; made if it is not there."""
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 POLL_INTERVAL = 10.0
 """Seconds between two looks at a run."""
@@ -40,7 +42,6 @@ def submit(
     *,
     host: str,
     name: str,
-    experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
     log: Callable[[str], None] = print,
@@ -52,7 +53,6 @@ def submit(
         parameters: values of its parameters.
         host: address of Kubeflow Pipelines; "" takes the one of the cluster that this runs in or is configured for.
         name: of the run.
-        experiment: in which the run appears; made if it is not there.
         namespace: of the user, where Kubeflow has several.
         registry: where the images are; "" leaves that of the YAML.
         log: takes a line for the person who waits.
@@ -65,7 +65,7 @@ def submit(
     """
     return _submit(
         _client(host), _asking(pipeline, registry, parameters), parameters, host, log,
-        run_name=name, experiment_name=experiment, namespace=namespace or None,
+        run_name=name, experiment_name=EXPERIMENT, namespace=namespace or None,
     )  # fmt: skip
 
 
@@ -81,15 +81,11 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
         MofeError: Kubeflow cannot be reached, or knows no such run.
     """
     client = _client(host)
-    try:
+    with _access(host, f"has no run {run_id}"):
         run = client.get_run(run_id)
         found, version = run.pipeline_spec, run.pipeline_version_reference
         if found is None:
             found = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} has no run {run_id}: {server_message(error)}"
-        ) from error
     spec = [found["pipeline_spec"], found["platform_spec"]] if "pipeline_spec" in found else [found]
     config = run.runtime_config
     place = {
@@ -140,13 +136,8 @@ def submit_again(
 def _submit(
     client: Any, pipeline: PipelineSpec, parameters: dict[str, Any], host: str, log: Callable[[str], None], **more: Any
 ) -> str:
-    with _file(_text(pipeline)) as file, redirect_stdout(StringIO()):  # the client prints links of its own
-        try:
-            run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id
-        except Exception as error:  # of the client, of the API, of the connection
-            raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the run: {server_message(error)}"
-            ) from error
+    with _file(_text(pipeline)) as file, _access(host, "refused the run"), redirect_stdout(StringIO()):
+        run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id  # prints links of its own
     log(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
     return _follow(client, run_id, pipeline, log)
 
@@ -178,23 +169,24 @@ def register(
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
         content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-        with _file(content) as file, redirect_stdout(StringIO()):
-            try:
-                named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-                found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
-                if found:
-                    known = found[0].pipeline_id
-                else:
-                    known = client.upload_pipeline(file, name, namespace=namespace or None).pipeline_id
-                listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
-                there = version in {v.display_name for v in listed.pipeline_versions or []}
-                if not there:
-                    client.upload_pipeline_version(file, version, pipeline_id=known)
-            except Exception as error:
-                raise MofeError(
-                    f"Kubeflow at {host or 'the current context'} refused {name}: {server_message(error)}"
-                ) from error
-        log(f"{name} {version} {'was there already' if there else 'registered'}")
+        with _file(content) as file, redirect_stdout(StringIO()), _access(host, f"refused {name}"):
+            is_new = _upload(client, file, name, version, namespace)
+        log(f"{name} {version} {'registered' if is_new else 'was there already'}")
+
+
+def _upload(client: Any, file: str, name: str, version: str, namespace: str) -> bool:
+    """Make a version of a pipeline known; whether it was not there already."""
+    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+    found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
+    if found:
+        known = found[0].pipeline_id
+    else:
+        known = client.upload_pipeline(file, name, namespace=namespace or None).pipeline_id
+    listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
+    if version in {v.display_name for v in listed.pipeline_versions or []}:
+        return False
+    client.upload_pipeline_version(file, version, pipeline_id=known)
+    return True
 
 
 def schedule(
@@ -204,7 +196,6 @@ def schedule(
     *,
     name: str,
     host: str,
-    experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
     log: Callable[[str], None] = print,
@@ -217,7 +208,6 @@ def schedule(
         cron: when: seconds, minutes, hours, day of the month, month, day of the week.
         name: of the schedule, and of its runs.
         host: as for :func:`submit`.
-        experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
         log: as for :func:`submit`.
@@ -230,30 +220,22 @@ def schedule(
             f"{cron!r} has {len(cron.split())} fields: Kubeflow's six begin with seconds, for example '0 0 3 * * 1'"
         )
     client = _client(host)
-    place, old = _scheduled(client, name, host, experiment, namespace)
-    with _file(_text(_asking(pipeline, registry, parameters))) as file:
-        try:
-            client.create_recurring_run(
-                place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
-            )
-            for recurring_run in old:
-                _end(client, place, recurring_run)
-        except Exception as error:
-            raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the schedule: {server_message(error)}"
-            ) from error
+    place, old = _find_schedules(client, name, host, namespace)
+    with _file(_text(_asking(pipeline, registry, parameters))) as file, _access(host, "refused the schedule"):
+        client.create_recurring_run(
+            place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
+        )
+        for recurring_run in old:
+            _end(client, place, recurring_run)
     log(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
 
 
-def unschedule(
-    name: str, *, host: str, experiment: str = "mofe", namespace: str = "", log: Callable[[str], None] = print
-) -> None:
+def unschedule(name: str, *, host: str, namespace: str = "", log: Callable[[str], None] = print) -> None:
     """End a schedule; a run of it that has begun goes on.
 
     Args:
         name: of the schedule; it is no error if there is none.
         host: as for :func:`submit`.
-        experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
         log: as for :func:`submit`.
 
@@ -261,29 +243,21 @@ def unschedule(
         MofeError: Kubeflow cannot be reached or refuses.
     """
     client = _client(host)
-    place, old = _scheduled(client, name, host, experiment, namespace)
-    try:
+    place, old = _find_schedules(client, name, host, namespace)
+    with _access(host, "kept the schedule"):
         for recurring_run in old:
             _end(client, place, recurring_run)
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} kept the schedule: {server_message(error)}"
-        ) from error
     log(f"{name} runs no more" if old else f"there is no schedule {name}")
 
 
-def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: str) -> tuple[str, list[str]]:
-    """An experiment, made if it is not there, and the schedules of this name in it: their ids."""
-    try:
+def _find_schedules(client: Any, name: str, host: str, namespace: str) -> tuple[str, list[str]]:
+    """The experiment, and the schedules of this name in it: their ids."""
+    with _access(host, "lists no schedules"):
         with redirect_stdout(StringIO()):  # the client prints a link
-            place = client.create_experiment(experiment, namespace=namespace or None).experiment_id
+            place = client.create_experiment(EXPERIMENT, namespace=namespace or None).experiment_id
         pages = _pages(client.list_recurring_runs, experiment_id=place)
         listed = [run for page in pages for run in page.recurring_runs or []]
         return place, [run.recurring_run_id for run in listed if run.display_name == name]
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} lists no schedules: {server_message(error)}"
-        ) from error
 
 
 def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
@@ -361,10 +335,14 @@ def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str
             break
         time.sleep(POLL_INTERVAL)
     if run.state != "SUCCEEDED":
-        why = [f"{failure.stage} ({_cause(client, run_id, failure)})" for failure in failures(nodes, pipeline)]
-        reason = "; ".join(why) or (server_message(run.error) if run.error else "the UI may say why")
-        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
+        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {_reason(client, run, nodes, pipeline)}")
     return run_id
+
+
+def _reason(client: Any, run: Any, nodes: list[dict[str, Any]], pipeline: PipelineSpec) -> str:
+    """Why a run failed: its stages with their causes, or what Kubeflow says of it."""
+    why = [f"{failure.stage} ({_cause(client, run.run_id, failure)})" for failure in failures(nodes, pipeline)]
+    return "; ".join(why) or (server_message(run.error) if run.error else "the UI may say why")
 
 
 def _workflow(client: Any, run_id: str) -> dict[str, Any]:
@@ -393,6 +371,16 @@ def _get(client: Any, path: str) -> str:
     api = client._run_api.api_client
     answer = api.call_api(path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True)
     return str(answer.data.decode("utf-8", errors="replace"))
+
+
+@contextmanager
+def _access(host: str, refusal: str) -> Iterator[None]:
+    """Within it an error of the client, of the API or of the connection is a refusal of Kubeflow's."""
+    try:
+        yield
+    except Exception as error:
+        where = host or "the current context"
+        raise MofeError(f"Kubeflow at {where} {refusal}: {server_message(error)}") from error
 
 
 def _client(host: str) -> Any:

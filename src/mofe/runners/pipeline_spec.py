@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,9 +83,21 @@ def stage_of(name: str) -> str:
 
 
 def _trim(name: str, components: dict[str, Any], stage: str) -> None:
+    """Leave in a graph, and in those below it, only the tasks that the stage needs."""
     dag = components[name]["dag"]
-    tasks = dag["tasks"]
-    wanted = [task for task in tasks if _is_wanted(tasks[task], components, stage)]
+    wanted = [task for task, spec in dag["tasks"].items() if _is_wanted(spec, components, stage)]
+    kept = _with_those_before(wanted, dag["tasks"])
+    needed_whole = {before for task in kept for before in dag["tasks"][task].get("dependentTasks", [])}
+    for task in wanted:
+        component = dag["tasks"][task]["componentRef"]["name"]
+        if "dag" in components[component] and task not in needed_whole:
+            _trim(component, components, stage)
+    dag["tasks"] = {task: spec for task, spec in dag["tasks"].items() if task in kept}
+    _drop_unmade_outputs(components[name], components)
+
+
+def _with_those_before(wanted: Sequence[str], tasks: dict[str, Any]) -> set[str]:
+    """Tasks, and all that come before them."""
     kept: set[str] = set()
     pending = list(wanted)
     while pending:
@@ -93,13 +105,13 @@ def _trim(name: str, components: dict[str, Any], stage: str) -> None:
         if task not in kept:
             kept.add(task)
             pending += tasks[task].get("dependentTasks", [])
-    needed = {before for task in kept for before in tasks[task].get("dependentTasks", [])}
-    for task in wanted:
-        component = tasks[task]["componentRef"]["name"]
-        if "dag" in components[component] and task not in needed:
-            _trim(component, components, stage)
-    dag["tasks"] = {task: spec for task, spec in tasks.items() if task in kept}
-    outputs, defined = dag.get("outputs", {}), components[name].get("outputDefinitions", {})
+    return kept
+
+
+def _drop_unmade_outputs(component: dict[str, Any], components: dict[str, Any]) -> None:
+    """Remove the outputs of a graph that none of its tasks makes any more."""
+    dag = component["dag"]
+    outputs, defined = dag.get("outputs", {}), component.get("outputDefinitions", {})
     for kind in ("artifacts", "parameters"):
         for output, source in list(outputs.get(kind, {}).items()):
             if not all(_is_made(*made, dag["tasks"], components) for made in _sources(source)):

@@ -92,24 +92,8 @@ def train_job(
         num_nodes: pods.
         resources: put over those of the pattern.
     """
-    meta, spec = pod["metadata"], pod["spec"]
-    main = next((c for c in spec["containers"] if c["name"] == "main"), spec["containers"][0])
-    wanted = _resources(main.get("resources", {}), resources)
-    has_gpus = any("gpu" in name.lower() for name in wanted["limits"])  # as Trainer tells them
-    volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
-    shared = {volume["name"] for volume in volumes}
-    mounts = [m for m in main.get("volumeMounts", []) if m["name"] in shared]
-    like = {
-        **{
-            key: spec[key]
-            for key in ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
-            if spec.get(key)
-        },
-        **({"volumes": volumes, "containers": [{"name": "node", "volumeMounts": mounts}]} if mounts else {}),
-    }
+    meta, main = pod["metadata"], _main_container(pod)
     labels = {k: v for k, v in meta.get("labels", {}).items() if k == "pipeline/runid"}
-    template = {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": like}
-    patch = {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
@@ -120,19 +104,52 @@ def train_job(
         },
         "spec": {
             "runtimeRef": {"name": RUNTIME},
-            "trainer": {
-                "image": main["image"],
-                "command": ["torchrun", "-m", "mofe", "stage", "finetune"],
-                "args": _options(arguments),
-                "env": list(_variables(main.get("env", []))),
-                "numNodes": num_nodes,
-                # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
-                **({} if has_gpus else {"numProcPerNode": 1}),
-                "resourcesPerNode": wanted,
-            },
-            "runtimePatches": [{"manager": "mofe.github.io/finetune", "trainingRuntimeSpec": patch}],
+            "trainer": _trainer(main, arguments, num_nodes, _resources(main.get("resources", {}), resources)),
+            "runtimePatches": [
+                {"manager": "mofe.github.io/finetune", "trainingRuntimeSpec": _runtime_patch(pod, labels)}
+            ],
         },
     }
+
+
+def _main_container(pod: Mapping[str, Any]) -> dict[str, Any]:
+    containers: list[dict[str, Any]] = pod["spec"]["containers"]
+    return next((c for c in containers if c["name"] == "main"), containers[0])
+
+
+def _trainer(
+    main: Mapping[str, Any], arguments: Mapping[str, Any], num_nodes: int, resources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every node runs, and what it requests."""
+    has_gpus = any("gpu" in name.lower() for name in resources["limits"])  # as Trainer tells them
+    return {
+        "image": main["image"],
+        "command": ["torchrun", "-m", "mofe", "stage", "finetune"],
+        "args": _options(arguments),
+        "env": list(_variables(main.get("env", []))),
+        "numNodes": num_nodes,
+        # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
+        **({} if has_gpus else {"numProcPerNode": 1}),
+        "resourcesPerNode": resources,
+    }
+
+
+def _runtime_patch(pod: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """What makes the nodes pods like this one: where they may run, as whom, with what shared memory."""
+    spec = pod["spec"]
+    volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
+    shared = {volume["name"] for volume in volumes}
+    mounts = [m for m in _main_container(pod).get("volumeMounts", []) if m["name"] in shared]
+    like = {
+        **{
+            key: spec[key]
+            for key in ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
+            if spec.get(key)
+        },
+        **({"volumes": volumes, "containers": [{"name": "node", "volumeMounts": mounts}]} if mounts else {}),
+    }
+    template = {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": like}
+    return {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
@@ -197,7 +214,7 @@ class Cluster:
         try:
             answer = self.pods.read_namespaced_pod(name, self.namespace, _preload_content=False)
         except Exception as error:  # of the API, of the connection
-            raise MofeError(self._refused("read its own pod", error)) from error
+            raise MofeError(self._explain_refusal("read its own pod", error)) from error
         pod: dict[str, Any] = json.loads(answer.data)
         return pod
 
@@ -255,7 +272,7 @@ class Cluster:
         except Exception as error:
             if getattr(error, "status", None) == 409:
                 return False
-            raise MofeError(self._refused("create a TrainJob", error)) from error
+            raise MofeError(self._explain_refusal("create a TrainJob", error)) from error
         return True
 
     def _create_after_the_last(self, job: dict[str, Any]) -> None:
@@ -280,7 +297,7 @@ class Cluster:
             if getattr(error, "status", None) != 404:
                 print(f"the TrainJob {name} could not be deleted: {server_message(error)}", flush=True)
 
-    def _refused(self, what: str, error: Any) -> str:
+    def _explain_refusal(self, what: str, error: Any) -> str:
         status = getattr(error, "status", None)
         if status == 403:
             return (
