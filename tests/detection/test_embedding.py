@@ -13,7 +13,7 @@ from helpers import TINY
 from mofe.artifacts.image_shards import ImageShards
 from mofe.device import COMPILED_FROM, compiling_pays, one_thread
 from mofe.inference import embedding
-from mofe.inference.embedding import EmbeddedBatch, EmbedOptions, create_pretrained, embed_shards, together
+from mofe.inference.embedding import EmbeddedBatch, EmbedOptions, create_pretrained, embed_shards, group_batches
 from mofe.models.backbone import describe_backbone
 
 SPEC = describe_backbone("vit_tiny_patch16_224", TINY, "random")
@@ -33,7 +33,7 @@ def test_every_image_comes_once_and_in_order(make_images: Callable[..., str]) ->
     for batch_size in (4, len(shards), 100):
         batches = embedded(shards, batch_size)
         assert len(batches) == -(-len(shards) // batch_size)
-        (whole,) = together(iter(batches))
+        (whole,) = group_batches(iter(batches))
         assert whole.positions_B.tolist() == list(range(len(shards)))
         assert whole.labels_B.tolist() == shards.labels_N.tolist()
     some = np.array([7, 2, 9])

@@ -49,7 +49,7 @@ class EmbeddedBatch(NamedTuple):
         return cls(np.concatenate(positions), np.concatenate(labels), joined, torch.cat(local))
 
 
-def together(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
+def group_batches(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
     """So many batches at a time as one, or all."""
     while some := list(islice(seen, batches)):
         yield EmbeddedBatch.concat(some)

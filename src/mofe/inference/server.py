@@ -67,9 +67,9 @@ def serve(
     server = ModelServer(http_port=port, enable_grpc=False, workers=1)
     server.dataplane = _WholeFiles(model_registry=server.registered_models)
     server.model_repository_extension = _OneModel(model_registry=server.registered_models)
-    app.add_middleware(_LimitedBody, most=max_megabytes << 20)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_middleware(_LimitedBody, max_bytes=max_megabytes << 20)
+    app.add_exception_handler(HTTPException, _answer_refusal)
+    app.add_exception_handler(RequestValidationError, _answer_malformed)
     server.start([predictor])
 
 
@@ -121,7 +121,7 @@ class Predictor(Model):
         return [row_of(v) for v in predict(self.detector, named, score=self.score, limit=self.limit)]
 
 
-def image_files(request: Any, most: int) -> list[bytes]:
+def image_files(request: Any, max_images: int) -> list[bytes]:
     """The image files in a request: strings are base64 (JSON knows no bytes), bytes are the files themselves.
 
     Raises:
@@ -137,8 +137,8 @@ def image_files(request: Any, most: int) -> list[bytes]:
         raise HTTPException(400, f"the tensor 'image' must be of datatype BYTES, not {tensor.datatype}")
     if list(tensor.shape) != [len(tensor.data)]:
         raise HTTPException(400, f"the tensor 'image' has shape {tensor.shape} but {len(tensor.data)} elements")
-    if not 1 <= len(tensor.data) <= most:
-        raise HTTPException(400, f"a request must hold 1 to {most} images, not {len(tensor.data)}")
+    if not 1 <= len(tensor.data) <= max_images:
+        raise HTTPException(400, f"a request must hold 1 to {max_images} images, not {len(tensor.data)}")
     wanted = {output.name for output in request.request_outputs or ()}
     if unknown := sorted(wanted - OUTPUTS.keys()):
         raise HTTPException(400, f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
@@ -196,33 +196,33 @@ class _OneModel(ModelRepositoryExtension):
 class _LimitedBody:
     """Refuses a request with a larger body, by what it announces or else by what arrives (ASGI middleware)."""
 
-    def __init__(self, app: Any, most: int):
-        self.app, self.most = app, most
-        self.reason = f"the body is larger than {most >> 20} MB"
+    def __init__(self, app: Any, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+        self.reason = f"the body is larger than {max_bytes >> 20} MB"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         announced = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.most:
+        if announced.isdigit() and int(announced) > self.max_bytes:
             await self._discard(receive)
             await JSONResponse({"error": self.reason}, 413)(scope, receive, send)
             return
         arrived = 0
 
-        async def counted() -> Any:
+        async def receive_counting() -> Any:
             nonlocal arrived
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > self.most:
+            if arrived > self.max_bytes:
                 if message.get("more_body"):
                     await self._discard(receive)
                 raise HTTPException(413, self.reason)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_counting, send)
 
     async def _discard(self, receive: Any) -> None:
         """Most clients read the answer once they have sent all, so let them, within reason; nothing is kept."""
-        left = 8 * self.most
+        left = 8 * self.max_bytes
         while left > 0:
             message = await receive()
             if not message.get("more_body"):
@@ -230,11 +230,11 @@ class _LimitedBody:
             left -= len(message["body"])
 
 
-async def _refused(_: Request, error: HTTPException) -> JSONResponse:
+async def _answer_refusal(_: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, error.status_code)
 
 
-async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _answer_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"error": _first(error.errors())}, 400)
 
 

@@ -25,7 +25,7 @@ from mofe.errors import MofeError, server_message
 from mofe.runners.digests import stamp
 from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, subgraph, with_image, without_cache
 from mofe.runners.pod_resources import RESOURCES, with_resources
-from mofe.runners.workflow import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
+from mofe.runners.workflow import Failure, cause_in, failures, is_elsewhere, nodes_of, report_ended
 
 EXPERIMENT = "mofe"
 """In which runs and schedules appear; made if it is not there."""
@@ -329,7 +329,7 @@ def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str
         if is_elsewhere(status) and not elsewhere:
             elsewhere = True
             log("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
-        for line in ended(nodes, pipeline, told):
+        for line in report_ended(nodes, pipeline, told):
             log(line)
         if run.state in FINISHED:
             break

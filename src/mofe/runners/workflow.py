@@ -50,7 +50,7 @@ def is_elsewhere(status: dict[str, Any]) -> bool:
     return "offloadNodeStatusVersion" in status
 
 
-def ended(nodes: list[dict[str, Any]], spec: PipelineSpec, told: set[str]) -> Iterator[str]:
+def report_ended(nodes: list[dict[str, Any]], spec: PipelineSpec, told: set[str]) -> Iterator[str]:
     """A line for each stage that has come to its end since the last look.
 
     Args:

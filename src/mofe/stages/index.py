@@ -23,7 +23,7 @@ from mofe.detection.spaces import Head
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
 from mofe.inference.detector import SCORES, scores_of, seen_by, write_detector
-from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, together
+from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, group_batches
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model
 from mofe.models.mofe import MoFE, MoFEOutput
@@ -226,7 +226,7 @@ def _embed_held(sources: _Sources, options: EmbedOptions, compare: bool) -> tupl
         positions=sources.held,
         local=patches.latest if patches else None,
     )
-    _, _, (output, *_), local_M = next(together(batches))
+    _, _, (output, *_), local_M = next(group_batches(batches))
     seen = seen_by(output, local_B=local_M)
     if compare:
         seen = seen._replace(pretrained_BD=torch.from_numpy(sources.stored_ND[sources.held]).float())

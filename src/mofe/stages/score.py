@@ -14,7 +14,7 @@ from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_sc
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.errors import MofeError
 from mofe.inference.detector import SCORES, Detector, load_detector, scores_of, seen_by
-from mofe.inference.embedding import EmbedOptions, embed_shards, together
+from mofe.inference.embedding import EmbedOptions, embed_shards, group_batches
 from mofe.report.thumbnails import gallery
 from mofe.storage import writing
 from mofe.tracking import journal
@@ -102,7 +102,7 @@ def _score_images(trained: Detector, source: ImageShards, mine: range, options: 
         positions=np.array(mine),
         local=patches.latest if patches else None,
     )
-    for positions_B, labels_B, (output, *others), local_B in together(batches, TOGETHER):
+    for positions_B, labels_B, (output, *others), local_B in group_batches(batches, TOGETHER):
         batch = scores_of(output, trained.knn, neighbours=1)
         seen = seen_by(output, others[0] if others else None, local_B)
         is_sampled_B = np.isin(positions_B, sample)
