@@ -29,7 +29,7 @@ def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray
     shards = ImageShards(place)
     options = EmbedOptions(spec.preprocessing, 256, given["num_workers"], "fp32")
     batches = embed_shards([create_pretrained(spec, shards.info.classes)], shards, options, label=role)
-    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,) in batches]
+    parts = [(output.embedding_BD.numpy(), labels_B) for _, labels_B, (output,), _ in batches]
     embedded, labels = zip(*parts, strict=True)
     return np.concatenate(embedded), np.concatenate(labels)
 

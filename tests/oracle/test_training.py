@@ -20,7 +20,6 @@ import pytest
 import timm
 import torch
 from helpers import TINY, make_partition, write_images
-from mofe.training.recipe import Recipe
 from PIL import Image
 from reference import Course, Draws, Network, Settings, Training, blended, in_float64
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -28,6 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch
+from mofe.artifacts.recipe import Recipe
 from mofe.models import MoFE
 from mofe.training import loop, probe
 from mofe.training.loop import Embeddings, Trainer

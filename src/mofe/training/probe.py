@@ -15,7 +15,6 @@ from mofe.progress import progress
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.optimiser import probe_groups
-from mofe.training.recipe import Recipe
 from mofe.training.step import Pairs, losses_of
 
 
