@@ -157,12 +157,12 @@ class Recorder:
             recorder.draws.append(recorder.drawn())
             return losses
 
-        def losses_of(model: MoFE, outputs: Any, embeddings: Any, image_P: Any, expert_P: Any, batch: Any, **more: Any):
+        def losses_of(model: MoFE, outputs: Any, pairs: Any, batch: Any, **more: Any):
             is_row_BN = (batch.images[:, None] == recorder.trunk_ND).all(dim=2)  # an image is known by its features
             assert (is_row_BN.sum(dim=1) == 1).all()
             recorder.latest["position_B"] = is_row_BN.long().argmax(dim=1).tolist()
             recorder.probe_draws.append(recorder.drawn())
-            return real_losses(model, outputs, embeddings, image_P, expert_P, batch, **more)
+            return real_losses(model, outputs, pairs, batch, **more)
 
         for module in (loop, probe):
             patch.setattr(module, "pairs_with_negatives", pairs_with_negatives)
