@@ -41,12 +41,13 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/bandit -q -r src -c pyproject.toml
 
-compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/parameters.md from those
+compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/reference/*.md from the code
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@$(BIN)/python -m pipelines.reference
+	@$(BIN)/python scripts/reference.py
 
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
@@ -66,6 +67,19 @@ benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: under 20 
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	@$(BIN)/python benchmarks/render.py
 
+# An environment of its own: the pages are read from the source, so torch is not needed
+.venv-docs/.ready: pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python '>=3.11' .venv-docs && uv pip install --quiet --python .venv-docs/bin/python --group docs; \
+	else \
+	  python3 -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  .venv-docs/bin/python -m pip install --quiet --group docs; \
+	fi
+	@touch $@
+
+docs: .venv-docs/.ready  ## this documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
 images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1
 	@$(BIN)/python docker/build.py
 
@@ -79,4 +93,4 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile pins benchmark images test-containers audit clean
+.PHONY: help setup demo test lint compile pins benchmark docs images test-containers audit clean

@@ -1,4 +1,4 @@
-"""docs/parameters.md from the compiled pipelines: each parameter's type, default and description.
+"""docs/reference/parameters.md from the compiled pipelines: each parameter's type, default and description.
 
 python -m pipelines.reference
 """
@@ -15,12 +15,12 @@ from pipelines.mofe import mofe
 from pipelines.sharded import sharded
 from pipelines.tables import tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "parameters.md"
 HEAD = """# Parameters
 
 What `mofe run -f params.yaml`, Kubeflow's form and `kfp run create` take. `make compile` writes this page from the
 compiled pipelines; edit none of it by hand. Values are written as YAML, on a command line as `name=value`. What the
-method's defaults rest on: [method.md](method.md).
+method's defaults rest on: [the method](../explanation/method.md).
 """
 TYPES = {
     "STRING": "text",

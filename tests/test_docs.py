@@ -138,7 +138,9 @@ def test_what_stages_cost_is_what_was_compiled() -> None:
                 f"{days} day{'s' if days > 1 else ''}",
             ]
             assert costs.setdefault(stage_of(name), cost) == cost, f"{name} in {file}"
-    documented = {row[0]: [cell.replace("`", "") for cell in row[1:5]] for row in rows("kubeflow.md", "stage")}
+    documented = {
+        row[0]: [cell.replace("`", "") for cell in row[1:5]] for row in rows("reference/kubeflow.md", "stage")
+    }
     assert documented == costs
 
 
@@ -150,7 +152,7 @@ def test_which_image_a_stage_runs_in_is_what_was_compiled() -> None:
             target = re.search(r"/mofe-(\w+):", executor["container"]["image"])
             assert target
             images.setdefault(target.group(1), set()).add(stage_of(name))
-    documented = {row[0]: set(row[2].split(", ")) for row in rows("kubeflow.md", "image")}
+    documented = {row[0]: set(row[2].split(", ")) for row in rows("reference/kubeflow.md", "image")}
     assert documented.pop("pipeline") and documented.pop("serve"), "which run no stage"
     assert documented == images
 
@@ -161,7 +163,7 @@ def test_the_page_of_parameters_is_what_was_compiled() -> None:
 
 def test_the_parameters_of_the_pool_have_these_defaults() -> None:
     known = pipeline_parameters(compiled_pipeline("mofe.yaml"))
-    for names, defaults, _ in rows("kubeflow.md", "parameter"):
+    for names, defaults, _ in rows("reference/kubeflow.md", "parameter"):
         for name, default in zip(names.split("`, `"), defaults.split("`, `"), strict=True):
             written = known[name]["defaultValue"]
             assert default == (written if isinstance(written, str) else json.dumps(written).removesuffix(".0")), name

@@ -4,9 +4,9 @@ Each expert has a bank: the L2-normalised embeddings of the training images of i
 The score of an image is minus its Euclidean distance to the k-th nearest embedding in its expert's bank. A global bank,
 as in the authors' code, is one index for all experts.
 
-The search is exact, no index is approximate. If the banks in float32 took more than :data:`LARGEST` bytes, all are held
-in float16, which changes a distance by less than 1e-4 in 768 dimensions. Exact search pays as long as it costs less an
-image than the network does: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
+No index is approximate. Where a bank in float32 would take more than :data:`LARGEST` bytes, all are held in float16,
+which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs
+less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/explanation/scale.md).
 
 FAISS stores the embeddings and their files. The search itself is a matrix product and a partial sort, because an expert
 gets few queries at once, for which this takes a sixth of FAISS's time. It runs on a GPU if the banks take less than

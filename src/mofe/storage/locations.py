@@ -62,7 +62,7 @@ def check_uri(uri: str) -> None:
     if USER_INFO.search(uri):
         raise MofeError(
             f"{without_secrets(uri)} was given with a user name and password, or a token: URIs are written into logs "
-            "and artifacts, so give credentials in the environment instead (docs/your-images.md)"
+            "and artifacts, so give credentials in the environment instead (docs/how-to/your-images.md)"
         )
 
 
