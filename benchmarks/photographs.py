@@ -1,8 +1,8 @@
 """What the benchmarks on photographs share: the data, the backbones, the machine.
 
 The data is 100 classes of Tiny-ImageNet as ID, 40 others as near-OOD, textures as far-OOD (Parquet files of Hugging
-Face's image schema: id-train, id-test, near-ood, far-ood; docs/how-to/reproduce.md tells how they are made). ``every`` thins
-the ID classes: 7 takes each seventh in the order of the file, whatever it is.
+Face's image schema: id-train, id-test, near-ood, far-ood; docs/how-to/reproduce.md tells how they are made). ``every``
+thins the ID classes: 7 takes each seventh in the order of the file, whatever it is.
 """
 
 import os
