@@ -20,7 +20,6 @@ import yaml
 from test_kubeflow_runner import kubeflow as kubeflow
 
 import mofe.cli.main
-from mofe.data.digits import write_digits
 from mofe.parameters.file import check_parameters, pipeline_parameters, settings_of
 from mofe.runners.digests import compiled_pipeline
 from mofe.runners.pipeline_spec import stage_of
@@ -180,7 +179,7 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
 
 def photographs(folder: Path) -> None:
     """The folders that the tutorial asks for, with digits in them, because a test has no photographs."""
-    write_digits(str(folder / "digits"))
+    subprocess.run([sys.executable, "-m", "mofe", "data", "digits", "--to", str(folder / "digits")], check=True)
     for part, count in (("train", 24), ("test", 4)):
         for name in ("one", "two", "three"):
             place = folder / "photos" / part / name
