@@ -28,6 +28,8 @@ class Loads(HTMLParser):
         for name, value in attrs:
             if (tag, name) in LOADS and value and ELSEWHERE.match(value):
                 self.external.append(value)
+        if "mermaid" in (values.get("class") or "").split():
+            self.external.append("mermaid, which the theme loads from unpkg.com")
         self.external += IN_STYLES.findall(values.get("style") or "")
 
 
