@@ -1,9 +1,9 @@
 """How much a backbone can see before any training: the accuracy of its 20 nearest neighbours on ID classes.
 
-    python benchmarks/neighbours.py --data DIR
+    python experiments/neighbours.py --data DIR
 
 For both backbones and several thinnings of the 100 ID classes (every n-th class). It decides which thinning
-benchmarks/tiny_imagenet.py takes: the first at which the better backbone passes one half. Reads no OOD image.
+experiments/tiny_imagenet.py takes: the first at which the better backbone passes one half. Reads no OOD image.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Would an exponential moving average of the weights help? Measured on the validation split, without it in the library.
 
-    python benchmarks/search_recipe.py --data DIR      # first: it leaves images, features and partition
-    python benchmarks/ema.py --data DIR
+    python experiments/search_recipe.py --data DIR      # first: it leaves images, features and partition
+    python experiments/ema.py --data DIR
 
 A hook on the optimiser keeps averages with several decays beside one ordinary training; after it, each average is put
-in the model's place and measured on the validation images. Writes benchmarks/results/ema.json.
+in the model's place and measured on the validation images. Writes experiments/results/ema.json.
 """
 
 import argparse

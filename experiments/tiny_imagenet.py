@@ -1,12 +1,12 @@
 """What each part of the method brings on real photographs: pre-trained, naive, + MoFE, + Dynamic-β Mixup, both.
 
-    python benchmarks/tiny_imagenet.py --data DIR                        # 15 classes, the better backbone, 3 seeds
-    python benchmarks/tiny_imagenet.py --data DIR --every 1              # all 100 classes
-    python benchmarks/tiny_imagenet.py --data DIR --backbone standin-vit
+    python experiments/tiny_imagenet.py --data DIR                        # 15 classes, the better backbone, 3 seeds
+    python experiments/tiny_imagenet.py --data DIR --every 1              # all 100 classes
+    python experiments/tiny_imagenet.py --data DIR --backbone standin-vit
 
-It runs the pipeline of the paper's tables (pipelines/compiled/tables.yaml), so runs are cached and a stopped benchmark
+It runs the pipeline of the paper's tables (pipelines/compiled/tables.yaml), so runs are cached and a stopped run
 goes on where it was. Before, it measures how good the pre-trained backbone is: the accuracy of its 20 nearest
-neighbours on the ID classes. Results: benchmarks/results/NAME.json and, printed, the tables in Markdown.
+neighbours on the ID classes. Results: experiments/results/NAME.json and, printed, the tables in Markdown.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.configurations.TABLES")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters, as JSON")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmark-photographs"))
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny-imagenet-tables"))
     options = parser.parse_args()
 
     name = f"tiny-imagenet-{options.backbone}-every-{options.every}-tables-{'-'.join(options.tables) or 'own'}"
@@ -47,7 +47,7 @@ def main() -> None:
     print(f"untouched backbone: its 20 nearest neighbours name {accuracy:.1%} of the ID test images", flush=True)
     pipeline = compiled_pipeline("tables.yaml")
     given |= {"tables": options.tables, "seeds": options.seeds, "checkpoints": str(options.work.resolve() / "kept")}
-    given = check_parameters(given, pipeline_parameters(pipeline), "benchmarks/photographs.yaml")
+    check_parameters(given, pipeline_parameters(pipeline), "experiments/photographs.yaml")
     result = run_pipeline(pipeline, given, options.work, name=name)
     tables = json.loads(result.outputs["results"].read_text())
     print(f"\n{format_tables(read_tables(result.outputs['results']))}\n")

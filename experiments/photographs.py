@@ -1,4 +1,4 @@
-"""What the benchmarks on photographs share: the data, the backbones, the machine.
+"""What the experiments on photographs share: the data, the backbones, the machine.
 
 The data is 100 classes of Tiny-ImageNet as ID, 40 others as near-OOD, textures as far-OOD (Parquet files of Hugging
 Face's image schema: id-train, id-test, near-ood, far-ood; docs/how-to/reproduce.md tells how they are made). ``every``
@@ -20,7 +20,7 @@ from mofe.storage import writing
 HERE = Path(__file__).parent
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 1.0}
 BACKBONES: dict[str, dict[str, Any]] = {
-    # benchmarks/pretrain_photographs.py makes it
+    # experiments/pretrain_photographs.py makes it
     "photograph-vit": {
         "backbone": "vit_tiny_r_s16_p8_224",
         "backbone_args": {

@@ -1,10 +1,10 @@
 """The search for learning rate, w, and Reg with its weight: on the validation split of the training images alone.
 
-    python benchmarks/search_recipe.py --data DIR
+    python experiments/search_recipe.py --data DIR
 
 One parameter after the other, each from the best so far; a choice is judged by the accuracy on validation images after
 the last epoch, mean over the seeds. No test image and no OOD image is read. Prints a table, and writes it to
-benchmarks/results/search-recipe.json.
+experiments/results/search-recipe.json.
 """
 
 import argparse

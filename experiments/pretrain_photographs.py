@@ -1,11 +1,11 @@
-"""Pre-train the small backbone of the benchmark: photographs of sixty classes that it is never asked about.
+"""Pre-train the small backbone of the experiments: photographs of sixty classes that it is never asked about.
 
 A vision transformer learns slowly from 30 000 images, so this one begins with a convolution and a maximum over its
 neighbourhood (the stem of a ResNet, timm's ``vit_tiny_r_s16_p8_224``) before it cuts the image into patches. It is
 trained by supervision, with crops, mirror images, Mixup, CutMix and smoothed labels. Its accuracy is measured on images
-of these same sixty classes that are held out; the classes of the benchmark take no part.
+of these same sixty classes that are held out; the classes of the experiments take no part.
 
-    python benchmarks/pretrain_photographs.py --data DIR      # writes benchmarks/photograph-vit.safetensors
+    python experiments/pretrain_photographs.py --data DIR      # writes experiments/photograph-vit.safetensors
 
 DIR holds ``pretrain.parquet`` (Hugging Face image schema). Seed 0; on 2 cores about 70 minutes; not bit for bit the
 same on other machines.
