@@ -20,6 +20,14 @@ def loads_torch(statement: str) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
+OUTSIDE_A_FOLDER = {"__init__", "__main__", "configurations", "device", "errors", "progress"}
+
+
+def test_every_other_module_lies_in_a_folder() -> None:
+    """The folders are what a reader finds the way by: a module among them belongs to all or to none."""
+    assert {file.stem for file in SOURCE.glob("*.py")} == OUTSIDE_A_FOLDER
+
+
 WITH_TENSORS = {"extract", "texts", "finetune", "index", "score", "predict"}
 
 
