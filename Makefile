@@ -34,6 +34,16 @@ demo: setup runs/digits/.complete  ## the whole pipeline on handwritten digits: 
 test: setup  ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+# mathematics and data alone: no service, no process, no training
+FAST := tests/detection tests/partitioning tests/data tests/training tests/test_parameters.py
+
+test-fast: $(READY)  ## the tests of an edit: under 2 minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not integration and not containers' $(FAST) $(ARGS)
+
+format: $(READY)  ## format the code, and mend what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
 lint: $(READY)  ## formatting, style, types, the direction of imports, what bandit knows to be dangerous
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -93,4 +103,4 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile pins benchmark docs images test-containers audit clean
+.PHONY: help setup demo test test-fast format lint compile pins benchmark images test-containers audit clean

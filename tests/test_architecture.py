@@ -31,6 +31,7 @@ def test_every_other_module_lies_in_a_folder() -> None:
 WITH_TENSORS = {"extract", "texts", "finetune", "index", "score", "predict"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in WITH_TENSORS])
 def test_stages_without_tensors_load_no_torch(stage: str) -> None:
     assert not loads_torch(f"import mofe.stages.{stage}")
@@ -39,6 +40,7 @@ def test_stages_without_tensors_load_no_torch(stage: str) -> None:
 CONTRACTS = ", ".join(f"mofe.artifacts.{file.stem}" for file in (SOURCE / "artifacts").glob("[a-z]*.py"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "statement", ["import mofe", "import mofe.cli.main", f"import mofe.tracking.journal, {CONTRACTS}"]
 )
@@ -46,6 +48,7 @@ def test_nor_do_the_package_and_its_command_line(statement: str) -> None:
     assert not loads_torch(statement)
 
 
+@pytest.mark.integration
 def test_the_check_can_fail() -> None:
     assert loads_torch("import mofe.stages.extract")
 

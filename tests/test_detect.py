@@ -242,6 +242,7 @@ def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder:
     assert "--format parquet needs a file" in command("--detector", detector.detector, "x", "--format", "parquet").err
 
 
+@pytest.mark.integration
 def test_a_reader_that_has_seen_enough_ends_it_quietly(detector: SimpleNamespace, folder: Path) -> None:
     command = [sys.executable, "-m", "mofe", "detect", "--detector", detector.detector, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -88,6 +88,7 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
             assert (ROOT / seen["params"]).is_file()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
 @pytest.mark.parametrize("words", commands("helm"))
 def test_helm_takes_it(words: list[str]) -> None:
@@ -100,6 +101,7 @@ def test_helm_takes_it(words: list[str]) -> None:
     assert f"{sent['registry']}/mofe-" in done.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("words", commands("kfp"))
 def test_kubeflows_own_client_takes_it(words: list[str], kubeflow: SimpleNamespace, tmp_path: Path) -> None:
     """The real command, with a compiled pipeline, against the server that answers as Kubeflow does."""

@@ -15,6 +15,8 @@ import mofe
 from mofe.runners.digests import package_digest, stage_digest
 from mofe.stages import STAGES
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "mofe"
 COMPILED = sorted((ROOT / "pipelines" / "compiled").glob("*.yaml"))

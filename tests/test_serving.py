@@ -25,6 +25,8 @@ from helpers import artifact_paths, command_line, striped
 
 from mofe import load_detector
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("kserve", reason="serving is an extra: pip install 'mofe[serve]'")
 
 RNG = np.random.default_rng(9)

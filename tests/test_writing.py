@@ -91,6 +91,7 @@ def test_a_folder_made_in_a_console_is_empty(s3_bucket: str) -> None:
     assert "file" in locations.names(locations.resolve(f"{s3_bucket}/new"))
 
 
+@pytest.mark.integration
 def test_a_writer_that_is_killed_while_it_removes_the_older_artifact_can_begin_again(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def killed(how: str, place: Path) -> None:
         os.utime(one, (0, 0))
 
 
+@pytest.mark.integration
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact[1]"
     killed(HALF_WAY, artifact)
@@ -171,6 +173,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
     assert (artifact / "file").read_bytes() == b"new"
 
 
+@pytest.mark.integration
 def test_what_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     write_artifact(artifact, b"old")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mofe"
 KUBERNETES = "1.34"
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")]
 
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -139,6 +139,7 @@ def as_shown(names: object) -> set[str]:
     return {os.fsencode(str(name)).decode(errors="backslashreplace") for name in names}  # type: ignore[attr-defined]
 
 
+@pytest.mark.integration
 def test_prepare_takes_what_is_whole_and_lists_the_rest(corpus: Path, tmp_path: Path) -> None:
     code = (
         "import resource; most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

@@ -177,6 +177,7 @@ except MofeError as error:
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="no bound on the memory of a process")
 def test_a_parquet_that_unpacks_to_more_than_there_may_be(tmp_path: Path) -> None:
     """In a process of its own, whose memory the bound is taken from: 2 GB of one value, in a file of 3 kB."""

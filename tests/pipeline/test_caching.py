@@ -18,6 +18,8 @@ from mofe.errors import MofeError
 from mofe.runners import digests
 from mofe.runners.local import RunResult
 
+pytestmark = pytest.mark.integration
+
 SCORES = ["score:far", "score:id-test", "score:near"]
 BELOW_PARTITION = ["finetune", "index", *SCORES]
 PREPARE = ["prepare", "prepare:id-test", "prepare:near", "prepare:far"]

@@ -13,6 +13,8 @@ from test_secrets import PLANTED, leaks
 from mofe import load_detector
 from mofe.artifacts.metrics import Metrics
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"
 

@@ -10,6 +10,8 @@ from mofe.errors import MofeError
 from mofe.parameters.file import check_parameters, pipeline_parameters
 from mofe.runners.local import RunResult
 
+pytestmark = pytest.mark.integration
+
 Run = Callable[..., RunResult]
 
 

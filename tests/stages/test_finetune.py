@@ -137,6 +137,7 @@ def test_top_k_is_the_models(trained: Trained) -> None:
     assert model.top_k == 2
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(trained: Trained, tmp_path: Path, how: signal.Signals) -> None:
     options = {"epochs": 6, "drop_path": 0.2, "augmentation": "crop-flip"}

@@ -26,6 +26,8 @@ from mofe.errors import MofeError
 from mofe.stages.finetune import finetune
 from mofe.training import nodes
 
+pytestmark = pytest.mark.integration
+
 RECIPE = {
     "epochs": 2, "probe_epochs": 5, "probe_learning_rate": 0.01, "batch_size": 32, "micro_batch_size": 16,
     "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "validation_fraction": 0.2, "num_workers": 0,
