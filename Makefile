@@ -59,6 +59,9 @@ compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/refere
 	@$(BIN)/python -m pipelines.reference
 	@$(BIN)/python scripts/reference.py
 
+check-compiled: $(READY)  ## fails where what `make compile` writes is stale
+	@$(BIN)/python -m pytest -q --durations=0 tests/pipeline/test_compiled.py tests/test_docs.py -k 'what_the_code_compiles_to or page_of_parameters'
+
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
 	@grep -oP 'pip install \K[^\\&]*' docker/Dockerfile | tr ' ' '\n' | grep '^[a-z]' | uv pip compile --quiet pyproject.toml - \
@@ -103,4 +106,4 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test test-fast format lint compile pins benchmark images test-containers audit clean
+.PHONY: help setup demo test test-fast format lint compile check-compiled pins benchmark images test-containers audit clean

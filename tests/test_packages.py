@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mofe
 from mofe.runners.digests import package_digest, stage_digest
@@ -95,6 +97,13 @@ def test_an_installed_wheel_gives_the_digests_of_the_checkout(wheel: Path, tmp_p
     assert answer["stages"] == {stage: stage_digest(stage, "base") for stage in STAGES}
     assert answer["package"] == package_digest("serve")
     assert answer["compiled"] == {file.name: file.read_text() for file in COMPILED}
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chart, citation = (yaml.safe_load(file.read_text()) for file in (CHART / "Chart.yaml", ROOT / "CITATION.cff"))
+    versions = {project["version"], chart["version"], chart["appVersion"], citation["version"]}
+    assert versions == {mofe.__version__}
 
 
 @pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
