@@ -16,6 +16,7 @@ from typing import Any
 from photographs import BACKBONES, HERE, machine, parameters
 
 from mofe.artifacts.model import History
+from mofe.runners.digests import stage_digest
 from mofe.stages.extract import extract
 from mofe.stages.finetune import finetune
 from mofe.stages.partition import partition
@@ -28,6 +29,7 @@ TRIALS: list[dict[str, Any]] = [
     {"regulariser": "none"},
     {"regulariser": "l2", "regulariser_weight": 1e-3},
 ]
+MEASURED = ("validation_accuracy", "router_accuracy")
 OF_FINETUNE = (
     "probe_epochs", "epochs", "warmup_epochs", "batch_size", "micro_batch_size", "learning_rate", "mixup_scale",
     "regulariser", "regulariser_weight", "augmentation", "validation_fraction", "num_workers",
@@ -52,14 +54,22 @@ def main() -> None:
     extract(place["images"], place["features"], **architecture)
     partition(place["features"], place["partition"], num_experts=given["num_experts"])
 
-    def measure(recipe: dict[str, Any]) -> dict[str, float]:
-        last = []
-        for seed in options.seeds:
-            history = str(options.work / "history")
-            kept = str((options.work / "kept").resolve())  # a search that was stopped goes on where it was
+    notes = options.work / "measured.json"  # a search that was stopped goes on where it was
+    measured_before: dict[str, dict[str, float]] = json.loads(notes.read_text()) if notes.is_file() else {}
+
+    def measure_once(recipe: dict[str, Any], seed: int) -> dict[str, float]:
+        key = json.dumps({**recipe, "seed": seed, "code": stage_digest("finetune", "train")}, sort_keys=True)
+        if key not in measured_before:
+            history, kept = str(options.work / "history"), str((options.work / "kept").resolve())
             finetune(*place.values(), str(options.work / "model"), history, seed=seed, checkpoints=kept, **recipe)
-            last.append(History.read(history).epochs[-1])
-        return {name: fmean(getattr(e, name) for e in last) for name in ("validation_accuracy", "router_accuracy")}
+            last = History.read(history).epochs[-1]
+            measured_before[key] = {name: getattr(last, name) for name in MEASURED}
+            notes.write_text(json.dumps(measured_before, indent=1))
+        return measured_before[key]
+
+    def measure(recipe: dict[str, Any]) -> dict[str, float]:
+        found = [measure_once(recipe, seed) for seed in options.seeds]
+        return {name: fmean(one[name] for one in found) for name in MEASURED}
 
     best = {**{name: given[name] for name in OF_FINETUNE if name in given}, **START}
     measured = [{"change": {}, **measure(best)}]
