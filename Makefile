@@ -99,11 +99,20 @@ images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGI
 test-containers: setup  ## builds the images and runs the pipeline in them; needs a container engine
 	@MOFE_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)
 
+$(VENV)/.mutmut: $(READY)
+	@if command -v uv >/dev/null; then \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group mutation; \
+	else $(BIN)/python -m pip install --quiet -c docker/constraints.txt --group mutation; fi
+	@touch $@
+
+mutants: setup $(VENV)/.mutmut  ## mutation testing of the files that a change touches; BASE=origin/main FILES=…
+	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.mutants $(if $(BASE),--base $(BASE)) $(FILES)
+
 audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service in the network
 	@uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group audit
 	@grep -v faiss-gpu docker/constraints.txt | $(BIN)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
 
 clean:  ## remove what was made, keep the environment
-	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf runs mutants .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test test-fast format lint compile check-compiled pins benchmark images test-containers audit clean
+.PHONY: help setup demo test lint compile pins benchmark images test-containers mutants audit clean
