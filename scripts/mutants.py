@@ -20,7 +20,6 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
 from mutmut.__main__ import cli

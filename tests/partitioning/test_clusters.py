@@ -8,7 +8,8 @@ from sklearn.cluster import KMeans
 
 from mofe.errors import MofeError
 from mofe.partitioning import STRATEGIES, partition_classes, supercategories
-from mofe.partitioning.wordnet import resolve_synsets, synset
+from mofe.partitioning.self_learning import learnt_groups
+from mofe.partitioning.wordnet import readable_name, resolve_synsets, synset
 
 NAMES = [
     "golden retriever",
@@ -62,9 +63,63 @@ def test_every_strategy_gives_every_expert_a_class(strategy: str, num_experts: i
 
 
 def test_taxonomy_keeps_supercategories_together_and_sends_the_rest_to_the_most_similar() -> None:
-    found = partition(3, "taxonomy")
+    found = partition(4, "taxonomy")
     for expert, seed in enumerate(found.seeds):
         assert {found.expert_of_class[c] for c in seed.classes} == {expert}
+    outside = set(range(len(NAMES))) - {c for seed in found.seeds for c in seed.classes}
+    assert outside
+    for c in outside:
+        own = synset(str(found.synsets[c]))
+        similarities = [own.wup_similarity(synset(seed.synset)) for seed in found.seeds]
+        assert found.expert_of_class[c] == similarities.index(max(similarities))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_centres_are_means_and_the_inertia_is_the_sum_of_squared_distances_from_them(strategy: str) -> None:
+    found = partition(3, strategy)
+    assert (found.strategy, found.num_experts, found.classes) == (strategy, 3, tuple(NAMES))
+    total = 0.0
+    for expert, center in enumerate(found.centers):
+        own = PROTOTYPES[found.classes_of(expert)]
+        np.testing.assert_allclose(center, own.mean(axis=0), atol=1e-12)
+        total += ((own - own.mean(axis=0)) ** 2).sum()
+    assert found.inertia == pytest.approx(total)
+    by_wordnet = strategy in ("wordnet-kmeans", "taxonomy")
+    assert len(found.seeds) == (3 if by_wordnet else 0)
+    readable = [readable_name(s) for s in resolve_synsets(NAMES, [None] * 11)]
+    assert found.names == tuple(readable if by_wordnet else NAMES)
+    assert found.synsets == (tuple(resolve_synsets(NAMES, [None] * 11)) if by_wordnet else (None,) * 11)
+    assert (found.iterations > 0) == (strategy in ("wordnet-kmeans", "kmeans++"))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_kmeans_plus_plus_is_the_best_of_ten_starts(seed: int) -> None:
+    found = partition(4, "kmeans++", seed=seed)
+    reference = KMeans(4, init="k-means++", n_init=10, max_iter=1000, tol=0, random_state=seed).fit(PROTOTYPES)
+    assert list(found.expert_of_class) == reference.labels_.tolist()
+    assert (found.inertia, found.iterations) == (pytest.approx(reference.inertia_), reference.n_iter_)
+
+
+def test_random_gives_every_expert_as_many_classes_and_follows_the_seed() -> None:
+    found = [partition(4, "random", seed=seed).expert_of_class for seed in (0, 0, 1)]
+    assert sorted(np.bincount(found[0])) == [2, 3, 3, 3]
+    assert found[0] == found[1] != found[2]
+    assert found[0] == partition(4, "random").expert_of_class, "the seed is 0 where none is given"
+    assert list(found[0]) != sorted(found[0])
+
+
+def test_self_learning_follows_the_seed() -> None:
+    for seed in (0, 3):
+        expected = learnt_groups(PROTOTYPES, 4, seed)
+        assert list(partition(4, "self-learning", seed=seed).expert_of_class) == expected.tolist()
+
+
+def test_classes_without_names_are_called_by_their_synsets() -> None:
+    synsets = ["golden_retriever.n.01", "tabby.n.01", "teapot.n.01"]
+    found = partition_classes(PROTOTYPES[:3], synsets, 2)
+    assert found.classes == found.synsets == tuple(synsets)
+    assert found.names == ("golden retriever", "tabby", "teapot")
+    assert found.strategy == "wordnet-kmeans"
 
 
 def test_strategies_without_wordnet_take_any_name() -> None:
