@@ -1,4 +1,4 @@
-"""Synsets, paths and words of WordNet against NLTK's own, and where WordNet is found; test_clusters.py looks up more."""
+"""Synsets, paths and words of WordNet against NLTK's own, and where it is found; test_clusters.py looks up more."""
 
 import os
 import shutil
