@@ -115,4 +115,4 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 clean:  ## remove what was made, keep the environment
 	@rm -rf runs mutants .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile pins benchmark images test-containers mutants audit clean
+.PHONY: help setup demo test test-fast format lint compile check-compiled pins benchmark docs images test-containers mutants audit clean

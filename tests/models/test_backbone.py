@@ -232,9 +232,11 @@ def test_pretrained_weights_that_cannot_be_fetched_are_said(monkeypatch: pytest.
 
 def test_models_of_a_like_name_are_offered() -> None:
     names = r"(\w*resnet\w*(\.\w+)?(, )?){3}"
-    with pytest.raises(MofeError, match=rf"timm knows no model 'resnet_nonsense\.x'; it has, for example, {names}$"):
+    with pytest.raises(
+        MofeError, match=rf"timm does not have the model 'resnet_nonsense\.x'; it has, for example, {names}$"
+    ):
         describe_backbone("resnet_nonsense.x", {})
-    with pytest.raises(MofeError, match=r"timm knows no model 'nonsense_9'$"):
+    with pytest.raises(MofeError, match=r"timm does not have the model 'nonsense_9'$"):
         describe_backbone("nonsense_9", {})
 
 

@@ -263,7 +263,7 @@ def test_every_block_of_the_trunk_is_compiled_once_for_each_size(
 
 
 def test_limits_of_depth_and_top_k_are_said(backbone: VisionTransformer) -> None:
-    with pytest.raises(MofeError, match=r"depth 3 must lie between 1 and 2$"):
+    with pytest.raises(MofeError, match=r"depth = 3 must lie between 1 and 2$"):
         MoFE(backbone, make_partition([0, 1]), 3)
     with pytest.raises(MofeError, match=r"top_k = 3 must lie between 1 and num_experts = 2$"):
         MoFE(backbone, make_partition([0, 1]), 1, 3)

@@ -7,12 +7,12 @@ import torch
 from helpers import TINY, make_partition
 from safetensors.torch import load_file, save_file
 
-from mofe import storage, writing
 from mofe.artifacts.model import ModelConfig
 from mofe.artifacts.partition import RouterKind
 from mofe.errors import MofeError
 from mofe.models import MoFE, create_backbone, describe_backbone, load_model
 from mofe.models.checkpoint import WEIGHTS, save_model
+from mofe.storage import locations, writing
 
 
 def written(folder: Path, depth: int = 1, top_k: int = 1, router: RouterKind = "cluster") -> tuple[MoFE, ModelConfig]:
@@ -54,7 +54,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
         torch.nn.init.constant_(model.heads[1].bias, value)
         (tmp_path / "other").mkdir(exist_ok=True)
         with pytest.raises(MofeError, match=r"the weights heads\.1\.bias of the model are not finite: .*other"):
-            save_model(storage.resolve(tmp_path / "other"), model, config)
+            save_model(locations.resolve(tmp_path / "other"), model, config)
         assert list((tmp_path / "other").iterdir()) == []
 
 

@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 
 from mofe.errors import MofeError
 from mofe.partitioning import STRATEGIES, partition_classes, supercategories
-from mofe.partitioning.self_learning import learnt_groups
+from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, synset
 
 NAMES = [
@@ -110,7 +110,7 @@ def test_random_gives_every_expert_as_many_classes_and_follows_the_seed() -> Non
 
 def test_self_learning_follows_the_seed() -> None:
     for seed in (0, 3):
-        expected = learnt_groups(PROTOTYPES, 4, seed)
+        expected = learn_groups(PROTOTYPES, 4, seed)
         assert list(partition(4, "self-learning", seed=seed).expert_of_class) == expected.tolist()
 
 
@@ -161,7 +161,7 @@ def test_every_class_without_a_synset_is_told_at_once() -> None:
     message = str(raised.value)
     assert "9 of 10 classes have no synset: 'xqz-1': it is not a WordNet noun" in message
     assert "'odd': WordNet has no noun synset 'odd.n.99'" in message
-    assert message.count("it is no noun") == 4
+    assert message.count("it is not a WordNet noun") == 4
     assert "Name their synsets in a synsets.csv" in message
 
 

@@ -9,6 +9,7 @@ import pytest
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.errors import MofeError
 from mofe.partitioning.prototypes import PART, ClassSums
+from mofe.storage import locations, writing
 
 
 def test_means_of_what_came_in_batches() -> None:
@@ -49,7 +50,7 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     sums = ClassSums(2, 3)
     sums.add(np.ones((4, 3), np.float32), np.zeros(4, int))
     with pytest.raises(MofeError, match="the-images: class 'fox' has no image to make a prototype of"):
-        sums.write_prototypes(storage.resolve(tmp_path), ["dog", "fox"], "the-images")
+        sums.write_prototypes(locations.resolve(tmp_path), ["dog", "fox"], "the-images")
 
 
 @pytest.mark.parametrize("rows", [PART - 1, PART, PART + 1, 3 * PART + 7])

@@ -34,7 +34,7 @@ def test_every_expert_gets_a_class_even_where_prototypes_agree() -> None:
 
 def test_the_same_seed_gives_the_same_groups() -> None:
     prototypes = np.random.default_rng(3).normal(size=(40, 16))
-    assert (learnt_groups(prototypes, 5, 1) == learnt_groups(prototypes, 5, 1)).all()
+    assert (learn_groups(prototypes, 5, 1) == learn_groups(prototypes, 5, 1)).all()
 
 
 def test_only_directions_from_the_mean_matter() -> None:
@@ -42,15 +42,15 @@ def test_only_directions_from_the_mean_matter() -> None:
     rng = np.random.default_rng(5)
     half = np.eye(6)[np.repeat([0, 1], 6)] + rng.normal(size=(12, 6)) * 0.2
     prototypes, lengths = np.concatenate([half, -half]), np.tile(rng.uniform(0.2, 30, (12, 1)), (2, 1))
-    found = learnt_groups(prototypes, 4, seed=2)
+    found = learn_groups(prototypes, 4, seed=2)
     assert len({tuple(np.flatnonzero(found == e) // 6) for e in range(4)}) == 4, "the four directions are told apart"
-    np.testing.assert_array_equal(learnt_groups(prototypes * lengths, 4, seed=2), found)
-    np.testing.assert_array_equal(learnt_groups(prototypes * 0.01, 4, seed=2), found)
-    np.testing.assert_array_equal(learnt_groups(prototypes + rng.normal(size=6) * 10, 4, seed=2), found)
+    np.testing.assert_array_equal(learn_groups(prototypes * lengths, 4, seed=2), found)
+    np.testing.assert_array_equal(learn_groups(prototypes * 0.01, 4, seed=2), found)
+    np.testing.assert_array_equal(learn_groups(prototypes + rng.normal(size=6) * 10, 4, seed=2), found)
 
 
 def test_a_prototype_at_the_mean_has_no_direction_and_disturbs_none() -> None:
     group_C = np.repeat([0, 1], 6)
     prototypes = np.array([[1.0, 0.0], [-1.0, 0.0]])[group_C]
-    found = learnt_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
+    found = learn_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
     assert len({(g, e) for g, e in zip(group_C, found[:12], strict=True)}) == 2

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from upath import UPath
 
-from mofe import storage
 from mofe.errors import MofeError
+from mofe.storage import locations
 from mofe.training.checkpoint import END, MANIFEST, STATE, forget_handed_on, handed_on, load_checkpoint, save_checkpoint
 
 
@@ -36,11 +36,11 @@ def state_of(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, li
 @pytest.fixture(params=["folder", "object store"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> UPath:
     local = request.param == "folder"
-    return storage.resolve(tmp_path / "kept" if local else f"memory://kept-{uuid.uuid4().hex}/run")
+    return locations.resolve(tmp_path / "kept" if local else f"memory://kept-{uuid.uuid4().hex}/run")
 
 
 def names(place: UPath) -> list[str]:
-    return sorted(path.name for path in storage.children(place, "*"))
+    return sorted(path.name for path in locations.children(place, "*"))
 
 
 def test_model_optimiser_and_progress_are_loaded_as_they_were_saved(place: UPath) -> None:
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_model_is_refused(place: UPath) -> None:
 
 def test_what_is_written_is_plain_tensors_and_json(tmp_path: Path) -> None:
     model, optimiser = trained(0)
-    save_checkpoint(storage.resolve(tmp_path), model, optimiser, {"epoch": 1, "step": 0})
+    save_checkpoint(locations.resolve(tmp_path), model, optimiser, {"epoch": 1, "step": 0})
     (checkpoint,) = tmp_path.iterdir()
     assert sorted(file.name for file in checkpoint.iterdir()) == ["checkpoint.json", "state.safetensors"]
     assert json.loads((checkpoint / MANIFEST).read_text())["epoch"] == 1

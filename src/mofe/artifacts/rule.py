@@ -25,7 +25,8 @@ class Rule(NamedTuple):
         except (TypeError, ValueError, AttributeError, OverflowError):
             fine = False
         if not fine:
-            raise MofeError(f"{name} = {value!r} {self.allowed}")
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            raise MofeError(f"{name} = {value!r} {'must be a finite number' if infinite else self.allowed}")
 
 
 def between(low: float, high: float) -> Rule:

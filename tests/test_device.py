@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mofe import device as module
+from mofe.device import COMPILED_FROM, autocast, compiling_pays, device, to_device
 from mofe.errors import MofeError
-from mofe.models import device as module
-from mofe.models.device import COMPILED_FROM, autocast, compiling_pays, device, sent
 
 Pretend = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def test_the_host_waits_for_all_devices_but_cuda(kind: str, waits: bool) -> None
             calls.append((place, non_blocking))
             return "there"
 
-    assert sent(Noted(), torch.device(kind)) == "there"  # type: ignore[arg-type, comparison-overlap]
+    assert to_device(Noted(), torch.device(kind)) == "there"  # type: ignore[arg-type, comparison-overlap]
     assert calls == [(torch.device(kind), not waits)]
 
 
