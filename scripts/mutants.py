@@ -48,8 +48,8 @@ def tests_of(files: list[str]) -> list[str]:
     """The tests that may notice a change of the files."""
     more = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mofe"]["mutants"]["more-tests"]
     packages = sorted({Path(file).parent.name for file in files})
-    own = [f"tests/{package}" for package in packages if (ROOT / "tests" / package).is_dir()]
-    return own + [test for package in packages for test in more.get(package, [])]
+    found = [test for package in packages for test in (f"tests/{package}", *more.get(package, []))]
+    return [test for test in dict.fromkeys(found) if (ROOT / test).exists()]
 
 
 def explanations() -> list[re.Pattern[str]]:
@@ -105,8 +105,7 @@ def main() -> int:
     parser.add_argument("--base", default="origin/main", help="revision to compare with")
     parser.add_argument("--list", action="store_true", help="list the survivors of the last run, run nothing")
     args = parser.parse_args()
-    wanted = args.files or changed(args.base)
-    files = [file for file in wanted if config().should_mutate(file) and any(map(file.endswith, (".py",)))]
+    files = [file for file in args.files or changed(args.base) if file.endswith(".py") and config().should_mutate(file)]
     if not files:
         print("no file that is mutated has changed")
         return 0
