@@ -89,3 +89,24 @@ def test_perfect_and_all_tied() -> None:
 def test_what_has_no_interval(known: list[float], options: dict[str, float], message: str) -> None:
     with pytest.raises(MofeError, match=message):
         bootstrap_intervals(known, [0, 1], **options)
+
+
+def test_where_nothing_is_said_it_is_1000_resamples_95_percent_and_seed_0() -> None:
+    known, unknown = gaussians(40, 30, 2)
+    expected = bootstrap_intervals(known, unknown, resamples=1000, confidence=0.95, seed=0)
+    assert bootstrap_intervals(known, unknown) == expected
+    fpr95, auroc = resample_metrics(known, unknown, resamples=1000, seed=0)
+    np.testing.assert_allclose(expected, np.quantile([fpr95, auroc], [0.025, 0.975], axis=1).T, rtol=1e-12)
+
+
+def test_one_resample_is_an_interval_of_no_width() -> None:
+    known, unknown = gaussians(40, 30, 2)
+    for low, high in bootstrap_intervals(known, unknown, resamples=1):
+        assert low == high
+
+
+def test_a_side_without_scores_is_named() -> None:
+    with pytest.raises(MofeError, match="no OOD scores"):
+        bootstrap_intervals([1.0], [])
+    with pytest.raises(MofeError, match=r"confidence = 0 must lie in \(0, 1\)"):
+        bootstrap_intervals([1.0], [1.0], confidence=0)
