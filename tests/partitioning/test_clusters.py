@@ -1,5 +1,6 @@
 """The partition: seeded K-Means against scikit-learn and by hand, determinism, every strategy, every refusal."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def partition(num_experts: int = 3, strategy: str = "wordnet-kmeans", **more: ob
 
 
 def test_kmeans_starts_from_the_mean_prototypes_of_the_supercategories() -> None:
-    found = partition()
+    with warnings.catch_warnings(action="error"):  # scikit-learn warns of more starts than one from given centres
+        found = partition()
     seeds = supercategories(resolve_synsets(NAMES, [None] * len(NAMES)), 3)
     start = np.stack([PROTOTYPES[list(s.classes)].mean(axis=0) for s in seeds])
     reference = KMeans(3, init=start, n_init=1, max_iter=1000, tol=0).fit(PROTOTYPES)
@@ -98,6 +100,20 @@ def test_kmeans_plus_plus_is_the_best_of_ten_starts(seed: int) -> None:
     reference = KMeans(4, init="k-means++", n_init=10, max_iter=1000, tol=0, random_state=seed).fit(PROTOTYPES)
     assert list(found.expert_of_class) == reference.labels_.tolist()
     assert (found.inertia, found.iterations) == (pytest.approx(reference.inertia_), reference.n_iter_)
+
+
+@pytest.mark.parametrize("seed", [14, 16])
+def test_neither_nine_starts_nor_eleven_are_ten(seed: int) -> None:
+    """With the first seed the tenth start is the best of ten, with the second the eleventh would be the best."""
+    prototypes = np.random.default_rng(0).normal(size=(80, 4))
+    names = [f"class{c}" for c in range(80)]
+    found = partition_classes(prototypes, [None] * 80, 12, "kmeans++", classes=names, seed=seed)
+    inertias = [
+        KMeans(12, init="k-means++", n_init=starts, max_iter=1000, tol=0, random_state=seed).fit(prototypes).inertia_
+        for starts in (9, 10, 11)
+    ]
+    assert len({round(inertia, 6) for inertia in inertias}) == 2
+    assert found.inertia == pytest.approx(inertias[1])
 
 
 def test_random_gives_every_expert_as_many_classes_and_follows_the_seed() -> None:

@@ -42,6 +42,8 @@ def test_imagenet_with_seven_experts_begins_as_in_the_paper(imagenet_synsets: li
         # a class that is an inner synset: it stands for itself beside those below it, and is split no further
         ("r/animal r/animal/dog", 2, {"animal": "0", "dog": "1"}),
         ("r/animal r/animal r/animal/dog r/animal/cat", 3, {"animal": "01", "cat": "3", "dog": "2"}),
+        # what stands for itself is one of those that are enough
+        ("r r/a/a1 r/a/a2 r/b", 3, {"a": "12", "b": "3", "r": "0"}),
         # two that end here and are more than 2/E: nothing to split, and the rest goes on
         ("r/a r/a r/a r/b/c/d r/b/c/e", 3, {"a": "012", "d": "3", "e": "4"}),
     ],

@@ -1,5 +1,7 @@
 """The unsupervised router: its gradient is the objective's, it finds groups that are there, no expert stays empty."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
@@ -52,5 +54,26 @@ def test_only_directions_from_the_mean_matter() -> None:
 def test_a_prototype_at_the_mean_has_no_direction_and_disturbs_none() -> None:
     group_C = np.repeat([0, 1], 6)
     prototypes = np.array([[1.0, 0.0], [-1.0, 0.0]])[group_C]
-    found = learn_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
-    assert len({(g, e) for g, e in zip(group_C, found[:12], strict=True)}) == 2
+    found = learnt_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
+    assert set(found[:6]) | set(found[6:12]) == {0, 1}
+    assert set(found[:6]) != set(found[6:12])
+
+
+def test_an_expert_that_no_class_prefers_gets_the_class_that_is_likeliest_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of those whose expert has others, by the probability and not by the logit; the router is given."""
+    prototypes, weights = np.random.default_rng(16).normal(size=(6, 2)), np.zeros((3, 3))
+    weights[:, 0], weights[:, 1], weights[2] = (3.0, 1.0, 0.0), (-2.0, 4.0, 0.0), (1.0, 1.0, -0.5)
+    monkeypatch.setattr(
+        "mofe.partitioning.self_learning.minimize", lambda *_, **__: SimpleNamespace(fun=0.0, x=weights.ravel())
+    )
+    directions = prototypes - prototypes.mean(axis=0)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    logits = directions @ weights[:2] + weights[2]
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = p.argmax(axis=1)
+    assert sorted(np.bincount(expected, minlength=3)) == [0, 2, 4], "nobody prefers expert 2, and all could spare one"
+    assert p[:, 2].argmax() != logits[:, 2].argmax()
+    expected[p[:, 2].argmax()] = 2
+    np.testing.assert_array_equal(learnt_groups(prototypes, 3, seed=0), expected)

@@ -5,6 +5,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import nltk
 import pytest
 from nltk.corpus import wordnet
 
@@ -126,6 +127,7 @@ def test_debians_wordnet_is_copied_with_the_table_that_it_lacks(nowhere: Path) -
     assert [place.name for place in target.parent.iterdir()] == ["wordnet"]
     shutil.rmtree(nowhere / "debian")
     assert ensure_wordnet(download=False) == target, "it is copied once"
+    assert nltk.data.path == [str(target.parents[1])], "NLTK is told once"
 
 
 def test_of_two_that_copy_at_once_the_second_leaves_the_firsts_copy(
