@@ -54,7 +54,7 @@ def test_only_directions_from_the_mean_matter() -> None:
 def test_a_prototype_at_the_mean_has_no_direction_and_disturbs_none() -> None:
     group_C = np.repeat([0, 1], 6)
     prototypes = np.array([[1.0, 0.0], [-1.0, 0.0]])[group_C]
-    found = learnt_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
+    found = learn_groups(np.concatenate([prototypes, np.zeros((1, 2))]), 2, seed=0)
     assert set(found[:6]) | set(found[6:12]) == {0, 1}
     assert set(found[:6]) != set(found[6:12])
 
@@ -76,4 +76,4 @@ def test_an_expert_that_no_class_prefers_gets_the_class_that_is_likeliest_its_ow
     assert sorted(np.bincount(expected, minlength=3)) == [0, 2, 4], "nobody prefers expert 2, and all could spare one"
     assert p[:, 2].argmax() != logits[:, 2].argmax()
     expected[p[:, 2].argmax()] = 2
-    np.testing.assert_array_equal(learnt_groups(prototypes, 3, seed=0), expected)
+    np.testing.assert_array_equal(learn_groups(prototypes, 3, seed=0), expected)
