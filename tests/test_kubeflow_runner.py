@@ -253,7 +253,10 @@ def test_of_two_tasks_of_one_name_each_is_told() -> None:
     ]  # fmt: skip
     nodes[1]["phase"] = "Skipped"
     nodes.pop(2)
-    assert words(list(report_ended(nodes, documents, set()))) == [["✓ split", "cached"], ["✓ split", "0:02:00"]]
+    assert words(list(report_ended(nodes, documents, set()))) == [
+        ["✓ plan_shards", "cached"],
+        ["✓ plan_shards", "0:02:00"],
+    ]
     nodes[-1].update(type="Pod", phase="Failed", message="main: Error", templateName="impl")
     nodes[1].update(type="Pod", phase="Succeeded", finishedAt="2026-11-26T16:09:00Z")
     assert [failure.message for failure in failures(nodes, documents)] == ["main: Error"]

@@ -1,7 +1,7 @@
 """How a model is trained: each parameter with its type, default, range and meaning, checked before any work begins.
 
 A parameter is defined here and nowhere else. The arguments of finetune, the parameters of the pipelines, --help,
-docs/parameters.md and the checks of parameter files are made from this class. Components spell the names again, because
+docs/reference/parameters.md and the checks of parameter files are made from this class. Components spell the names again, because
 kfp reads their source.
 """
 
