@@ -1,8 +1,8 @@
 """How a model is trained: each parameter with its type, default, range and meaning, checked before any work begins.
 
 A parameter is defined here and nowhere else. The arguments of finetune, the parameters of the pipelines, --help,
-docs/reference/parameters.md and the checks of parameter files are made from this class. Components spell the names again, because
-kfp reads their source.
+docs/reference/parameters.md and the checks of parameter files are made from this class. Components spell the names
+again, because kfp reads their source.
 """
 
 from dataclasses import Field, asdict, dataclass, field, fields, replace
