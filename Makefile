@@ -60,7 +60,7 @@ compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/refere
 	@$(BIN)/python scripts/reference.py
 
 check-compiled: $(READY)  ## fails where what `make compile` writes is stale
-	@$(BIN)/python -m pytest -q --durations=0 tests/pipeline/test_compiled.py tests/test_docs.py -k 'what_the_code_compiles_to or page_of_parameters'
+	@$(BIN)/python -m pytest -q tests/pipeline/test_compiled.py tests/test_docs.py -k 'what_the_code_compiles_to or page_of_parameters'
 
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
