@@ -281,7 +281,9 @@ def test_a_loss_that_is_not_finite_stops_with_advice(trained: Trained) -> None:
      ("micro_batch_size", 0), ("validation_fraction", 0.0), ("regulariser_weight", 1.0), ("min_learning_rate", 1.0)],
 )  # fmt: skip
 def test_bad_parameters_are_refused_before_any_work(trained: Trained, name: str, value: object) -> None:
-    with pytest.raises(MofeError, match=rf"{name} = .*(is not one of|must lie between|must be at least)"):
+    with pytest.raises(
+        MofeError, match=rf"{name} = .*(is not one of|must lie between|must be at least|must be a finite number)"
+    ):
         trained(**{name: value})
 
 
