@@ -116,6 +116,15 @@ def test_neither_nine_starts_nor_eleven_are_ten(seed: int) -> None:
     assert found.inertia == pytest.approx(inertias[1])
 
 
+def test_prototypes_in_float32_are_divided_in_float64() -> None:
+    for strategy in ("kmeans++", "random"):
+        single, double = (
+            partition_classes(prototypes, [None] * len(NAMES), 3, strategy, classes=NAMES)
+            for prototypes in (PROTOTYPES.astype(np.float32), PROTOTYPES.astype(np.float32).astype(np.float64))
+        )
+        assert single == double
+
+
 def test_random_gives_every_expert_as_many_classes_and_follows_the_seed() -> None:
     found = [partition(4, "random", seed=seed).expert_of_class for seed in (0, 0, 1)]
     assert sorted(np.bincount(found[0])) == [2, 3, 3, 3]
