@@ -34,6 +34,16 @@ demo: setup runs/digits/.complete  ## the whole pipeline on handwritten digits: 
 test: setup  ## the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
+# mathematics and data alone: no service, no process, no training
+FAST := tests/detection tests/partitioning tests/data tests/training tests/test_parameters.py
+
+test-fast: $(READY)  ## the tests of an edit: under 2 minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not integration and not containers' $(FAST) $(ARGS)
+
+format: $(READY)  ## format the code, and mend what ruff can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
 lint: $(READY)  ## formatting, style, types, the direction of imports, what bandit knows to be dangerous
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -41,12 +51,16 @@ lint: $(READY)  ## formatting, style, types, the direction of imports, what band
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/bandit -q -r src -c pyproject.toml
 
-compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/parameters.md from those
+compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/reference/*.md from the code
 	@$(BIN)/python -m pipelines.mofe
 	@$(BIN)/python -m pipelines.sharded
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@$(BIN)/python -m pipelines.reference
+	@$(BIN)/python scripts/reference.py
+
+check-compiled: $(READY)  ## fails where what `make compile` writes is stale
+	@$(BIN)/python -m pytest -q tests/pipeline/test_compiled.py tests/test_docs.py -k 'what_the_code_compiles_to or page_of_parameters'
 
 # uv keeps the versions that the file has; ARGS=--upgrade takes the newest of all that pyproject.toml does not pin
 pins:  ## docker/constraints.txt: a version of every package in the images and the tests; needs uv
@@ -66,17 +80,39 @@ benchmark: setup $(VENV)/.bench  ## speed against peers, side by side: under 20 
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py; done
 	@$(BIN)/python benchmarks/render.py
 
+# An environment of its own: the pages are read from the source, so torch is not needed
+.venv-docs/.ready: pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python '>=3.11' .venv-docs && uv pip install --quiet --python .venv-docs/bin/python --group docs; \
+	else \
+	  python3 -m venv .venv-docs && .venv-docs/bin/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	  .venv-docs/bin/python -m pip install --quiet --group docs; \
+	fi
+	@touch $@
+
+docs: .venv-docs/.ready  ## this documentation as a site: site/index.html
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
 images: $(READY)  ## the container images, by content; REGISTRY=… TAG=… ENGINE=docker|podman PUSH=1
 	@$(BIN)/python docker/build.py
 
 test-containers: setup  ## builds the images and runs the pipeline in them; needs a container engine
 	@MOFE_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers $(ARGS)
 
+$(VENV)/.mutmut: $(READY)
+	@if command -v uv >/dev/null; then \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group mutation; \
+	else $(BIN)/python -m pip install --quiet -c docker/constraints.txt --group mutation; fi
+	@touch $@
+
+mutants: setup $(VENV)/.mutmut  ## mutation testing of the files that a change touches; BASE=origin/main FILES=…
+	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.mutants $(if $(BASE),--base $(BASE)) $(FILES)
+
 audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service in the network
 	@uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group audit
 	@grep -v faiss-gpu docker/constraints.txt | $(BIN)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
 
 clean:  ## remove what was made, keep the environment
-	@rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf runs mutants .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint compile pins benchmark images test-containers audit clean
+.PHONY: help setup demo test test-fast format lint compile check-compiled pins benchmark docs images test-containers mutants audit clean

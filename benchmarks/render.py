@@ -25,7 +25,7 @@ HEAD = """# Speed, measured side by side
 `make benchmark` runs every script below, one after the other, and writes this page from `benchmarks/results/`; edit
 none of it by hand. Those for a GPU measure nothing where there is none; their figures stay those of the machine they
 name. Work is timed in alternation with the peer on the same machine, so a ratio means more than a rate: the machine may
-have been shared. A target that does not hold says so. For very large data: [scale.md](scale.md).
+have been shared. A target that does not hold says so. For very large data: [Scale](explanation/scale.md).
 """
 
 

@@ -3,20 +3,21 @@
     python benchmarks/training_step.py [--quick]
 
 On a CPU: ViT-S/14 at 224, float32, then bfloat16, and what bfloat16 does to the scores of a model that was trained
-(benchmarks/photograph-vit.safetensors). The timed models have random weights and route by the labels' clusters.
+(experiments/photograph-vit.safetensors). The timed models have random weights and route by the labels' clusters.
 benchmarks/gpu.py measures ViT-B/14 on a GPU.
 """
 
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from photographs import BACKBONES
 from PIL import Image
 from side_by_side import Table, Target, alternately, options, ratio, write
 from sklearn.datasets import load_sample_images
@@ -29,13 +30,14 @@ from mofe.data.malloc import keep_freed_memory
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, msp
 from mofe.device import autocast, device
-from mofe.inference.embedding import untouched
+from mofe.inference.embedding import create_pretrained
 from mofe.models.backbone import describe_backbone
 from mofe.models.mofe import MoFE
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.step import TrainingStep
 
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 CLASSES, SEED = 112, 0
 """As many classes as 2, 7 and 16 divide."""
 
@@ -177,9 +179,11 @@ def compiled(backbone: str, side: int, size: int, rounds: int) -> list[Any]:
 
 def drift(count: int) -> list[Any]:
     """How far scores move from float32 to bfloat16: patches of photographs, through a trained backbone."""
+    from photographs import BACKBONES  # of experiments/
+
     chosen = BACKBONES["photograph-vit"]
     spec = describe_backbone(chosen["backbone"], chosen["backbone_args"], chosen["weights"])
-    model = untouched(spec, ("one", "other")).eval()
+    model = create_pretrained(spec, ("one", "other")).eval()
     transform = evaluation_transform(spec.preprocessing)
     rng, photographs = np.random.default_rng(SEED), [Image.fromarray(p) for p in load_sample_images().images]
     corners = rng.integers(0, 300, (count, 2)).tolist()

@@ -1,6 +1,6 @@
 """The tables of a comparison."""
 
-from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -9,10 +9,10 @@ from components.images import image
 
 @dsl.component(base_image=image("report"), install_kfp_package=False)
 def compare_runs(
-    metrics: dsl.Input[List[dsl.Metrics]],  # noqa: UP006
-    runs: List[Dict[str, Any]],  # noqa: UP006
-    tables: List[str],  # noqa: UP006
-    configurations: List[Dict[str, Any]],  # noqa: UP006
+    metrics: dsl.Input[list[dsl.Metrics]],
+    runs: list[dict[str, Any]],
+    tables: list[str],
+    configurations: list[dict[str, Any]],
     results: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
 ):

@@ -1,7 +1,5 @@
 """From scores to metrics and a report."""
 
-from typing import Dict, List  # noqa: UP035  (kfp reads these spellings)
-
 from kfp import dsl
 
 from components.images import image
@@ -10,11 +8,11 @@ from components.images import image
 @dsl.component(base_image=image("report"), install_kfp_package=False)
 def evaluate(
     id_scores: dsl.Input[dsl.Dataset],
-    ood_scores: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    ood_scores: dsl.Input[list[dsl.Dataset]],
     partition: dsl.Input[dsl.Artifact],
     history: dsl.Input[dsl.Artifact],
     name: str,
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     metrics: dsl.Output[dsl.Metrics],
     roc: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],

@@ -1,6 +1,6 @@
 """Features of the training images under the untouched backbone, and class prototypes."""
 
-from typing import Any, Dict  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ from components.images import image
 def extract(
     images: dsl.Input[dsl.Dataset],
     backbone: str,
-    backbone_args: Dict[str, Any],  # noqa: UP006
+    backbone_args: dict[str, Any],
     weights: str,
     weights_digest: str,
     mofe_depth: int,
@@ -22,19 +22,8 @@ def extract(
     shard: int = 0,
     shards: int = 1,
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import extract as stage
 
-    stage.extract(
-        images.path,
-        features.path,
-        backbone=backbone,
-        backbone_args=backbone_args,
-        weights=weights,
-        weights_digest=weights_digest,
-        mofe_depth=mofe_depth,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        precision=precision,
-        shard=shard,
-        shards=shards,
-    )
+    stage.extract(**arguments)

@@ -1,6 +1,6 @@
 """What lies behind the data URIs right now."""
 
-from typing import Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -11,7 +11,7 @@ from components.images import image
 def fingerprint(
     train_data: str,
     test_data: str,
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     weights: str,
     text_model: str,
     text_weights: str,
@@ -19,17 +19,10 @@ def fingerprint(
     synsets: str,
 ) -> NamedTuple(
     "Fingerprints",
-    [("train", str), ("test", str), ("weights", str), ("texts", str), ("ood_data", List[Dict[str, str]])],  # noqa: UP006
+    [("train", str), ("test", str), ("weights", str), ("texts", str), ("ood_data", list[dict[str, str]])],
 ):
+    arguments = dict(locals())
+
     from mofe.stages import fingerprint as stage
 
-    return stage.fingerprint(
-        train_data,
-        test_data,
-        ood_data,
-        weights,
-        text_model=text_model,
-        text_weights=text_weights,
-        text_embeddings=text_embeddings,
-        synsets=synsets,
-    )
+    return stage.fingerprint(**arguments)

@@ -19,18 +19,8 @@ def index(
     precision: str,
     detector: dsl.Output[dsl.Model],
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import index as stage
 
-    stage.index(
-        images.path,
-        features.path,
-        model.path,
-        detector.path,
-        texts=texts.path,
-        knn_k=knn_k,
-        bank=bank,
-        compare=compare,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        precision=precision,
-    )
+    stage.index(**arguments)

@@ -1,14 +1,12 @@
 """Which images of a batch each shard holds."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
-def list_files(images: List[str], digest: str, shards: int, files: dsl.Output[dsl.Dataset]) -> List[int]:  # noqa: UP006
+def list_files(images: list[str], digest: str, shards: int, files: dsl.Output[dsl.Dataset]) -> list[int]:
     from mofe.stages import list_files as stage
 
     return stage.list_files(images, files.path, digest=digest, shards=shards)

@@ -1,7 +1,5 @@
 """The predictions of all shards of a batch as one data set, counted."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
@@ -9,7 +7,7 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def merge_predictions(
-    shards: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    shards: dsl.Input[list[dsl.Dataset]],
     predictions: dsl.Output[dsl.Dataset],
     counts: dsl.Output[dsl.Metrics],
 ):

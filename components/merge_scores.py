@@ -1,7 +1,5 @@
 """The scores of all shards of an evaluation set as one table."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
@@ -9,7 +7,7 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def merge_scores(
-    parts: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    parts: dsl.Input[list[dsl.Dataset]],
     scores: dsl.Output[dsl.Dataset],
 ):
     from mofe.stages import merge_scores as stage

@@ -1,6 +1,6 @@
 """Which runs a comparison consists of."""
 
-from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -9,9 +9,9 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def plan_runs(
-    tables: List[str],  # noqa: UP006
-    configurations: List[Dict[str, Any]],  # noqa: UP006
-    seeds: List[int],  # noqa: UP006
+    tables: list[str],
+    configurations: list[dict[str, Any]],
+    seeds: list[int],
     num_experts: int,
     strategy: str,
     top_k: int,
@@ -28,29 +28,9 @@ def plan_runs(
     expert_init: str,
     knn_k: int,
     bank: str,
-) -> List[Dict[str, Any]]:  # noqa: UP006
+) -> list[dict[str, Any]]:
+    base = {name: value for name, value in locals().items() if name not in ("tables", "configurations", "seeds")}
+
     from mofe.stages import plan_runs as stage
 
-    return stage.plan_runs(
-        tables,
-        configurations,
-        seeds,
-        {
-            "num_experts": num_experts,
-            "strategy": strategy,
-            "top_k": top_k,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "mixup": mixup,
-            "mixup_scale": mixup_scale,
-            "mixup_sigma": mixup_sigma,
-            "fold_lambda": fold_lambda,
-            "regulariser": regulariser,
-            "regulariser_weight": regulariser_weight,
-            "negative_weight": negative_weight,
-            "router": router,
-            "expert_init": expert_init,
-            "knn_k": knn_k,
-            "bank": bank,
-        },
-    )
+    return stage.plan_runs(tables, configurations, seeds, base)

@@ -1,14 +1,12 @@
 """Into which shards an image set is split."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
 
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
-def plan_shards(images: dsl.Input[dsl.Dataset], shards: int, batch_size: int) -> List[int]:  # noqa: UP006
+def plan_shards(images: dsl.Input[dsl.Dataset], shards: int, batch_size: int) -> list[int]:
     from mofe.stages import plan_shards as stage
 
     return stage.plan_shards(images.path, shards=shards, batch_size=batch_size)

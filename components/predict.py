@@ -16,15 +16,8 @@ def predict(
     batch_size: int,
     predictions: dsl.Output[dsl.Dataset],
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import predict as stage
 
-    stage.predict(
-        files.path,
-        detector,
-        predictions.path,
-        shard=shard,
-        threshold=threshold,
-        score=score,
-        neighbours=neighbours,
-        batch_size=batch_size,
-    )
+    stage.predict(**arguments)

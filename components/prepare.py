@@ -16,15 +16,8 @@ def prepare(
     synsets: str,
     images: dsl.Output[dsl.Dataset],
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import prepare as stage
 
-    stage.prepare(
-        source,
-        images.path,
-        name=name,
-        role=role,
-        digest=digest,
-        images_per_class=images_per_class,
-        max_rejected=max_rejected,
-        synsets=synsets,
-    )
+    stage.prepare(**arguments)

@@ -16,15 +16,8 @@ def score(
     shard: int = 0,
     shards: int = 1,
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import score as stage
 
-    stage.score(
-        images.path,
-        detector.path,
-        scores.path,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        precision=precision,
-        shard=shard,
-        shards=shards,
-    )
+    stage.score(**arguments)

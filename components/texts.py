@@ -1,7 +1,5 @@
 """The class names, and words that are far from them, as a language-image model sees them."""
 
-from typing import List  # noqa: UP035  (kfp reads this spelling)
-
 from kfp import dsl
 
 from components.images import image
@@ -13,22 +11,14 @@ def texts(
     features: dsl.Input[dsl.Dataset],
     text_model: str,
     text_weights: str,
-    text_templates: List[str],  # noqa: UP006
+    text_templates: list[str],
     text_negatives: int,
     text_embeddings: str,
     digest: str,
     texts: dsl.Output[dsl.Artifact],
 ):
+    arguments = {name: getattr(value, "path", value) for name, value in locals().items()}
+
     from mofe.stages import texts as stage
 
-    stage.texts(
-        images.path,
-        features.path,
-        texts.path,
-        text_model=text_model,
-        text_weights=text_weights,
-        text_templates=text_templates,
-        text_negatives=text_negatives,
-        text_embeddings=text_embeddings,
-        digest=digest,
-    )
+    stage.texts(**arguments)

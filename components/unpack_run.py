@@ -1,6 +1,6 @@
 """The parameters of one run of a comparison."""
 
-from typing import Any, Dict, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -9,7 +9,7 @@ from components.images import image
 
 @dsl.component(base_image=image("data"), install_kfp_package=False)
 def unpack_run(
-    run: Dict[str, Any],  # noqa: UP006
+    run: dict[str, Any],
 ) -> NamedTuple(
     "Configured",
     [

@@ -4,7 +4,7 @@ python -m pipelines.detect        # writes pipelines/compiled/detect.yaml
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
@@ -32,7 +32,7 @@ class Outputs(NamedTuple):
     ),
 )
 def detect(
-    images: List[str],  # noqa: UP006
+    images: list[str],
     detector: str,
     shards: int = 8,
     threshold: str = "tpr=0.95",
@@ -41,8 +41,8 @@ def detect(
     batch_size: int = 128,
     accelerator: str = "nvidia.com/gpu",
     accelerators: str = "1",
-    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
-    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    node_selector: dict[str, str] = {},  # noqa: B006
+    tolerations: list[dict[str, Any]] = [],  # noqa: B006
     cpu: str = "8",
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",

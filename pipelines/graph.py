@@ -5,7 +5,7 @@ minutes and not after a day; the second scores them. Kubeflow loops over paramet
 second asks for the same prepared sets once more, and finds them in the cache (docs/decisions/0001).
 """
 
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import dsl
 
@@ -16,6 +16,7 @@ from components.index import index
 from components.partition import partition
 from components.prepare import prepare
 from components.texts import texts
+from mofe.artifacts.recipe import KEYWORDS
 from mofe.runners.pipeline_spec import FINDS
 from pipelines.placement import Pool, on_accelerator, on_cpu
 from pipelines.shards import extracted, scored
@@ -37,7 +38,7 @@ def prepared(ood: Any, images_per_class: Any, max_rejected: Any, credentials: An
 
 @dsl.pipeline(name="prepare-ood")
 def prepare_ood(
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     images_per_class: int,
     max_rejected: float,
     credentials: str,
@@ -219,37 +220,46 @@ def detector_of(
     return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])
 
 
-TRAINING = (
-    "top_k", "epochs", "probe_epochs", "probe_learning_rate", "batch_size", "micro_batch_size", "learning_rate",
-    "min_learning_rate", "warmup_epochs", "weight_decay", "layer_decay", "drop_path", "clip_norm", "augmentation",
-    "mixup", "mixup_scale", "mixup_sigma", "fold_lambda", "regulariser", "regulariser_weight", "negative_weight",
-    "router", "expert_init", "validation_fraction", "num_nodes", "node_resources", "checkpoints",
-)  # fmt: skip
+TRAINING = ("top_k", *(name for name in KEYWORDS if name != "seed"), "num_nodes", "node_resources", "checkpoints")
+"""The parameters that only finetune takes."""
 
 
 def whole_run(given: dict[str, Any], shards: Any = None) -> Judged:
     """Both halves, from the parameters of the pipeline mofe by name; ``shards`` as for :func:`features_of`."""
+    return second_half(first_half(given, shards), given, shards=shards)
 
-    def named(*names: str) -> dict[str, Any]:
-        return {name: given[name] for name in names}
 
-    common = {
-        "inference": {"batch_size": given["inference_batch_size"], **named("num_workers", "precision")},
-        "pool": Pool(**named(*Pool._fields)),
+def first_half(given: dict[str, Any], shards: Any = None) -> Prepared:
+    """:func:`features_of` the parameters of the pipeline mofe by name."""
+    return features_of(
+        **_named(given, "train_data", "test_data", "ood_data", "synsets", "train_images_per_class"),
+        **_named(given, "evaluation_images_per_class", "max_rejected", "backbone", "backbone_args", "weights"),
+        **_named(given, "mofe_depth"),
+        text=_named(given, *NO_TEXTS),
+        **_common(given, shards),
+    )
+
+
+def second_half(data: Prepared, given: dict[str, Any], *, name: Any = "", shards: Any = None) -> Judged:
+    """:func:`detector_of` the parameters of the pipeline mofe by name."""
+    return detector_of(
+        data,
+        name=name,
+        training=_named(given, *TRAINING),
+        **_named(given, "num_experts", "strategy", "seed", "knn_k", "bank", "compare", "num_workers", "precision"),
+        **_named(given, "train_accelerators"),
+        **_common(given, shards),
+    )
+
+
+def _common(given: dict[str, Any], shards: Any) -> dict[str, Any]:
+    return {
+        "inference": {"batch_size": given["inference_batch_size"], **_named(given, "num_workers", "precision")},
+        "pool": Pool(**_named(given, *Pool._fields)),
         "accelerators": given["accelerators"],
         "shards": shards,
     }
-    data = features_of(
-        **named("train_data", "test_data", "ood_data", "synsets", "train_images_per_class"),
-        **named("evaluation_images_per_class", "max_rejected", "backbone", "backbone_args", "weights", "mofe_depth"),
-        text=named(*NO_TEXTS),
-        **common,
-    )
-    return detector_of(
-        data,
-        name="",
-        training=named(*TRAINING),
-        **named("num_experts", "strategy", "seed", "knn_k", "bank", "compare", "num_workers", "precision"),
-        **named("train_accelerators"),
-        **common,
-    )
+
+
+def _named(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: given[name] for name in names}

@@ -4,10 +4,12 @@ python -m pipelines.mofe        # writes pipelines/compiled/mofe.yaml
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple  # noqa: UP035  (kfp reads these spellings)
+from typing import Any, NamedTuple
 
 from kfp import compiler, dsl
 
+from mofe.artifacts.keywords import takes
+from mofe.artifacts.recipe import KEYWORDS
 from pipelines.graph import whole_run
 
 COMPILED = Path(__file__).parent / "compiled" / "mofe.yaml"
@@ -29,49 +31,27 @@ class Outputs(NamedTuple):
         "class folders, Hugging Face style Parquet, tar archives, or CSV manifests (path,label), at any URI."
     ),
 )
+@takes(KEYWORDS, after="top_k")
 def mofe(
     train_data: str,
     test_data: str,
-    ood_data: List[Dict[str, str]],  # noqa: UP006
+    ood_data: list[dict[str, str]],
     synsets: str = "",
     train_images_per_class: int = 0,
     evaluation_images_per_class: int = 0,
     max_rejected: float = 0.01,
     backbone: str = "vit_base_patch14_dinov2.lvd142m",
-    backbone_args: Dict[str, Any] = {"img_size": 224},  # noqa: B006, UP006
+    backbone_args: dict[str, Any] = {"img_size": 224},  # noqa: B006
     weights: str = "",
     mofe_depth: int = 1,
     text_model: str = "",
     text_weights: str = "",
-    text_templates: List[str] = ["a photo of a {}"],  # noqa: B006, UP006
+    text_templates: list[str] = ["a photo of a {}"],  # noqa: B006
     text_negatives: int = 0,
     text_embeddings: str = "",
     num_experts: int = 7,
     strategy: str = "wordnet-kmeans",
     top_k: int = 1,
-    epochs: int = 40,
-    probe_epochs: int = 3,
-    probe_learning_rate: float = 1e-3,
-    batch_size: int = 1024,
-    micro_batch_size: int = 128,
-    learning_rate: float = 1e-4,
-    min_learning_rate: float = 1e-6,
-    warmup_epochs: float = 5.0,
-    weight_decay: float = 0.05,
-    layer_decay: float = 0.75,
-    drop_path: float = 0.1,
-    clip_norm: float = 1.0,
-    augmentation: str = "randaugment",
-    mixup: str = "dynamic",
-    mixup_scale: float = 0.9,
-    mixup_sigma: float = 1.0,
-    fold_lambda: bool = True,
-    regulariser: str = "label-smoothing",
-    regulariser_weight: float = 0.1,
-    negative_weight: float = 1.0,
-    router: str = "cluster",
-    expert_init: str = "backbone",
-    validation_fraction: float = 0.05,
     knn_k: int = 0,
     bank: str = "expert",
     compare: bool = True,
@@ -83,13 +63,14 @@ def mofe(
     accelerators: str = "1",
     train_accelerators: str = "1",
     num_nodes: int = 1,
-    node_resources: Dict[str, Any] = {},  # noqa: B006, UP006
-    node_selector: Dict[str, str] = {},  # noqa: B006, UP006
-    tolerations: List[Dict[str, Any]] = [],  # noqa: B006, UP006
+    node_resources: dict[str, Any] = {},  # noqa: B006
+    node_selector: dict[str, str] = {},  # noqa: B006
+    tolerations: list[dict[str, Any]] = [],  # noqa: B006
     cpu: str = "8",
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",
     seed: int = 0,
+    **training: Any,
 ) -> Outputs:
     """From images to a detector and a report.
 
@@ -115,30 +96,7 @@ def mofe(
         num_experts: number of experts (E). The paper finds no gain beyond 7.
         strategy: wordnet-kmeans, taxonomy, self-learning, kmeans++ or random.
         top_k: experts an image is sent to at inference.
-        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
-        probe_epochs: of the linear probe that router and heads begin with.
-        probe_learning_rate: of the linear probe.
-        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
-        micro_batch_size: images at once on a device.
-        learning_rate: highest learning rate, of the top layer.
-        min_learning_rate: where the cosine ends.
-        warmup_epochs: of linear warm-up.
-        weight_decay: of AdamW, for matrices.
-        layer_decay: factor on the learning rate from each layer to the one below.
-        drop_path: stochastic depth of the last block.
-        clip_norm: largest norm of the gradient; 0 does not clip.
-        augmentation: randaugment, crop-flip, crop (no mirror images) or none.
-        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma) or none.
-        mixup_scale: w in σ = 1 - w·s, from 0 to 1.
-        mixup_sigma: σ of fixed Mixup.
-        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
-        regulariser: label-smoothing, l2 or none.
-        regulariser_weight: smoothed share of the target, or factor of the squared norm.
-        negative_weight: of images of other clusters in an expert's loss.
-        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
-        expert_init: backbone (experts are copies of its last blocks as they are) or naive (after fine-tuning without
-            experts; twice the time).
-        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
+        training: the parameters of finetune, in src/mofe/artifacts/recipe.py.
         knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
         bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
         compare: also score with the detectors of the literature, on the untouched backbone and on the fine-tuned model.
@@ -161,7 +119,7 @@ def mofe(
             be missing.
         seed: of everything random.
     """
-    return Outputs(*whole_run(locals()))
+    return Outputs(*whole_run({**locals(), **training}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/parameters.md from the compiled pipelines: each parameter's type, default and description.
+"""docs/reference/parameters.md from the compiled pipelines: each parameter's type, default and description.
 
 python -m pipelines.reference
 """
@@ -15,12 +15,12 @@ from pipelines.mofe import mofe
 from pipelines.sharded import sharded
 from pipelines.tables import tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "parameters.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "parameters.md"
 HEAD = """# Parameters
 
-What `mofe run -f params.yaml`, Kubeflow's form and `kfp run create` take. `make compile` writes this page from the
-compiled pipelines; edit none of it by hand. Values are written as YAML, on a command line as `name=value`. What the
-method's defaults rest on: [method.md](method.md).
+The parameters of `mofe run -f params.yaml`, of Kubeflow's form and of `kfp run create`. `make compile` writes this page
+from the compiled pipelines; do not edit it by hand. Values are written as YAML, and on a command line as `name=value`.
+Why the defaults are what they are: [The method](../explanation/method.md).
 """
 TYPES = {
     "STRING": "text",
@@ -33,7 +33,7 @@ TYPES = {
 
 
 def page() -> str:
-    """The whole page. What sharded and tables have in common with mofe is told once."""
+    """The whole page. What sharded and tables share with mofe is listed once."""
     one, split = parameters("mofe", mofe), parameters("sharded", sharded)
     several, batch = parameters("tables", tables), parameters("detect", detect)
     missing = ", ".join(f"`{name}`" for name in one if name not in several)
@@ -42,10 +42,10 @@ def page() -> str:
         "## mofe: one detector",
         table(one),
         "## sharded: the same, with extract and score in shards",
-        "Those of mofe, and:",
+        "The parameters of `mofe`, and:",
         table({name: parameter for name, parameter in split.items() if name not in one}),
         "## tables: many configurations, compared",
-        f"Those of mofe but {missing}, and:",
+        f"The parameters of `mofe` without {missing}, and:",
         table({name: parameter for name, parameter in several.items() if name not in one}),
         "## detect: predictions on very many images",
         table(batch),
@@ -64,7 +64,7 @@ def table(parameters: dict[str, dict[str, Any]]) -> str:
     rows = ["| parameter | type | default | |", "|---|---|---|---|"]
     for name, parameter in parameters.items():
         kind, description = parameter["parameterType"], " ".join(parameter["description"].split())
-        default = f"`{written(parameter['defaultValue'], kind)}`" if "defaultValue" in parameter else "must be given"
+        default = f"`{written(parameter['defaultValue'], kind)}`" if "defaultValue" in parameter else "required"
         rows.append(f"| `{name}` | {TYPES[kind]} | {default} | {description} |")
     return "\n".join(rows)
 

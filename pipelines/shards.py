@@ -3,7 +3,7 @@
 Shards are pipelines of their own, so that one task stands for a set in the graph around them, as where there are none.
 """
 
-from typing import Any, Dict, List  # noqa: UP035  (kfp reads these spellings)
+from typing import Any
 
 from kfp import dsl
 
@@ -20,7 +20,7 @@ def extract_shards(
     images: dsl.Input[dsl.Dataset],
     shards: int,
     backbone: str,
-    backbone_args: Dict[str, Any],  # noqa: UP006
+    backbone_args: dict[str, Any],
     weights: str,
     weights_digest: str,
     mofe_depth: int,
@@ -29,8 +29,8 @@ def extract_shards(
     precision: str,
     accelerators: str,
     accelerator: str,
-    node_selector: Dict[str, str],  # noqa: UP006
-    tolerations: List[Dict[str, Any]],  # noqa: UP006
+    node_selector: dict[str, str],
+    tolerations: list[dict[str, Any]],
     cpu: str,
     memory: str,
     credentials: str,
@@ -68,8 +68,8 @@ def score_shards(
     precision: str,
     accelerators: str,
     accelerator: str,
-    node_selector: Dict[str, str],  # noqa: UP006
-    tolerations: List[Dict[str, Any]],  # noqa: UP006
+    node_selector: dict[str, str],
+    tolerations: list[dict[str, Any]],
     cpu: str,
     memory: str,
     credentials: str,

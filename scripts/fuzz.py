@@ -33,7 +33,7 @@ with atheris.instrument_imports(include=["mofe", "PIL", "yaml"]):
     from mofe.data.sources import open_source
     from mofe.errors import MofeError
     from mofe.parameters.file import check_parameters, pipeline_parameters, read_parameters
-    from mofe.storage.checksummed_json import sealed, unsealed
+    from mofe.storage.checksummed_json import verify, with_checksum
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 Target = Callable[[bytes], None]
@@ -97,7 +97,7 @@ def detector(folder: Path) -> Target:
         try:
             with suppress(MofeError):
                 found = load_detector(str(made))
-                _ = found.bank, found.calibration, found.comparison
+                _ = found.bank, found.calibration, found.baselines
         finally:
             for place, bytes_before in good.items():
                 place.write_bytes(bytes_before)
@@ -107,11 +107,11 @@ def detector(folder: Path) -> Target:
 
 def reseal(manifest: Path) -> None:
     """Make a manifest say what there is."""
-    values, _ = unsealed(manifest.read_bytes())
+    values, _ = verify(manifest.read_bytes())
     values["files"] = {
         name: hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() for name in values["files"]
     }
-    manifest.write_bytes(sealed(values))
+    manifest.write_bytes(with_checksum(values))
 
 
 def small_detector(folder: Path) -> Path:

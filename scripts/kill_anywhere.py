@@ -49,12 +49,12 @@ from mofe.cli.data import digits
 from mofe.runners.processes import StageProcesses
 from mofe.stages import STAGES
 from mofe.storage import locations
-from mofe.storage.checksummed_json import unsealed
+from mofe.storage.checksummed_json import verify
 
 FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "probe_epochs=5", "train_images_per_class=30", "evaluation_images_per_class=20", "compare=false")
-MOST_SECONDS = 900
+MAX_SECONDS = 900
 """Of one run."""
 KILLS_A_COMPLETION = 13
 BEFORE = "before all stages"
@@ -136,10 +136,10 @@ class Run:
 
     def finish(self) -> int:
         """The exit status."""
-        self.process.join(MOST_SECONDS)
+        self.process.join(MAX_SECONDS)
         ended = self.process.exitcode
         self.end(signal.SIGKILL, 0)
-        assert ended is not None, f"the run had not ended after {MOST_SECONDS} s: {self.printed.read_text()[-2000:]}"
+        assert ended is not None, f"the run had not ended after {MAX_SECONDS} s: {self.printed.read_text()[-2000:]}"
         return ended
 
     def end(self, how: signal.Signals, grace: float) -> bool:
@@ -215,7 +215,7 @@ def check_completed(work: Path) -> None:
     for output in {Path(o) for o in outputs if isinstance(o, str) and o.startswith("/")}:
         assert output.exists(), f"gone: {output}"
         for manifest in output.glob("*.json"):
-            values, seal = unsealed(manifest.read_bytes())
+            values, seal = verify(manifest.read_bytes())
             whole = seal and all(locations.sha256(output / name) == digest for name, digest in values["files"].items())
             assert whole, f"not what it says: {manifest}"
 
@@ -231,7 +231,7 @@ def check_nothing_repeated(work: Path) -> None:
 
 
 def figures(work: Path) -> dict[str, Any]:
-    values, seal = unsealed((work / "metrics.json").read_bytes())
+    values, seal = verify((work / "metrics.json").read_bytes())
     assert seal, "metrics.json is damaged"
     return {name: value for name, value in values.items() if name != "made_from"}
 
@@ -280,7 +280,7 @@ def pack(stages: dict[str, float], rng: random.Random) -> list[Target]:
 def wait_for(target: Target, run: Run, stages: list[str]) -> None:
     """Return when the run is where the kill is meant, or has gone past that, or has ended."""
 
-    def until(come: Callable[[], object], most: float = MOST_SECONDS) -> None:
+    def until(come: Callable[[], object], most: float = MAX_SECONDS) -> None:
         late = time.monotonic() + most
         while run.process.exitcode is None and time.monotonic() < late and not come():
             time.sleep(LOOK_EVERY)

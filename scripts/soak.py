@@ -123,7 +123,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mofe", "serve", "--detector", where, "--port", str(port), "--most-images", "64"]
+    command = [sys.executable, "-m", "mofe", "serve", "--detector", where, "--port", str(port), "--max-images", "64"]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
     clients = Clients(port, images, classes, options.malformed)

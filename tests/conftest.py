@@ -22,6 +22,15 @@ from mofe.stages.index import index
 from mofe.training import termination
 
 torch.set_num_threads(1)  # models this small only wait for their threads
+SERVICES = {"s3_server", "mlflow_process", "kubeflow"}
+"""Fixtures that start a server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for a server is a test of integration, too."""
+    for item in items:
+        if SERVICES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def read_features(folder: Path) -> None:
 
 def read_detector(folder: Path) -> None:
     detector = load_detector(str(folder))
-    assert len(detector.bank) and len(detector.calibration) and detector.comparison
+    assert len(detector.bank) and len(detector.calibration) and detector.baselines
 
 
 def read_scores(folder: Path) -> None:

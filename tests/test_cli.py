@@ -27,6 +27,7 @@ def mofe(*arguments: str, code: int = 0) -> str:
     return str(done.out.decode() + done.err)
 
 
+@pytest.mark.integration
 def test_the_command_is_there() -> None:
     done = subprocess.run([sys.executable, "-m", "mofe", "stage", "prepair"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
@@ -50,6 +51,7 @@ def test_a_stages_docstring_is_its_help(stage: str) -> None:
     assert text.count("--") > 3
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_gone_is_no_error(unbuffered: str) -> None:
     command = [sys.executable, "-m", "mofe", "stage", "--help"]
@@ -104,8 +106,9 @@ def test_defaults_and_schedules_are_checked_before_kubeflow_is_asked(tmp_path: P
 
 def test_good_parameters_pass_and_whole_numbers_become_floats() -> None:
     given = {**LEAST, "learning_rate": 1, "weight_decay": "1e-4", "num_experts": 3, "backbone_args": {"img_size": 32}}
-    check_parameters(given, KNOWN, "x")
-    assert (given["learning_rate"], given["weight_decay"]) == (1.0, 1e-4)
+    typed = check_parameters(given, KNOWN, "x")
+    assert (typed["learning_rate"], typed["weight_decay"]) == (1.0, 1e-4)
+    assert given["learning_rate"] == 1, "what was given stays as it was"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,7 @@ def test_bad_parameter_files(tmp_path: Path, text: str, message: str) -> None:
         assert "cannot read the parameter file" in mofe("run", "-f", folder, code=1)
 
 
+@pytest.mark.integration
 def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("train_data: Größe\nσ: 1\n", encoding="utf-8")
     ascii_only = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -205,6 +209,7 @@ def test_damaged_tables_are_named(tmp_path: Path, content: str) -> None:
     assert mofe("report", str(tmp_path), code=1).startswith(f"mofe: {tmp_path}/tables.json is not a valid comparison: ")
 
 
+@pytest.mark.integration
 def test_a_folder_in_the_place_of_a_link_does_not_hide_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

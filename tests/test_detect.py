@@ -90,7 +90,7 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         ([], "there are no images to score"),
         ([Image.new("RGB", (5, 5)), Image.new("RGB", (0, 5))], "image 1 cannot be scored: it has no pixels"),
         (np.zeros((0, 20, 3), np.uint8), "image 0 cannot be scored: it has no pixels"),
-        (np.zeros((1, 60_000, 3), np.uint8), "of 60000 × 1 pixels one side is over 100 times the other"),
+        (np.zeros((1, 60_000, 3), np.uint8), "it is 60000 × 1 pixels: one side is over 100 times the other"),
     ],
 )
 def test_what_is_no_image_is_refused(loaded: Detector, image: Any, message: str) -> None:
@@ -172,7 +172,7 @@ def test_the_scores_it_was_compared_with(detector: SimpleNamespace, tmp_path: Pa
     """Asked one image at a time they are those of the score stage, and they decide as others do."""
     known = load_detector(detector.detector)
     names = ["pretrained.vim", "tuned.knn", "expert.mahalanobis"]
-    assert set(names) < set(known.info.compared) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
+    assert set(names) < set(known.info.baselines) == set(known.thresholds) - {"knn", "msp", "max_logit", "energy"}
     score(detector.images, detector.detector, str(tmp_path / "scores"), num_workers=0, batch_size=4, precision="fp32")
     stored = ScoreTable(str(tmp_path / "scores")).table
     contents = [ImageShards(detector.images).image(i)[0] for i in range(6)]
@@ -242,6 +242,7 @@ def test_the_command_refuses_before_it_writes(detector: SimpleNamespace, folder:
     assert "--format parquet needs a file" in command("--detector", detector.detector, "x", "--format", "parquet").err
 
 
+@pytest.mark.integration
 def test_a_reader_that_has_seen_enough_ends_it_quietly(detector: SimpleNamespace, folder: Path) -> None:
     command = [sys.executable, "-m", "mofe", "detect", "--detector", detector.detector, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 
 from mofe import __version__
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 
 ENGINE = """#!/usr/bin/env python3

@@ -19,7 +19,7 @@ import yaml
 import mofe.runners.kubeflow as runner
 from mofe.errors import MofeError
 from mofe.runners.digests import compiled_pipeline
-from mofe.runners.workflow import cause_in, ended, failures
+from mofe.runners.workflow import cause_in, failures, report_ended
 
 PARAMETERS = {
     "train_data": "s3://b/train",
@@ -62,21 +62,9 @@ class Kubeflow(BaseHTTPRequestHandler):
         seen = self.server.seen  # type: ignore[attr-defined]
         seen.paths.append(self.path)
         seen.tokens.add(self.headers.get("authorization"))
-        if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
-            node = self.path.split("/")[-2]
-            # Kubeflow has begun to answer when it finds that there is no log
-            self._answer(seen.logs.get(node, {"error_message": "Error: pods not found", "error_details": "…"}))
-        elif self.path.startswith("/apis/v1beta1/runs/run-1") and seen.manifests:
-            self._answer(seen.manifests.pop(0) if len(seen.manifests) > 1 else seen.manifests[0])
-        elif self.path.startswith("/apis/v2beta1/runs/run-1"):
-            state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
-            if state == "down":
-                self._answer({"message": "try later"}, 503)
-            else:
-                self._answer({"run_id": "run-1", **state})
-        elif self.path.startswith("/apis/v2beta1/runs/run-0") and seen.earlier:
-            self._answer({"run_id": "run-0", **seen.earlier})
-        elif self.path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1"):
+        if self._answers_of_a_run(seen):
+            return
+        if self.path.startswith("/apis/v2beta1/pipelines/p-1/versions/v-1"):
             self._answer({"pipeline_version_id": "v-1", "pipeline_spec": seen.registered})
         elif self.path.startswith("/apis/v2beta1/experiments"):
             self._answer({})
@@ -97,6 +85,26 @@ class Kubeflow(BaseHTTPRequestHandler):
             self._answer({"multi_user": False})
         else:
             self._answer({"message": "not a call of v2beta1"}, 404)
+
+    def _answers_of_a_run(self, seen: SimpleNamespace) -> bool:
+        """Whether it was asked about one run, and has answered."""
+        if self.path.startswith("/apis/v1alpha1/runs/run-1/nodes/") and self.path.endswith("/log"):
+            node = self.path.split("/")[-2]
+            # Kubeflow has begun to answer when it finds that there is no log
+            self._answer(seen.logs.get(node, {"error_message": "Error: pods not found", "error_details": "…"}))
+        elif self.path.startswith("/apis/v1beta1/runs/run-1") and seen.manifests:
+            self._answer(seen.manifests.pop(0) if len(seen.manifests) > 1 else seen.manifests[0])
+        elif self.path.startswith("/apis/v2beta1/runs/run-1"):
+            state = seen.states.pop(0) if len(seen.states) > 1 else seen.states[0]
+            if state == "down":
+                self._answer({"message": "try later"}, 503)
+            else:
+                self._answer({"run_id": "run-1", **state})
+        elif self.path.startswith("/apis/v2beta1/runs/run-0") and seen.earlier:
+            self._answer({"run_id": "run-0", **seen.earlier})
+        else:
+            return False
+        return True
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"] or 0))
@@ -136,7 +144,7 @@ class Kubeflow(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    monkeypatch.setattr(runner, "WAIT", 0.01)
+    monkeypatch.setattr(runner, "POLL_INTERVAL", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
@@ -154,7 +162,7 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 def submit(kubeflow: SimpleNamespace, **more: Any) -> list[str]:
     said: list[str] = []
     runner.submit(
-        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append, **more
+        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append, **more
     )
     return said
 
@@ -207,7 +215,7 @@ def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -
     kubeflow.states, kubeflow.manifests = [{"state": "FAILED"}], [manifest(RECORDED["killed"])]
     said: list[str] = []
     with pytest.raises(MofeError, match=r"failed: partition 1 \(main: Error \(exit code 143\)\)$"):
-        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", say=said.append)
+        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append)
     assert ["✗ partition 1", "failed"] in words(said)
     assert ["✓ partition 2", "0:00:20"] in words(said)
     assert ["✓ score OOD set 2.1", "0:00:24"] in words(said), "the first set of the second configuration"
@@ -245,7 +253,10 @@ def test_of_two_tasks_of_one_name_each_is_told() -> None:
     ]  # fmt: skip
     nodes[1]["phase"] = "Skipped"
     nodes.pop(2)
-    assert words(list(ended(nodes, documents, set()))) == [["✓ plan_shards", "cached"], ["✓ plan_shards", "0:02:00"]]
+    assert words(list(report_ended(nodes, documents, set()))) == [
+        ["✓ plan_shards", "cached"],
+        ["✓ plan_shards", "0:02:00"],
+    ]
     nodes[-1].update(type="Pod", phase="Failed", message="main: Error", templateName="impl")
     nodes[1].update(type="Pod", phase="Succeeded", finishedAt="2026-11-26T16:09:00Z")
     assert [failure.message for failure in failures(nodes, documents)] == ["main: Error"]
@@ -270,7 +281,7 @@ def test_what_ended_a_stage_from_outside_goes_before_what_it_had_caught() -> Non
 def test_a_refusal_and_a_server_that_goes_away_are_said(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "PATIENCE", 3)
+    monkeypatch.setattr(runner, "MAX_MISSES", 3)
     kubeflow.states = [{"state": "RUNNING"}, "down"]
     with pytest.raises(MofeError, match=r"lost sight of run run-1 .*try later.*may still be running"):
         submit(kubeflow)
@@ -292,7 +303,7 @@ def test_a_token_goes_into_the_header_and_nowhere_else(
 def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
     for registry in ("registry.example/a", "registry.example/a", "registry.example/b"):
-        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, log=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was there already", "registered"]
     assert kubeflow.names == ["mofe"]
     assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
@@ -310,7 +321,7 @@ def earlier_spec(kubeflow: SimpleNamespace) -> dict[str, Any]:
 def again(kubeflow: SimpleNamespace, stage: str, **more: Any) -> dict[str, Any]:
     earlier = runner.earlier_run("run-0", host=kubeflow.host)
     parameters = {**earlier.parameters, "knn_k": 9}
-    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, say=lambda _: None, **more)
+    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, log=lambda _: None, **more)
     return dict(kubeflow.run)
 
 
@@ -349,7 +360,7 @@ def test_of_a_run_from_the_ui_only_the_stage_asks_for_more(kubeflow: SimpleNames
     kubeflow.earlier["runtime_config"]["parameters"]["cpu"] = "4"
     earlier = runner.earlier_run("run-0", host=kubeflow.host)
     more = {**earlier.parameters, "memory": "64Gi", "cpu": "16"}
-    runner.submit_again(earlier, "index", more, host=kubeflow.host, say=lambda _: None)
+    runner.submit_again(earlier, "index", more, host=kubeflow.host, log=lambda _: None)
     assert kubeflow.run["runtime_config"]["parameters"] == {**PARAMETERS, "cpu": "4"}
     spec = kubeflow.run["pipeline_spec"]["pipeline_spec"]
     tasks, before = spec["root"]["dag"]["tasks"], pipeline["root"]["dag"]["tasks"]
@@ -384,7 +395,7 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
     said: list[str] = []
     pool = {"train_accelerators": 8, "node_selector": {"pool": "gpu"}}
     for defaults in ({}, pool, pool):
-        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, say=said.append)
+        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, log=said.append)
     assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was there already"]
     plain, changed = (next(iter(yaml.safe_load_all(text))) for text in map(uploaded, kubeflow.uploaded[1:]))
     for name, value in pool.items():
@@ -395,19 +406,19 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
 def test_a_namespace_is_where_pipelines_are_looked_for_and_not_where_kubeflow_is(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", say=lambda _: None)
+    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", log=lambda _: None)
     (asked,) = [path for path in kubeflow.paths if path.startswith("/apis/v2beta1/pipelines?")]
     assert parse_qs(urlsplit(asked).query)["namespace"] == ["alice"]
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("kfp.Client", lambda host, **given: made.append(given) or 1 / 0)
     with pytest.raises(MofeError, match="cannot be reached"):
-        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", say=lambda _: None)
+        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", log=lambda _: None)
     assert "namespace" not in made[0]
 
 
 def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
     pool = {"train_accelerators": 8, "cpu": "4"}
-    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, say=lambda _: None)
+    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, log=lambda _: None)
     parameters = next(iter(yaml.safe_load_all(uploaded(kubeflow.uploaded[-1]))))["root"]["inputDefinitions"][
         "parameters"
     ]
@@ -426,7 +437,7 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
     def schedule(name: str, cron: str) -> None:
         runner.schedule(
             compiled_pipeline("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host,
-            registry="registry.example/team", say=said.append,
+            registry="registry.example/team", log=said.append,
         )  # fmt: skip
 
     schedule("other", "0 0 3 * * 1")
@@ -450,12 +461,12 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
 
     begun = {"run_id": "run-2", "recurring_run_id": next(reversed(kubeflow.schedules)), "state": "RUNNING"}
     kubeflow.runs = [begun]
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert weekly["mode"] == "DISABLE", "Kubernetes would delete the run that has begun with its schedule"
     begun["state"] = "SUCCEEDED"
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert [body["display_name"] for body in kubeflow.schedules.values()] == ["other"]
-    runner.unschedule("weekly", host=kubeflow.host, say=said.append)
+    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
     assert said[-2:] == ["weekly runs no more", "there is no schedule weekly"]
     with pytest.raises(MofeError, match="has 5 fields: Kubeflow's six begin with seconds"):
         schedule("weekly", "0 3 * * 1")

@@ -9,11 +9,11 @@ from helpers import command_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mofe.artifacts.recipe import Recipe
 from mofe.errors import MofeError
 from mofe.parameters.file import check_parameters, pipeline_parameters
 from mofe.parameters.rules import RULES, check_values
 from mofe.runners.digests import compiled_pipeline
-from mofe.training.recipe import Recipe
 
 PIPELINES = ("mofe", "sharded", "tables", "detect")
 KNOWN = {name: pipeline_parameters(compiled_pipeline(f"{name}.yaml")) for name in PIPELINES}
@@ -206,7 +206,7 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ),
         ("serve --detector d --threshold fpr=0.1", "mofe serve: threshold = 'fpr=0.1' must be tpr=SHARE or a number"),
         ("serve --detector d --port 0", "mofe serve: port = 0 must lie between 1 and 65535"),
-        ("serve --detector d --most-images 0", "most_images = 0 must lie between 1"),
+        ("serve --detector d --max-images 0", "max_images = 0 must lie between 1"),
         ("stage extract --images a --features b --batch-size 0", "mofe stage extract: batch_size = 0 must lie"),
         ("stage extract --images a --features b --precision fp8", "precision = 'fp8' is not one of auto, bf16, fp32"),
         ("stage prepare --source s3://u:canary@b/c --images b --name a --role ood", "was given with a user name and"),

@@ -7,7 +7,7 @@ import yaml
 from kfp import components
 
 from mofe.runners.digests import compiled_pipeline, stamp
-from mofe.runners.pipeline_spec import Documents, cut, renewed, stage_of, uncached
+from mofe.runners.pipeline_spec import PipelineSpec, stage_of, subgraph, with_image, without_cache
 from mofe.stages import STAGES
 
 OF_A_COMPARISON = {"plan_runs", "unpack_run", "compare_runs"}
@@ -23,7 +23,7 @@ CASES = [
 every_stage = pytest.mark.parametrize(("pipeline", "stage"), CASES)
 
 
-def documents(pipeline: str) -> Documents:
+def spec_of(pipeline: str) -> PipelineSpec:
     return list(yaml.safe_load_all(stamp(compiled_pipeline(f"{pipeline}.yaml").read_text(), "registry.example/team")))
 
 
@@ -33,9 +33,9 @@ def graphs(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
 
 @every_stage
 def test_what_is_left_is_whole(pipeline: str, stage: str) -> None:
-    whole = documents(pipeline)
-    part = cut(whole, stage)
-    assert whole == documents(pipeline), "the whole is left as it was"
+    whole = spec_of(pipeline)
+    part = subgraph(whole, stage)
+    assert whole == spec_of(pipeline), "the whole is left as it was"
     graph, platform = part
     defined, used = graph["components"], set()
     for owner in graphs(graph):
@@ -63,7 +63,7 @@ def test_what_is_left_is_whole(pipeline: str, stage: str) -> None:
 
 @every_stage
 def test_the_stage_alone_takes_nothing_from_the_cache(pipeline: str, stage: str) -> None:
-    graph, _ = uncached(cut(documents(pipeline), stage), stage)
+    graph, _ = without_cache(subgraph(spec_of(pipeline), stage), stage)
     ran = {
         stage_of(graph["components"][task["componentRef"]["name"]]["executorLabel"])
         for owner in graphs(graph)
@@ -78,26 +78,24 @@ def test_what_no_cache_holds_hands_on_parameters_alone() -> None:
     """The record of a run keeps them as JSON, to be taken from there when a stage below runs again."""
     firsts = {"mofe": "fingerprint", "sharded": "fingerprint", "tables": "fingerprint", "detect": "fingerprint_batch"}
     for pipeline, first in firsts.items():
-        graph, _ = documents(pipeline)
+        graph, _ = spec_of(pipeline)
         assert set(graph["components"][f"comp-{first.replace('_', '-')}"]["outputDefinitions"]) == {"parameters"}
 
 
 def test_nothing_after_the_stage_is_left() -> None:
-    graph, _ = cut(documents("mofe"), "partition")
+    graph, _ = subgraph(spec_of("mofe"), "partition")
     assert sorted(graph["root"]["dag"]["tasks"]) == [
         "extract", "fingerprint", "partition", "prepare", "prepare-2", "prepare-ood",
     ]  # fmt: skip
     assert graph["pipelineInfo"]["name"] == "mofe", "Kubeflow looks into its cache by this name"
 
 
-def test_one_stage_is_renewed() -> None:
-    old = documents("mofe")
+def test_one_stage_gets_the_present_image() -> None:
+    old = spec_of("mofe")
     for executor in old[0]["deploymentSpec"]["executors"].values():
         executor["container"]["image"] = executor["container"]["image"].rpartition("-")[0] + "-000000000000"
-    images = {
-        name: executor["container"]["image"]
-        for name, executor in renewed(old, "score", "registry.example/other")[0]["deploymentSpec"]["executors"].items()
-    }
+    graph = with_image(old, "score", "registry.example/other")[0]
+    images = {name: e["container"]["image"] for name, e in graph["deploymentSpec"]["executors"].items()}
     changed = {name for name, image in images.items() if not image.endswith("-000000000000")}
     assert changed == {"exec-score", "exec-score-2"}
     assert all(images[name].startswith("registry.example/other/mofe-score:") for name in changed)

@@ -31,6 +31,7 @@ def run(folder: Path, train: str, **environment: str) -> subprocess.CompletedPro
     )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("train", "environment", "message"),
     [

@@ -25,6 +25,8 @@ from helpers import artifact_paths, command_line, striped
 
 from mofe import load_detector
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("kserve", reason="serving is an extra: pip install 'mofe[serve]'")
 
 RNG = np.random.default_rng(9)
@@ -40,7 +42,7 @@ def server(_detector: Path) -> Iterator[SimpleNamespace]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mofe", "serve", "--detector", detector, "--port", str(port)]
-    command += ["--name", "stripes", "--most-megabytes", "1", "--most-images", "8"]
+    command += ["--name", "stripes", "--max-megabytes", "1", "--max-images", "8"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     for _ in range(600):
         try:

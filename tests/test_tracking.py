@@ -36,6 +36,7 @@ def stage(name: str, tmp_path: Path) -> list[str]:
     return [sys.executable, "-c", STAGE.format(stage=name, file=str(tmp_path / "report"))]
 
 
+@pytest.mark.integration
 def test_one_parent_and_a_run_a_stage_even_from_two_processes_at_once(store: str, tmp_path: Path) -> None:
     both = [subprocess.Popen(stage(name, tmp_path)) for name in ("extract", "evaluate")]
     assert [process.wait() for process in both] == [0, 0]
@@ -55,6 +56,7 @@ def test_one_parent_and_a_run_a_stage_even_from_two_processes_at_once(store: str
     assert b"canary" not in (tmp_path / "mlflow.db").read_bytes()
 
 
+@pytest.mark.integration
 def test_events_left_in_a_folder_are_carried_by_one_process(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
     assert "canary" not in fsspec.filesystem("memory").cat_file(kept).decode()
 
 
+@pytest.mark.integration
 def test_a_run_that_the_platform_made_is_joined_and_left_open(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +120,7 @@ def test_a_run_that_the_platform_made_is_joined_and_left_open(
     assert client.get_experiment_by_name("mofe") is None
 
 
+@pytest.mark.integration
 def test_the_carrier_of_events_ends_where_who_started_it_is_gone(store: str, tmp_path: Path) -> None:
     events = tmp_path / "events"
     events.mkdir()

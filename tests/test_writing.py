@@ -17,7 +17,7 @@ from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.storage import locations, writing
-from mofe.storage.checksummed_json import sealed
+from mofe.storage.checksummed_json import with_checksum
 
 MB = 2**20
 
@@ -91,6 +91,7 @@ def test_a_folder_made_in_a_console_is_empty(s3_bucket: str) -> None:
     assert "file" in locations.names(locations.resolve(f"{s3_bucket}/new"))
 
 
+@pytest.mark.integration
 def test_a_writer_that_is_killed_while_it_removes_the_older_artifact_can_begin_again(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +147,7 @@ with writing.staged(sys.argv[1]) as folder:
 def write_artifact(place: Path | UPath, content: bytes) -> None:
     with writing.staged(str(place)) as folder:
         writing.write_bytes(folder / "file", content)
-        writing.write_bytes(folder / "manifest.json", sealed({}))
+        writing.write_bytes(folder / "manifest.json", with_checksum({}))
 
 
 def killed(how: str, place: Path) -> None:
@@ -158,6 +159,7 @@ def killed(how: str, place: Path) -> None:
         os.utime(one, (0, 0))
 
 
+@pytest.mark.integration
 def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact[1]"
     killed(HALF_WAY, artifact)
@@ -171,6 +173,7 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
     assert (artifact / "file").read_bytes() == b"new"
 
 
+@pytest.mark.integration
 def test_what_a_killed_writer_had_put_aside_comes_back(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     write_artifact(artifact, b"old")

@@ -9,33 +9,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from mofe.artifacts import recipe
 from mofe.errors import MofeError
 
-
-class Configuration(NamedTuple):
-    """One run of a comparison: its name, its seed, and the parameters that it may change."""
-
-    name: str
-    seed: int
-    num_experts: int
-    strategy: str
-    top_k: int
-    epochs: int
-    learning_rate: float
-    mixup: str
-    mixup_scale: float
-    mixup_sigma: float
-    fold_lambda: bool
-    regulariser: str
-    regulariser_weight: float
-    negative_weight: float
-    router: str
-    expert_init: str
-    knn_k: int
-    bank: str
-
-
-CHANGEABLE = Configuration._fields[2:]
+CHANGEABLE: dict[str, type] = {
+    "num_experts": int, "strategy": str, "top_k": int, **recipe.CHANGEABLE, "knn_k": int, "bank": str,
+}  # fmt: skip
+"""The parameters that a configuration may change, and their types."""
+Configuration = NamedTuple("Configuration", [("name", str), ("seed", int), *CHANGEABLE.items()])  # type: ignore[misc]
+"""One run of a comparison: its name, its seed, and its values of :data:`CHANGEABLE`."""
 
 
 class Row(NamedTuple):
@@ -135,7 +117,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in CHANGEABLE:
             raise MofeError(f"a configuration has no parameter {name!r}; it may change {', '.join(CHANGEABLE)}")
-        wanted = Configuration.__annotations__[name]
+        wanted = CHANGEABLE[name]
         if wanted is float and isinstance(value, str):  # YAML takes 1e-4 for text
             with suppress(ValueError):
                 value = float(value)

@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision they are multiplied."""
+"""Device of tensors, and precision of matrix products."""
 
 import os
 import shutil
@@ -15,32 +15,32 @@ from mofe.errors import MofeError
 
 Precision = Literal["auto", "bf16", "fp32"]
 
-torch.backends.cudnn.allow_tf32 = False  # with it cuDNN convolves float32 in 10 bits
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat itself
+torch.backends.cudnn.allow_tf32 = False  # TF32 has a mantissa of only 10 bits
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS reproducible
 
 
 def device() -> torch.device:
-    """The accelerator of this machine, else the CPU; of several accelerators the one that is this process's own."""
+    """The accelerator of this machine, else the CPU; of several accelerators the one of this process."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is None:
         return torch.device("cpu")
     return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))  # torchrun's
 
 
-def sent(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
-    """The tensor on a device; the host does not wait for a GPU to take it."""
-    return tensor.to(place, non_blocking=place.type == "cuda")  # others may read memory that has been freed by then
+def to_device(tensor: torch.Tensor, place: torch.device) -> torch.Tensor:
+    """Move a tensor to a device; the host does not wait for a GPU's copy."""
+    return tensor.to(place, non_blocking=place.type == "cuda")  # elsewhere the source may be freed before it is read
 
 
 COMPILED_FROM = 100_000
-"""Images to be trained on, in all epochs, from which the seconds of compiling are won back on a GPU."""
+"""Number of training images in all epochs above which compiling saves time on a GPU."""
 
 
 def compiling_pays(images: float) -> bool:
-    """Whether ``torch.compile`` gains here: on a GPU, beside which there is what Triton compiles its launchers with.
+    """Whether ``torch.compile`` saves time: on a GPU, if Triton and its C compiler and headers are installed.
 
     Args:
-        images: to be trained on; one that is only looked at counts a tenth, for there the loader may be the limit.
+        images: images to train on. An image for inference counts a tenth, because the loader may be the limit.
     """
     if images < COMPILED_FROM or device().type != "cuda" or torch.cuda.get_device_capability() < (7, 0):
         return False
@@ -50,7 +50,7 @@ def compiling_pays(images: float) -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it torch uses one thread of the CPU: where loaders keep all cores busy, threads wait for one another."""
+    """Limit torch to one CPU thread in the block, because threads wait for one another if loaders use all cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -62,11 +62,11 @@ def one_thread() -> Iterator[None]:
 def autocast(precision: str, *, training: bool = False) -> torch.autocast:
     """The autocast context of ``precision`` on this machine's device.
 
-    ``auto`` is bf16 where the hardware multiplies it natively, but float32 for training on a CPU, where the gain is
-    small and the loss of a reproducible curve is not.
+    ``auto`` is bf16 if the hardware multiplies it natively. For training on a CPU it is float32, because the gain is
+    small there and the curve would not be reproducible.
 
     Raises:
-        MofeError: an unknown precision.
+        MofeError: ``precision`` is unknown.
     """
     if precision not in ("auto", "bf16", "fp32"):
         raise MofeError(f"precision {precision!r} is not one of auto, bf16, fp32")

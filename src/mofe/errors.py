@@ -1,4 +1,4 @@
-"""The one exception that speaks to the person who runs mofe, and other people's messages in one line."""
+"""The exception for errors that a user can fix, and a short form of other libraries' messages."""
 
 import json
 from contextlib import suppress
@@ -6,13 +6,18 @@ from typing import Any
 
 
 class MofeError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do, in one line."""
+    """An error that the user can fix. The message says in one line what is wrong, where, and what to do."""
 
 
 def in_one_line(error: Any) -> str:
-    """The message in the answer's body; else the body, or what the exception says. At most 300 characters."""
+    """The text of an exception, or a text, without line breaks: at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
+def server_message(error: Any) -> str:
+    """The message in the response's body, else the body, else the exception's text: at most 300 characters."""
     text = str(getattr(error, "body", "") or getattr(error, "message", "") or error)
     with suppress(ValueError):
         said = json.loads(text)
         text = str(said.get("message") or said.get("error_message") or text) if isinstance(said, dict) else text
-    return " ".join(text.split())[:300]
+    return in_one_line(text)

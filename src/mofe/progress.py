@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a pod's log."""
+"""Progress of long work: a bar on a terminal, or occasional lines in a pod's log."""
 
 import sys
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from tqdm import tqdm
 def progress(
     iterable: Iterable[Any] | None = None, *, label: str, total: int | None = None, unit: str = "image"
 ) -> "tqdm[Any]":
-    """A tqdm bar over ``iterable``, or one to ``update`` by hand; it shows the rate in ``unit``/s."""
+    """Make a tqdm bar over ``iterable``, or one to ``update`` by hand; it shows the rate in ``unit``/s."""
     interactive = sys.stderr.isatty()
     return tqdm(
         iterable,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mofe"
 KUBERNETES = "1.34"
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")]
 
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -212,7 +212,8 @@ def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.
 def test_the_schedule_is_one_that_mofe_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (config,) = of_kind(rendered("everything"), "ConfigMap")
     parameters = yaml.safe_load(config["data"]["parameters.yaml"])
-    check_parameters(parameters, pipeline_parameters(ROOT / "pipelines" / "compiled" / "mofe.yaml"), "the ConfigMap")
+    known = pipeline_parameters(ROOT / "pipelines" / "compiled" / "mofe.yaml")
+    parameters = check_parameters(parameters, known, "the ConfigMap")
     assert (parameters["train_accelerators"], parameters["accelerators"]) == ("8", "0"), "its own go before the pool's"
     file = tmp_path / "parameters.yaml"
     file.write_text(config["data"]["parameters.yaml"])

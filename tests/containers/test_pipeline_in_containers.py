@@ -20,9 +20,12 @@ from mofe.errors import MofeError
 from mofe.runners.digests import compiled_pipeline, images_of, stamp
 from mofe.runners.local import RunResult, run_pipeline
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("MOFE_TEST_CONTAINERS"), reason="builds gigabytes of images: make test-containers"
-)
+pytestmark = [
+    pytest.mark.containers,
+    pytest.mark.skipif(
+        not os.environ.get("MOFE_TEST_CONTAINERS"), reason="builds gigabytes of images: make test-containers"
+    ),
+]
 ROOT = Path(__file__).parents[2]
 REGISTRY = "localhost/mofe-test"
 STAGED = images_of(stamp(compiled_pipeline("mofe.yaml").read_text(), REGISTRY))

@@ -101,6 +101,7 @@ def test_archives_without_labels(tmp_path: Path) -> None:
     assert open_source(uri).classes == ()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("images", [lambda uri: open_source(uri).images(), lambda uri: list_images([uri])])
 def test_one_image_is_held_at_a_time_whatever_the_names(
     tmp_path: Path, images: Callable[[str], Iterator[LabelledImage]]

@@ -42,7 +42,7 @@ def test_it_is_the_same_each_time_and_left_alone_when_complete(tmp_path: Path) -
 
 def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(MofeError, match="in the way"):
+    with pytest.raises(MofeError, match="is neither the digits nor an empty folder"):
         write_digits(str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

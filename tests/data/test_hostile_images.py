@@ -139,6 +139,7 @@ def as_shown(names: object) -> set[str]:
     return {os.fsencode(str(name)).decode(errors="backslashreplace") for name in names}  # type: ignore[attr-defined]
 
 
+@pytest.mark.integration
 def test_prepare_takes_what_is_whole_and_lists_the_rest(corpus: Path, tmp_path: Path) -> None:
     code = (
         "import resource; most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -171,7 +172,7 @@ def whole_of(path: str) -> np.ndarray:
 
 def test_detect_gives_a_prediction_or_a_reason(corpus: Path, detector: SimpleNamespace) -> None:
     loaded = load_detector(detector.detector)
-    before = most_memory()
+    before = max_memory()
     found = list(detect(loaded, [str(corpus)]))
     predictions = {Path(v.image).name for v in found if isinstance(v, Prediction)}
     reasons = {Path(v.image).name: v.reason for v in found if isinstance(v, Unreadable)}
@@ -179,12 +180,12 @@ def test_detect_gives_a_prediction_or_a_reason(corpus: Path, detector: SimpleNam
     assert as_shown(odd()) <= predictions
     assert as_shown(bad()) <= set(reasons)
     assert all(reasons.values())
-    assert (most_memory() - before) << 10 < LARGEST_RISE
+    assert (max_memory() - before) << 10 < LARGEST_RISE
     stream = io.BytesIO()
     write((v for v in found if isinstance(v, Prediction)), stream, "parquet")  # its names are text
 
 
-def most_memory() -> int:
+def max_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -94,8 +94,8 @@ def test_what_is_unreadable_says_why(photo: Image.Image, kind: str, spoil: objec
 def test_too_many_pixels_are_refused_before_they_are_decoded(
     photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "MOST_PIXELS", 53)
+    monkeypatch.setattr(images, "MAX_PIXELS", 53)
     with pytest.raises(ValueError, match="pixels"):
         decode(encoded(photo, "PNG"))
-    monkeypatch.setattr(images, "MOST_PIXELS", 54)
+    monkeypatch.setattr(images, "MAX_PIXELS", 54)
     decode(encoded(photo, "PNG"))

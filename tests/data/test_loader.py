@@ -73,6 +73,7 @@ def test_a_batch_is_its_images_one_by_one(make_images: Callable[..., str], monke
     assert decoded == transformed == len(positions)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("heeded", [True, False])
 def test_where_sigterm_is_heeded_a_signal_to_the_group_does_not_end_the_workers(
     make_images: Callable[..., str], heeded: bool

@@ -177,6 +177,7 @@ except MofeError as error:
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="no bound on the memory of a process")
 def test_a_parquet_that_unpacks_to_more_than_there_may_be(tmp_path: Path) -> None:
     """In a process of its own, whose memory the bound is taken from: 2 GB of one value, in a file of 3 kB."""
@@ -219,8 +220,8 @@ def test_csv_manifest_without_labels_and_with_a_missing_file(tmp_path: Path) -> 
     [
         ("file,label\na,b\n", "expected the columns path in a CSV manifest, found file,label"),
         ("path,label\n", "lists no images"),
-        ("path,label\na.png,x\nb.png,\n", "line 3: no label"),
-        ("label,path\nx,a.png\nx\n", "line 3: no path"),
+        ("path,label\na.png,x\nb.png,\n", "line 3 has no label"),
+        ("label,path\nx,a.png\nx\n", "line 3 has no path"),
         ("path,label\ncaf\xe9.png,x\n", "is not a CSV file in UTF-8"),
         ("path\n" + "a" * 200_000, "is not a CSV file in UTF-8: field larger"),
     ],

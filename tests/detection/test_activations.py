@@ -116,3 +116,21 @@ def test_what_cannot_be_reshaped(sample: Sample) -> None:
     ):
         with pytest.raises(MofeError, match=message):
             attempt()
+
+
+def test_dice_drops_a_weight_whose_contribution_is_the_quantile_itself() -> None:
+    """Of the products 1, 2, 3, 4 the quantile of ⅓ is 2: what is above it is kept, as in the official code."""
+    fitted = DICE.fit(torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 1.0], [3.0, 2.0]]), torch.tensor([5.0, 6.0]), 1 / 3)
+    assert fitted.weight_CD.tolist() == [[0, 0], [3, 2]]
+    assert fitted.bias_C.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("name", ["ash-s", "scale"])
+def test_the_unit_of_the_features_does_not_change_how_much_they_are_sharpened(name: str, sample: Sample) -> None:
+    small = 1e-3 * sample.test
+    torch.testing.assert_close(SHAPES[name](small), 1e-3 * SHAPES[name](sample.test), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_quantile_of_one_feature_is_that_feature(share: float) -> None:
+    assert ReAct.fit(torch.tensor([[0.5]]), share).threshold == 0.5

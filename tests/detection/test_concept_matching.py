@@ -68,3 +68,13 @@ def test_what_cannot_be_matched() -> None:
     ):
         with pytest.raises(MofeError, match=message):
             attempt()
+
+
+def test_where_nothing_is_said_it_is_the_official_codes_choice() -> None:
+    """Logit scale 100; MCM and GL-MCM at τ = 1, λ = 1."""
+    images, patches = by_definition(IMAGES, TEXTS), by_definition(PATCHES, TEXTS)
+    np.testing.assert_allclose(zero_shot_logits(IMAGES, TEXTS), 100 * images, atol=1e-4)
+    overall, local = softmax(images, axis=1).max(1), softmax(patches, axis=2).max((1, 2))
+    np.testing.assert_allclose(mcm(IMAGES, TEXTS), overall, rtol=1e-5)
+    np.testing.assert_allclose(local_mcm(PATCHES, TEXTS), local, rtol=1e-5)
+    np.testing.assert_allclose(gl_mcm(IMAGES, TEXTS, torch.from_numpy(local)), overall + local, rtol=1e-5)

@@ -56,3 +56,24 @@ def test_what_has_no_boundaries(sample: Sample) -> None:
     ):
         with pytest.raises(MofeError, match=message):
             FDBD.fit(sample.train.mean(0), weight, bias)
+
+
+def test_two_classes_have_one_boundary() -> None:
+    """By hand: logits 5 and 1 for z = (3, 4) of length 5, weights at a distance of 2."""
+    fitted = FDBD.fit(torch.zeros(2), torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([2.0, 4.0]))
+    assert fitted.score(torch.tensor([[3.0, 4.0]])).item() == pytest.approx(4 / (2 * 5))
+
+
+@pytest.mark.parametrize(("away", "divisor"), [(0.5, 0.5), (1e-3, 1e-3), (0.0, 1e-8)])
+def test_a_feature_near_the_mean_is_divided_by_its_distance_from_it(away: float, divisor: float) -> None:
+    """At the mean itself, where the paper has no score, by 1e-8."""
+    fitted = FDBD.fit(torch.zeros(2), torch.tensor([[1.0, 0], [-1, 0]]), torch.tensor([3.0, 1.0]))
+    assert fitted.score(torch.tensor([[0.0, away]], dtype=torch.float64)).item() == pytest.approx(1 / divisor)
+
+
+def test_what_all_weights_of_many_classes_share_does_not_matter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(40, 8, generator=generator).double()
+    mean, bias = torch.zeros(8).double(), torch.zeros(40).double()
+    alone = FDBD.fit(mean, weight, bias).between_CC
+    torch.testing.assert_close(FDBD.fit(mean, weight + 1e6, bias).between_CC, alone, rtol=1e-7, atol=0)

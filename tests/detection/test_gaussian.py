@@ -156,3 +156,16 @@ def test_what_cannot_be_scored(sample: Sample) -> None:
     with pytest.raises(MofeError, match="unit sphere"):
         fitted(SSD, sample.train, sample.labels, False)
     assert near.score(sample.test[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(("spread", "rank"), [(1e-5, 3), (1e-8, 2)])
+def test_a_spread_that_float32_loses_beside_the_largest_has_no_distance(spread: float, rank: int) -> None:
+    """NumPy's rule for the rank of float32 features: singular values above the largest · D · 2⁻²³ = 3.6e-7."""
+    corners = torch.cartesian_prod(*3 * [torch.tensor([-1.0, 1.0])]).double()
+    train = corners * torch.tensor([1.0, 1e-4, spread])
+    labels = torch.zeros(8).long()
+    assert np.linalg.matrix_rank(train.numpy(), tol=train.numpy().std(axis=0).max() * 8**0.5 * 3 * 2.0**-23) == rank
+    score = fitted(Mahalanobis, train, labels, False).score
+    aside = score(torch.tensor([[0.0, 0.0, 2 * spread]])).item()
+    assert aside == pytest.approx(-4 if rank == 3 else 0, abs=1e-9)
+    assert score(torch.tensor([[0.0, 3e-4, 0.0]])).item() == pytest.approx(-9)

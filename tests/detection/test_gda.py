@@ -83,3 +83,39 @@ def test_what_cannot_be_fitted(sample: Sample) -> None:
     ):
         with pytest.raises(MofeError, match=message):
             GDA.fit(of, text, *held_out)
+
+
+ALPHAS = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0]
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_each_alpha_of_the_grid_is_taken_where_it_alone_is_right(alpha: float) -> None:
+    """Two classes along the first axis; texts that differ along the second; one image asks for more, one for less.
+
+    By symmetry b is the same for both, and w_0 − w_1 = 2 D m / (v + t) along the first axis: m the mean, v the scatter
+    of it, t the trace over N − 1.
+    """
+    one = normalize(torch.tensor([[1.0, y, z] for y in (-0.5, 0.5) for z in (-0.5, 0.5)]).double(), dim=1)
+    train, labels = torch.cat([one, one * torch.tensor([-1.0, 1, 1])]), torch.tensor([0] * 4 + [1] * 4)
+    m = one[:, 0].mean()
+    scatter = (train - torch.stack([m, -m])[labels][:, None] * torch.tensor([1.0, 0, 0])).square().sum(dim=0)
+    steep = float(2 * 3 * m / (scatter[0] + scatter.sum() / 7))
+    scale, x = 1e4, 0.5
+    texts = torch.tensor([[0.0, 1, 0], [0, -1, 0]])
+    height = [factor * alpha * steep * x / (2 * scale) for factor in (0.5, 2)]
+    held = torch.tensor([[x, -height[0], 0], [-x, height[1], 0]]).double()  # right above α / 2, and below 2 α
+    held[:, 2] = (1 - held.square().sum(dim=1)).sqrt()
+    fit = GDA.fit(ClassMoments.of([(train, labels)], 2, normalise=True), texts, held, torch.zeros(2).long(), scale)
+    assert fit.alpha == alpha
+    np.testing.assert_allclose((fit.weight_CD[0] - fit.weight_CD[1])[0], steep, rtol=1e-12)
+
+
+def test_where_nothing_is_said_the_logit_scale_is_100(sample: Sample) -> None:
+    assert fitted(sample).logit_scale == 100
+
+
+def test_two_images_of_one_class_have_a_variance(sample: Sample) -> None:
+    """N − 1 is 1."""
+    two = Sample(sample.train[:2], torch.zeros(2).long(), sample.test, sample.weight[:1], sample.bias[:1])
+    ours = GDA.fit(moments(two), two.weight, two.train, two.labels, 0.0)
+    np.testing.assert_allclose(ours.logits(two.test), ours.alpha * gaussian_part(two), rtol=1e-9)

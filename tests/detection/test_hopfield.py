@@ -36,11 +36,23 @@ def test_the_score_grows_with_the_feature(sample: Sample) -> None:
 
 def test_what_has_no_pattern(sample: Sample) -> None:
     wrong = (sample.labels + (sample.labels == 2)) % sample.classes
-    with pytest.raises(MofeError, match="class 2 has no training image that is predicted rightly"):
+    with pytest.raises(MofeError, match="class 2 has no training image that is predicted correctly"):
         SHE.fit([(sample.train, sample.labels, wrong)], sample.classes)
     with pytest.raises(MofeError, match="no training image"):
         SHE.fit([], sample.classes)
     with pytest.raises(MofeError, match="not finite"):
         SHE.fit([(sample.train / 0, sample.labels, sample.labels)], sample.classes)
-    with pytest.raises(MofeError, match=f"none of {sample.classes} classes"):
+    with pytest.raises(MofeError, match=f"not one of {sample.classes} classes"):
         fitted(sample).score(sample.test[:1], torch.tensor([sample.classes]))
+
+
+def test_chunks_of_two_widths_and_predictions_of_no_class_are_refused(sample: Sample) -> None:
+    chunk = sample.train, sample.labels, sample.labels
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        SHE.fit([chunk, (sample.train[:, 1:], sample.labels, sample.labels)], sample.classes)
+    with pytest.raises(MofeError, match=f"label {sample.classes} at row 0 is not one of"):
+        SHE.fit([(sample.train, sample.labels, 0 * sample.labels + sample.classes)], sample.classes)
+    with pytest.raises(MofeError, match="label -1 at row"):
+        SHE.fit([(sample.train, sample.labels - 1, sample.labels)], sample.classes)
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        fitted(sample).score(sample.test[:, 1:], sample.test_logits.argmax(1))

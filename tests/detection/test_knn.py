@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from pytorch_ood.detector import KNN
 
 from mofe.detection import ExpertKNN
 from mofe.detection import knn as knn_module
-from mofe.detection.knn import _largest
+from mofe.detection.knn import _largest, default_k
 from mofe.errors import MofeError
 
 RNG = np.random.default_rng(0)
@@ -168,7 +169,7 @@ def test_what_cannot_be_indexed(bank: np.ndarray, experts: np.ndarray, k: int, m
         ((1, 3), [-1], 0, "numbered from 0"),
         ((1, 3), [7], 0, "no bank of expert 7"),
         ((2, 4), [0, 0], 0, r"shape \(2, 4\) are not \(B, 3\)"),
-        ((2, 3), [0, 0], -1, "-1 neighbours"),
+        ((2, 3), [0, 0], -1, "neighbours = -1 must be at least 0"),
     ],
 )
 def test_what_cannot_be_asked(shape: tuple[int, int], experts: list[int], n: int, message: str) -> None:
@@ -188,3 +189,112 @@ def test_a_global_bank_looks_among_all_whatever_the_expert() -> None:
     )
     expected = -np.sort(distance, axis=1)[:, 3]
     np.testing.assert_allclose(knn.score(queries, rng.integers(0, 5, 9)), expected, atol=1e-5)
+
+
+def test_k_is_a_thousand_of_imagenet_and_in_proportion_of_others() -> None:
+    """1000 for its 1 281 167 images (Sun et al., 2022), and at least 5."""
+    assert [default_k(n) for n in (1, 1281, 128_117, 640_584, 1_281_167)] == [5, 5, 100, 500, 1000]
+    assert [default_k(n) for n in (6 * 1281, 6 * 1281 + 641, 6 * 1281 + 640)] == [6, 7, 6], "to the nearest"
+
+
+def width_of_a_number(knn: ExpertKNN) -> int:
+    """Bytes that the index of the first expert takes for one number."""
+    return faiss.downcast_index(knn.indexes[0].index).code_size // 16
+
+
+@pytest.mark.parametrize(("largest", "width"), [(4 * 600 * 16, 4), (4 * 600 * 16 - 1, 2)])
+def test_a_bank_is_held_in_half_once_it_would_be_larger_than_allowed(
+    largest: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mofe.detection.knn.LARGEST", largest)
+    assert width_of_a_number(ExpertKNN.build(BANK, EXPERTS, 1)) == width
+
+
+def test_a_gibibyte_is_what_is_allowed() -> None:
+    assert knn_module.LARGEST == 2**30
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("angle", [1e-4, 1e-2, 0.03, 0.05, 0.5, 1.0])
+def test_a_distance_however_small_has_its_digits(angle: float, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two vectors an angle θ apart are at a distance of 2 sin θ / 2. In float16 a number is rounded by up to 2⁻¹²."""
+    if half:
+        monkeypatch.setattr("mofe.detection.knn.LARGEST", 1)
+    bank = np.array([[3.0, 0.0, 0.0], [0.0, 0.0, -1.0]], np.float32)
+    query = np.array([[np.cos(angle), np.sin(angle), 0.0]], np.float32)
+    distance = 2 * np.sin(angle / 2)
+    score = ExpertKNN.build(bank, None, 1).score(query, np.zeros(1, int))
+    np.testing.assert_allclose(score, [-distance], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_as_many_neighbours_as_k_and_more_leave_the_score_the_kth(n: int) -> None:
+    scores, distances, rows = ExpertKNN.build(BANK, EXPERTS, 3).search(QUERIES, ROUTES, n)
+    for query, route, score, distance, row in zip(QUERIES, ROUTES, scores, distances, rows, strict=True):
+        expected = brute_force(query, BANK[route == EXPERTS])
+        assert score == pytest.approx(-expected[2], abs=1e-4)
+        np.testing.assert_allclose(distance, expected[:n], atol=1e-4)
+        assert len(set(row)) == n
+
+
+def test_past_the_end_of_a_bank_there_is_nothing() -> None:
+    scores, distances, rows = ExpertKNN.build(BANK[:3], None, 2).search(QUERIES[:2], np.zeros(2, int), 5)
+    assert np.isinf(distances[:, 3:]).all()
+    assert (rows[:, 3:] == -1).all()
+    assert sorted(rows[0, :3]) == [0, 1, 2]
+    expected = [brute_force(query, BANK[:3]) for query in QUERIES[:2]]
+    np.testing.assert_allclose(distances[:, :3], expected, atol=1e-4)
+    np.testing.assert_allclose(scores, [-found[1] for found in expected], atol=1e-4)
+
+
+def test_a_query_without_a_direction_is_named() -> None:
+    knn = ExpertKNN.build(BANK, EXPERTS, 1)
+    for bad in (0.0, np.nan, np.inf):
+        queries = QUERIES.copy()
+        queries[4] = bad
+        with pytest.raises(MofeError, match="embedding 4 is not finite or is zero"):
+            knn.score(queries, ROUTES)
+
+
+def test_the_row_of_the_bank_is_named_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 16)
+    bank = BANK.copy()
+    bank[[400, 500]] = 0
+    with pytest.raises(MofeError, match=f"embedding {400 if EXPERTS[400] <= EXPERTS[500] else 500} is"):
+        ExpertKNN.build(bank, EXPERTS, 1)
+
+
+def test_an_expert_whose_last_images_come_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Close neighbours are measured again by their row, in banks of some rows of the whole."""
+    monkeypatch.setattr("mofe.detection.knn.BLOCK", 8)
+    knn = ExpertKNN.build(BANK, EXPERTS, 1)
+    scores, _, rows = knn.search(BANK * 2, EXPERTS, 1)
+    np.testing.assert_array_equal(rows[:, 0], np.arange(600))
+    np.testing.assert_allclose(scores, 0, atol=1e-6)
+
+
+def test_it_searches_where_it_is_told() -> None:
+    built = ExpertKNN.build(BANK, EXPERTS, 2)
+    there = ExpertKNN(built.indexes, 2, torch.device("cpu"))
+    assert there.place == torch.device("cpu")
+    np.testing.assert_array_equal(there.score(QUERIES, ROUTES), built.score(QUERIES, ROUTES))
+
+
+def test_it_is_saved_into_a_new_folder_and_over_an_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there"
+    ExpertKNN.build(BANK, EXPERTS, 9).save(folder)
+    ExpertKNN.build(BANK[:30], None, 2).save(folder)
+    again = ExpertKNN.load(str(folder))
+    assert (again.k, len(again.indexes)) == (2, 1)
+    assert (folder / "expert-000.faiss").exists()
+
+
+@pytest.mark.parametrize("content", [None, "no JSON", "{}", '{"k": 1, "experts": 9}'])
+def test_a_folder_without_usable_indexes_is_named(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        ExpertKNN.build(BANK, EXPERTS, 9).save(tmp_path)
+        (tmp_path / "knn.json").write_text(content)
+    with pytest.raises(MofeError, match=r"holds no usable KNN indexes: \S") as error:
+        ExpertKNN.load(tmp_path)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from mofe.detection.texts import Texts
-from mofe.inference.embedding import untouched
+from mofe.inference.embedding import create_pretrained
 from mofe.inference.local_score import LocalScores
 from mofe.models.backbone import describe_backbone
 
@@ -40,7 +40,7 @@ def test_it_is_the_official_one(depth: int, tmp_path: Path) -> None:
     weights = write_tiny_clip(tmp_path / "clip")
     clip = open_clip.create_model(f"local-dir:{tmp_path}/clip", device="cpu").eval()
     spec = describe_backbone(BACKBONE["backbone"], BACKBONE["backbone_args"], str(weights), depth=depth)
-    backbone = untouched(spec, ("a", "b", "c", "d")).eval()
+    backbone = create_pretrained(spec, ("a", "b", "c", "d")).eval()
     images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     text_CP = official_tokens(clip, images)[:4, 0]  # a class token would be nearest, if it took part
     local = LocalScores(backbone, Texts(clip.visual.proj, 100.0, text_CP))

@@ -1,5 +1,7 @@
 """The metrics against brute force, scikit-learn, and pytorch-ood on the same arrays."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from pytorch_ood.metrics import OODMetrics as TheirMetrics
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from mofe.detection import ood_metrics
-from mofe.detection.metrics import roc_points, threshold_at_tpr
+from mofe.detection.metrics import check_scores, roc_points, threshold_at_tpr
 from mofe.errors import MofeError
 
 
@@ -21,7 +23,7 @@ def gaussians(n: int, m: int, decimals: int | None = None) -> tuple[np.ndarray, 
 
 def brute_force(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float]:
     """FPR95 and AUROC from their definitions: every threshold, every pair."""
-    kept = [t for t in np.unique(known) if (known >= t).sum() >= 0.95 * len(known) - 1e-9]
+    kept = [t for t in np.unique(known) if 20 * (known >= t).sum() >= 19 * len(known)]  # 95 %, in whole numbers
     pairs = (known[:, None] > unknown).mean() + 0.5 * (known[:, None] == unknown).mean()
     return float((unknown >= max(kept)).mean()), float(pairs)
 
@@ -73,6 +75,31 @@ def test_the_threshold_keeps_exactly_95_of_100() -> None:
     assert threshold_at_tpr([3.0]) == 3
     assert threshold_at_tpr(np.arange(10), 0.5) == 5
     assert threshold_at_tpr(np.arange(100), 0.55) == 45  # though 0.55 · 100 is 55.00000000000001
+
+
+@pytest.mark.parametrize("tpr", [0.0, -0.1, 1.5])
+def test_a_share_that_no_threshold_keeps_is_refused(tpr: float) -> None:
+    with pytest.raises(MofeError, match=rf"tpr = {tpr} must lie in \(0, 1\]"):
+        threshold_at_tpr([1.0, 2.0], tpr)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "message"),
+    [
+        (lambda: threshold_at_tpr([]), "no ID scores"),
+        (lambda: roc_points([], [1.0]), "no ID scores"),
+        (lambda: roc_points([1.0], []), "no OOD scores"),
+    ],
+)
+def test_the_side_without_scores_is_named(attempt: Callable[[], object], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        attempt()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
+def test_scores_of_any_precision_are_compared_in_float64(dtype: type) -> None:
+    assert check_scores(np.ones((2, 1), dtype), "ID").dtype == np.float64
+    assert roc_points(np.array([2, 3], dtype), np.array([0, 1], dtype)).thresholds.dtype == np.float64
 
 
 def test_ties_stand_or_fall_together() -> None:
@@ -127,3 +154,23 @@ def test_roc_points_are_few_finite_and_on_the_curve() -> None:
         assert tpr == pytest.approx((known >= threshold).mean())
     area = np.trapezoid(curve.tpr, curve.fpr)
     assert area == pytest.approx(ood_metrics(known, unknown).auroc, abs=1e-3)
+
+
+def staircase(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """ID and OOD scores that take turns, so that each image is a corner of the curve: 2 · steps points, and (0, 0)."""
+    return 2.0 * np.arange(steps) + 1, 2.0 * np.arange(steps)
+
+
+def test_a_thinned_curve_has_its_points_evenly_along_it() -> None:
+    curve = roc_points(*staircase(1000))
+    along = curve.fpr + curve.tpr
+    assert len(along) == 200
+    assert np.diff(along).max() <= 2 / 199 + 2 / 1000  # to the next corner, at most two images away
+
+
+def test_a_curve_of_as_many_points_as_are_allowed_is_whole() -> None:
+    known, unknown = np.r_[staircase(20)[0], 100 + np.arange(980)], np.r_[staircase(20)[1], np.zeros(80) - 1]
+    whole = roc_points(known, unknown, most=10**6)
+    as_many = roc_points(known, unknown, most=len(whole.fpr))
+    for ours, theirs in zip(as_many, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

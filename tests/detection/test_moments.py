@@ -57,7 +57,7 @@ def poisoned(row: int, value: float) -> Tensor:
     ("features", "labels", "normalise", "message"),
     [
         (FEATURES, LABELS % 4, False, "class 4 has no training feature"),
-        (FEATURES, LABELS + 1, False, "label 5 at row 4 is none of 5"),
+        (FEATURES, LABELS + 1, False, "label 5 at row 4 is not one of 5"),
         (FEATURES, LABELS - 1, False, "label -1 at row 0"),
         (FEATURES, LABELS[:9], False, "200 features need 200 labels"),
         (poisoned(7, np.nan), LABELS, False, "feature 7 of 200 is not finite"),

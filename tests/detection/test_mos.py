@@ -29,3 +29,7 @@ def test_it_does_not_tie_where_a_group_is_sure() -> None:
 def test_what_has_no_others(groups: list[torch.Tensor]) -> None:
     with pytest.raises(MofeError, match="at least one group"):
         mos(groups)
+
+
+def test_one_class_beside_others_is_a_group() -> None:
+    assert mos([torch.zeros(3, 2)]).tolist() == [-0.5] * 3

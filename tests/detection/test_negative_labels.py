@@ -65,3 +65,21 @@ def test_what_cannot_be_grouped() -> None:
     ):
         with pytest.raises(MofeError, match=message):
             attempt()
+
+
+def test_where_nothing_is_said_it_is_the_official_codes_choice() -> None:
+    """15 % of the words by the 0.95 quantile; 100 groups, permuted with seed 0; logit scale 100."""
+    nearness = np.quantile(unit(WORDS) @ unit(TEXTS).T, 0.95, axis=1)
+    assert far_words(WORDS, TEXTS).tolist() == np.argsort(nearness)[:15].tolist()
+    expected = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    assert shuffled_groups(250).tolist() == expected.tolist()
+    known, words = unit(IMAGES) @ unit(TEXTS).T, unit(IMAGES) @ unit(WORDS[:100]).T
+    shares = [softmax(100 * np.c_[known, words[:, k]], axis=1)[:, :6].sum(1) for k in range(100)]
+    np.testing.assert_allclose(neg_label(IMAGES, TEXTS, WORDS), np.mean(shares, axis=0), rtol=1e-4, atol=1e-12)
+
+
+def test_as_many_groups_as_words_and_one_group_of_all() -> None:
+    assert sorted(shuffled_groups(4, 4).tolist()) == sorted(shuffled_groups(4, 1).tolist()) == [0, 1, 2, 3]
+    assert neg_label(IMAGES, TEXTS, WORDS, 103).shape == (30,)
+    with pytest.raises(MofeError, match="cannot make up 0 groups"):
+        shuffled_groups(3, 0)

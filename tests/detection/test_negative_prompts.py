@@ -62,3 +62,11 @@ def test_no_against_yes() -> None:
 def test_what_cannot_be_compared(attempt: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(MofeError, match=message):
         attempt()
+
+
+def test_where_nothing_is_said_the_logit_scale_is_100() -> None:
+    yes, no = 100 * cos(YES), 100 * cos(NO[0])
+    p = softmax(np.stack([yes, no]), axis=0)[0]
+    np.testing.assert_allclose(clipn_ctw(IMAGES, YES, NO[0]), p[np.arange(30), yes.argmax(1)], rtol=1e-3, atol=1e-12)
+    expected = (p * softmax(yes, axis=1)).sum(1)
+    np.testing.assert_allclose(clipn_atd(IMAGES, YES, NO[0]), expected, rtol=1e-3, atol=1e-12)

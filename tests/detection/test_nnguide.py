@@ -51,7 +51,7 @@ def test_fewer_images_than_k_are_all_used(sample: Sample) -> None:
 def test_what_cannot_guide(sample: Sample) -> None:
     for train, k, message in (
         (sample.train, 0, "k = 0"),
-        (sample.train[:0], 1, "needs training features"),
+        (sample.train[:0], 1, "there are no training features"),
         (0 * sample.train, 1, "feature 0 of .* is zero"),
         (sample.train * torch.nan, 1, "not finite"),
     ):

@@ -99,3 +99,22 @@ def test_half_precision_is_widened(dtype: torch.dtype) -> None:
     for score in (max_logit, energy, negative_entropy, generalised_entropy):
         assert score(LOGITS.to(dtype)).dtype == torch.float32
     assert msp(LOGITS.to(dtype)).dtype == torch.float64
+
+
+def test_energy_at_temperature_two() -> None:
+    wide = LOGITS.double()
+    expected = 2 * torch.log(torch.exp(wide / 2).sum(1))
+    torch.testing.assert_close(energy(LOGITS, 2.0).double(), expected, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_others_are_divided_by_the_temperature_too(temperature: float) -> None:
+    others = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    full = torch.softmax(torch.cat([LOGITS, others[:, None]], 1).double() / temperature, 1)
+    torch.testing.assert_close(msp(LOGITS, others, temperature), full[:, :-1].amax(1), atol=1e-6, rtol=0)
+
+
+def test_generalised_entropy_takes_the_100_likeliest_of_more_classes() -> None:
+    logits = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (20, 130)))
+    p = np.sort(torch.softmax(logits, 1).numpy(), axis=1)[:, ::-1][:, :100]
+    np.testing.assert_allclose(generalised_entropy(logits), -((p * (1 - p)) ** 0.1).sum(axis=1), rtol=1e-9)

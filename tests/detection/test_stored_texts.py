@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.texts import TextInfo
@@ -45,3 +46,29 @@ def test_damage_is_told(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(MofeError, match=rf"{TENSORS}"):
         read_texts(str(tmp_path / "texts"))
+
+
+def test_a_run_without_a_text_model_has_no_texts(tmp_path: Path) -> None:
+    without = INFO.model_copy(update={"parameters": {"text_model": ""}, "names": ()})
+    with writing.staged(str(tmp_path / "texts")) as folder:
+        write_texts(folder, without, None)
+    info, texts = read_texts(str(tmp_path / "texts"))
+    assert texts is None
+    assert info.classes == ("a", "b")
+    assert not (tmp_path / "texts" / TENSORS).exists()
+
+
+@pytest.mark.parametrize("tensors", [{"logit_scale": torch.ones(())}, {"class_CP": torch.ones(1, 2)}])
+def test_tensors_that_are_no_texts_are_told(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    with writing.staged(str(tmp_path / "texts")) as folder:
+        writing.write_bytes(folder / TENSORS, save(tensors))
+        INFO.write(folder)
+    with pytest.raises(MofeError, match=rf"{TENSORS} does not hold the texts: \S"):
+        read_texts(str(tmp_path / "texts"))
+
+
+def test_an_embedding_is_projected_as_it_is() -> None:
+    projection, z = torch.tensor([[1.0, 2.0, 0.5], [0.0, -1.0, 4.0]]), torch.tensor([[3.0, 2.0]], dtype=torch.float16)
+    projected = Texts(projection, 100.0, torch.ones(1, 3)).project(z)
+    assert projected.tolist() == [[3, 4, 9.5]]
+    assert projected.dtype == torch.float32

@@ -24,7 +24,9 @@ def vim(sample: Sample, principal: int | None) -> ViM:
 def reference(sample: Sample, principal: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of Residual and ViM by singular vectors, from all training features at once."""
     train, test, weight, bias = (x.double().numpy() for x in (sample.train, sample.test, sample.weight, sample.bias))
-    origin = -np.linalg.pinv(weight, rcond=max(weight.shape) * np.finfo(np.float32).eps) @ bias
+    rank = len(weight) - int(np.abs(weight.sum(axis=0)).max() < 1e-5)  # rows of a softmax head may add up to 0
+    left, singular, right = np.linalg.svd(weight, full_matrices=False)
+    origin = -right[:rank].T @ ((left[:, :rank].T @ bias) / singular[:rank])
     null = np.linalg.svd(train - origin, full_matrices=True)[2][principal:]
     virtual, virtual_train = (np.linalg.norm((z - origin) @ null.T, axis=1) for z in (test, train))
     alpha = (train @ weight.T + bias).max(1).mean() / virtual_train.mean()
@@ -64,7 +66,7 @@ def test_the_default_dimension_is_the_official_codes(sample: Sample) -> None:
     torch.testing.assert_close(vim(sample, None).score(sample.test), vim(sample, width // 2).score(sample.test))
 
 
-@pytest.mark.parametrize(("width", "kept"), [(768, 256), (2048, 1048)])
+@pytest.mark.parametrize(("width", "kept"), [(767, 384), (768, 256), (2048, 1048)])
 def test_the_default_dimension_of_wide_features(width: int, kept: int) -> None:
     wide = ClassMoments(torch.ones(1), torch.zeros(1, width), torch.eye(width), False)
     assert Residual.fit(wide, torch.zeros(1, width), torch.zeros(1)).residual_DK.shape == (width, kept)
@@ -127,3 +129,14 @@ def test_normalised_features_and_features_that_are_not_finite(sample: Sample) ->
         Residual.fit(moments(sample, normalise=True), sample.weight, sample.bias)
     with pytest.raises(MofeError, match="not finite"):
         vim(sample, 4).score(sample.test / 0)
+
+
+def test_a_principal_subspace_of_all_dimensions_leaves_no_residual(sample: Sample) -> None:
+    width = sample.train.shape[1]
+    with pytest.raises(MofeError, match=f"principal subspace of {width} dimensions must have 1 to {width - 1}"):
+        Residual.fit(moments(sample), sample.weight, sample.bias, width)
+
+
+def test_the_unit_of_the_head_is_the_unit_of_alpha(sample: Sample) -> None:
+    small = sample._replace(weight=1e-6 * sample.weight, bias=1e-6 * sample.bias)
+    assert vim(small, 7).alpha == pytest.approx(1e-6 * vim(sample, 7).alpha, rel=1e-5)

@@ -70,9 +70,9 @@ def test_where_the_likelihood_has_no_end() -> None:
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (LOGITS[:0], LABELS[:0], "needs held-out images"),
+        (LOGITS[:0], LABELS[:0], "there are no held-out images"),
         (LOGITS, LABELS[1:], "300 features need 300 labels"),
-        (LOGITS, LABELS + 8, "none of 8 classes"),
+        (LOGITS, LABELS + 8, "not one of 8 classes"),
         (torch.full((3, 2), -torch.inf), torch.tensor([0, 0, 1]), "3 of 3 held-out images"),
         (torch.tensor([[0.0, torch.nan]]), torch.tensor([1]), "1 of 1 held-out images"),
     ],

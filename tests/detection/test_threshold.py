@@ -25,15 +25,22 @@ def test_at_most_a_share_of_unknown_images_is_let_through(share: float, passing:
     assert (tied >= chosen_threshold(f"fpr={share}", [0.0], tied)).sum() == 0
 
 
+@pytest.mark.parametrize(("share", "passing"), [(0.29, 29), (0.057, 5), (0.0999, 9)])
+def test_a_share_between_two_counts_lets_through_the_smaller(share: float, passing: int) -> None:
+    """Of 100 images 0.29 is 29, though 0.29 · 100 is 28.999999999999996; 0.057 is 5, for 6 would be more than that."""
+    unknown = np.arange(100.0)
+    assert (unknown >= chosen_threshold(f"fpr={share}", [0.0], unknown)).sum() == passing
+
+
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
         ("tpr=1.5", "tpr = 1.5 must lie"),
-        ("fpr=0.1", "needs images that are known to be unknown"),
+        ("fpr=0.1", "needs images of unknown classes"),
         ("fpr=1", "must lie in"),
-        ("recall=0.9", "is none of tpr=SHARE"),
-        ("nan", "is none of"),
-        ("", "is none of"),
+        ("recall=0.9", "is not tpr=SHARE"),
+        ("nan", "is not tpr=SHARE"),
+        ("", "is not tpr=SHARE"),
     ],
 )
 def test_other_wishes_are_refused(wish: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """Backbones: what timm says of them, weights from files and URIs, and models that cannot carry a MoFE."""
 
+import hashlib
 from pathlib import Path
 
 import fsspec
@@ -8,9 +9,11 @@ import timm
 import torch
 from helpers import TINY
 from safetensors.torch import save, save_file
+from timm.data import resolve_model_data_config
 
 from mofe.errors import MofeError
 from mofe.models import create_backbone, describe_backbone
+from mofe.models.backbone import local_weights
 
 NAME = "vit_tiny_patch16_224"
 
@@ -98,7 +101,7 @@ def test_preprocessing_is_the_backbones_own() -> None:
     [
         ("resnet18", {}, "is a ResNet"),
         ("vit_base_patch16_siglip_224", {}, "no class token"),
-        ("nonsense_9", {}, "timm knows no model 'nonsense_9'"),
+        ("nonsense_9", {}, "timm does not have the model 'nonsense_9'"),
         (NAME, {"wheels": 4}, r"backbone_args \{'wheels': 4\} do not suit"),
         (NAME, {"img_size": -32}, r"backbone_args \{'img_size': -32\} do not suit .*Expected a positive image size"),
         (NAME, {**TINY, "num_heads": 5}, "do not suit .*dim should be divisible by num_heads"),
@@ -136,3 +139,127 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("timm.models._factory.load_model_config_from_hf", no_network)
     with pytest.raises(MofeError, match=r"hf-hub:someone/vit could not be fetched .*no route to host.*give a file"):
         describe_backbone("hf-hub:someone/vit", {})
+
+
+def test_the_description_says_what_was_asked_for_and_what_timm_says(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    found = describe_backbone(NAME, TINY, weights, "the digest", depth=2)
+    config = resolve_model_data_config(timm.create_model(NAME, **TINY))
+    assert found.model_dump() == {
+        "name": NAME,
+        "args": TINY,
+        "weights": weights,
+        "weights_digest": "the digest",
+        "weights_sha256": hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest(),
+        "depth": 2,
+        "preprocessing": {
+            "image_size": 16,
+            "mean": config["mean"],
+            "std": config["std"],
+            "interpolation": config["interpolation"],
+            "crop_fraction": config["crop_pct"],
+        },
+    }
+    for weights in ("", "random"):
+        found = describe_backbone(NAME, TINY, weights)
+        assert (found.weights, found.weights_digest, found.weights_sha256, found.depth) == (weights, "", "", 1)
+
+
+def test_only_square_images_are_supported() -> None:
+    with pytest.raises(MofeError, match="takes images of 16 × 32; only square ones are supported"):
+        describe_backbone(NAME, {**TINY, "img_size": (16, 32)})
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.3])
+@pytest.mark.parametrize("load_weights", [True, False])
+def test_stochastic_depth_rises_linearly_from_zero_at_the_first_block(drop_path: float, load_weights: bool) -> None:
+    spec = describe_backbone(NAME, TINY, "random")
+    rates = [
+        getattr(block.drop_path1, "drop_prob", 0.0)
+        for block in create_backbone(spec, load_weights=load_weights, drop_path=drop_path).blocks
+    ]
+    assert rates == pytest.approx([0.0, drop_path / 2, drop_path])
+    assert not any(getattr(block.drop_path1, "drop_prob", 0.0) for block in create_backbone(spec).blocks)
+
+
+def test_weights_that_will_be_overwritten_are_not_looked_for(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    spec = describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))
+    (tmp_path / "w.safetensors").unlink()
+    random = create_backbone(describe_backbone(NAME, TINY, "random"))
+    assert_has(create_backbone(spec, load_weights=False), random.state_dict())
+
+
+def test_without_weights_of_ones_own_they_are_timms_pretrained_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, object]]] = []
+    create = timm.create_model
+
+    def create_model(name: str, pretrained: bool = False, **args: object) -> torch.nn.Module:
+        made.append((name, {"pretrained": pretrained, **args}))
+        return create(name, **args)
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    spec = describe_backbone(NAME, TINY)
+    create_backbone(spec, drop_path=0.25)
+    create_backbone(spec, load_weights=False)
+    asked = {"num_classes": 0, **TINY}
+    assert made == [
+        (NAME, {"pretrained": False, **asked}),
+        (NAME, {"pretrained": True, **asked, "drop_path_rate": 0.25}),
+        (NAME, {"pretrained": False, **asked, "drop_path_rate": 0.0}),
+    ]
+
+
+def test_weights_without_a_digest_to_compare_with_are_taken(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    spec = describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors")).model_copy(update={"weights_sha256": ""})
+    assert_has(create_backbone(spec), state)
+
+
+def test_pretrained_weights_that_cannot_be_fetched_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(*_: object, pretrained: bool = False, **__: object) -> None:
+        assert pretrained
+        raise OSError("no route to host")
+
+    spec = describe_backbone(NAME, TINY)
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(MofeError, match=rf"pre-trained weights of {NAME} could not be fetched \(OSError: no route"):
+        create_backbone(spec)
+
+
+def test_models_of_a_like_name_are_offered() -> None:
+    names = r"(\w*resnet\w*(\.\w+)?(, )?){3}"
+    with pytest.raises(
+        MofeError, match=rf"timm does not have the model 'resnet_nonsense\.x'; it has, for example, {names}$"
+    ):
+        describe_backbone("resnet_nonsense.x", {})
+    with pytest.raises(MofeError, match=r"timm does not have the model 'nonsense_9'$"):
+        describe_backbone("nonsense_9", {})
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_file_of_weights_is_read_where_it_is_or_from_a_copy_that_goes_away(
+    tmp_path: Path, suffix: str, remote: bool
+) -> None:
+    uri = f"memory://weights/w{suffix}" if remote else str(tmp_path / f"w{suffix}")
+    with fsspec.open(uri, "wb") as file:
+        file.write(b"weights")
+    with local_weights(uri) as local:
+        assert local.read_bytes() == b"weights"
+        assert local.name == f"w{suffix}"
+        assert (local == tmp_path / f"w{suffix}") is not remote
+    assert local.exists() is not remote
+
+
+@pytest.mark.parametrize("name", ["w.ckpt", "w.npz", "safetensors", "w.pth.gz"])
+def test_files_of_other_kinds_are_not_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with (
+        pytest.raises(MofeError, match=r"expected a \.safetensors file, or a \.pth, \.pt or \.bin of plain tensors"),
+        local_weights(str(tmp_path / name)),
+    ):
+        pass

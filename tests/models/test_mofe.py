@@ -197,3 +197,77 @@ def test_one_expert_is_a_backbone_again(backbone: VisionTransformer, depth: int)
         torch.testing.assert_close(model.as_backbone().forward_features(images)[:, 0], model(images).embedding_BD)
     with pytest.raises(MofeError, match="2 experts"):
         MoFE(backbone, make_partition([0, 1])).as_backbone()
+
+
+def test_router_and_heads_begin_small_and_without_bias(backbone: VisionTransformer) -> None:
+    torch.manual_seed(0)
+    model = MoFE(backbone, make_partition([0, 1] * 200), router="class")
+    for linear in (model.router, *model.heads):
+        assert linear.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert abs(linear.weight.mean().item()) < 1e-3
+        assert not linear.bias.any()
+    assert [head.out_features for head in model.heads] == [201, 201]
+    assert MoFE(backbone, make_partition([0, 1, 1])).router.out_features == 2
+
+
+def test_what_the_partition_says_is_not_among_the_weights(backbone: VisionTransformer) -> None:
+    """Or a file of weights would overrule the partition."""
+    for router in ("cluster", "class"):
+        model = MoFE(backbone, make_partition([0, 1, 1]), router=router)  # type: ignore[arg-type]
+        assert model.state_dict().keys() == dict(model.named_parameters()).keys()
+
+
+def test_router_and_heads_are_computed_in_float32_whatever_the_rest(backbone: VisionTransformer) -> None:
+    model = shaken(MoFE(backbone, make_partition([0, 1, 2, 0])))
+    with torch.inference_mode():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(torch.randn(5, 3, 16, 16))
+        router = model.router(output.trunk_BD.float())
+        heads = [model.heads[e](f.float()) for e, f in zip(output.expert_B, output.embedding_BD, strict=True)]
+    assert output.router_logits_BE.dtype == output.logits.dtype == torch.float32
+    torch.testing.assert_close(output.router_logits_BE, router, rtol=0, atol=1e-6)
+    for logits, head in zip(output.logits, heads, strict=True):
+        torch.testing.assert_close(logits[logits.isfinite()], head, rtol=0, atol=1e-6)
+
+
+def test_whoever_keeps_the_trunks_embedding_does_not_keep_all_tokens(backbone: VisionTransformer) -> None:
+    with torch.inference_mode():
+        trunk_BD = MoFE(backbone, make_partition([0, 1])).eval()(torch.randn(3, 3, 16, 16)).trunk_BD
+    assert trunk_BD.untyped_storage().nbytes() == 3 * 24 * 4
+
+
+def test_no_pair_is_no_embedding(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition([0, 1]))
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert model.run_experts(torch.randn(2, 5, 24), nothing, nothing).shape == (0, 24)
+
+
+def test_the_backbone_made_of_one_expert_is_a_copy(backbone: VisionTransformer) -> None:
+    model = MoFE(backbone, make_partition([0, 0])).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        before = model(images).embedding_BD
+        for parameter in model.as_backbone().parameters():
+            parameter.zero_()
+        torch.testing.assert_close(model(images).embedding_BD, before, rtol=0, atol=0)
+
+
+def test_every_block_of_the_trunk_is_compiled_once_for_each_size(
+    backbone: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = MoFE(backbone, make_partition([0, 1]))
+    compiled: list[tuple[object, dict[str, object]]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append((module, options)))
+    model.compile_trunk()
+    assert compiled == [(block, {"dynamic": False}) for block in model.trunk.blocks]
+
+
+def test_limits_of_depth_and_top_k_are_said(backbone: VisionTransformer) -> None:
+    with pytest.raises(MofeError, match=r"depth = 3 must lie between 1 and 2$"):
+        MoFE(backbone, make_partition([0, 1]), 3)
+    with pytest.raises(MofeError, match=r"top_k = 3 must lie between 1 and num_experts = 2$"):
+        MoFE(backbone, make_partition([0, 1]), 1, 3)
+    model = MoFE(backbone, make_partition([0, 1]), 2, 2)
+    assert (model.depth, model.top_k, model.num_experts, model.num_classes, model.dim) == (2, 2, 2, 2, 24)
+    default = MoFE(backbone, make_partition([0, 1]))
+    assert (default.depth, default.top_k, default.routes_by_class) == (1, 1, False)

@@ -1,8 +1,8 @@
 """Training by its definition: one image, one expert and one parameter at a time, in float64.
 
-It is written from the equations of docs/method.md and from the documentation of the parameters. It uses timm's blocks,
-torch's autograd for gradients, scikit-learn's recall, and nothing of this library. The random draws (images, partners,
-λ, negatives) are given to it.
+It is written from the equations of docs/explanation/method.md and from the documentation of the parameters. It uses
+timm's blocks, torch's autograd for gradients, scikit-learn's recall, and nothing of this library. The random draws
+(images, partners, λ, negatives) are given to it.
 
 Axes: N images of the set, B images of a micro-batch, P image–expert pairs, H × W pixels, T tokens, D features,
 C classes, K outputs of a linear layer.

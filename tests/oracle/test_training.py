@@ -27,11 +27,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch
+from mofe.artifacts.recipe import Recipe
 from mofe.models import MoFE
 from mofe.training import loop, probe
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.mixup import DynamicBetaMixup
-from mofe.training.recipe import Recipe
 from mofe.training.step import TrainingStep
 
 CLUSTERS = (0, 1, 2, 0, 1, 0)
@@ -157,12 +157,12 @@ class Recorder:
             recorder.draws.append(recorder.drawn())
             return losses
 
-        def losses_of(model: MoFE, outputs: Any, embeddings: Any, image_P: Any, expert_P: Any, batch: Any, **more: Any):
+        def losses_of(model: MoFE, outputs: Any, pairs: Any, batch: Any, **more: Any):
             is_row_BN = (batch.images[:, None] == recorder.trunk_ND).all(dim=2)  # an image is known by its features
             assert (is_row_BN.sum(dim=1) == 1).all()
             recorder.latest["position_B"] = is_row_BN.long().argmax(dim=1).tolist()
             recorder.probe_draws.append(recorder.drawn())
-            return real_losses(model, outputs, embeddings, image_P, expert_P, batch, **more)
+            return real_losses(model, outputs, pairs, batch, **more)
 
         for module in (loop, probe):
             patch.setattr(module, "pairs_with_negatives", pairs_with_negatives)

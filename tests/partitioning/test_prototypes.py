@@ -8,7 +8,7 @@ import pytest
 
 from mofe.artifacts.features import Features, prototype_schema, sum_schema
 from mofe.errors import MofeError
-from mofe.partitioning.prototypes import ClassSums
+from mofe.partitioning.prototypes import PART, ClassSums
 from mofe.storage import locations, writing
 
 
@@ -51,3 +51,28 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     sums.add(np.ones((4, 3), np.float32), np.zeros(4, int))
     with pytest.raises(MofeError, match="the-images: class 'fox' has no image to make a prototype of"):
         sums.write_prototypes(locations.resolve(tmp_path), ["dog", "fox"], "the-images")
+
+
+@pytest.mark.parametrize("rows", [PART - 1, PART, PART + 1, 3 * PART + 7])
+def test_a_batch_of_any_size_is_added_once(rows: int) -> None:
+    rng = np.random.default_rng(2)
+    z_BD, labels_B = rng.normal(size=(rows, 3)).astype(np.float32), rng.integers(0, 4, rows).astype(np.int32)
+    sums = ClassSums(4, 3)
+    sums.add(z_BD, labels_B)
+    for label in range(4):
+        own = z_BD[labels_B == label].astype(np.float64)
+        np.testing.assert_allclose(sums.sum_CD[label], own.sum(axis=0), rtol=1e-12)
+        assert sums.count_C[label] == len(own)
+    assert sums.sum_CD.dtype == np.float64
+    assert sums.count_C.dtype == np.int64
+
+
+def test_a_table_has_a_row_for_each_class_in_order(tmp_path: Path) -> None:
+    sums = ClassSums(3, 2)
+    sums.add(np.array([[1, 2], [3, 4], [5, 6], [7, 8]], np.float32), np.array([0, 2, 2, 1]))
+    with writing.staged(tmp_path / "all") as folder:
+        sums.write(folder)
+        sums.write_prototypes(folder, ["a", "b", "c"], "the-images")
+    of_sums, of_means = (pq.read_table(tmp_path / "all" / name) for name in (Features.SUMS, Features.PROTOTYPES))
+    assert list(of_sums.to_pydict().values()) == [[0, 1, 2], [1, 1, 2], [[1, 2], [7, 8], [8, 10]]]
+    assert list(of_means.to_pydict().values()) == [[0, 1, 2], [1, 1, 2], [[1, 2], [7, 8], [4, 5]]]

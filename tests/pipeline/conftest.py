@@ -147,8 +147,10 @@ STAND_INS = {
 }
 PLAIN = """
     from pathlib import Path
-    def {name}(*paths, **parameters):
-        for path in paths[-{outputs}:]:
+    def {name}(*paths, **given):
+        places = {{name: value for name, value in given.items() if str(value).startswith("/")}}
+        parameters = {{name: value for name, value in given.items() if name not in places}}
+        for path in [places[output] for output in {outputs} if output in places] or paths[-len({outputs}):]:
             Path(path).write_text(str(parameters))
 """
 
@@ -160,7 +162,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
-    plain = {"texts": 1, "partition": 1, "finetune": 2, "index": 1}
+    plain = {"texts": ["texts"], "partition": ["partition"], "finetune": ["model", "history"], "index": ["detector"]}
     for name, code in STAND_INS.items():
         (package / f"{name}.py").write_text(textwrap.dedent(code))
     for name, outputs in plain.items():

@@ -10,6 +10,8 @@ from helpers import executed
 from mofe.errors import MofeError
 from mofe.runners.local import RunResult
 
+pytestmark = pytest.mark.integration
+
 ASKED = {"threshold": "tpr=0.9", "score": "msp", "neighbours": 2, "batch_size": 7}
 
 

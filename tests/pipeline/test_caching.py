@@ -18,6 +18,8 @@ from mofe.errors import MofeError
 from mofe.runners import digests
 from mofe.runners.local import RunResult
 
+pytestmark = pytest.mark.integration
+
 SCORES = ["score:far", "score:id-test", "score:near"]
 BELOW_PARTITION = ["finetune", "index", *SCORES]
 PREPARE = ["prepare", "prepare:id-test", "prepare:near", "prepare:far"]
@@ -118,7 +120,7 @@ def test_a_run_that_is_stopped_lets_its_stage_end(
 def test_a_stage_that_does_not_end_is_killed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr("mofe.runners.processes.PATIENCE", 0.5)
+    monkeypatch.setattr("mofe.runners.processes.TIMEOUT", 0.5)
     begun = tmp_path / "begun"
     code = LASTS.format(name=stage, begun=str(begun), told="").replace("SIGTERM, end", "SIGTERM, signal.SIG_IGN")
     (tmp_path / "stand-ins" / "mofe" / "stages" / f"{stage}.py").write_text(code)

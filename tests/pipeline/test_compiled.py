@@ -125,6 +125,7 @@ def test_every_image_gets_the_digest_of_its_stage(name: str) -> None:
     assert all(re.fullmatch(re.escape(b[2]) + r"-[0-9a-f]{12}", a[2]) for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.integration
 @every
 def test_nothing_changes_from_run_to_run(name: str, tmp_path: Path) -> None:
     """Compiling in two fresh interpreters gives the same bytes: no time, no path, no order of a set is in it."""

@@ -13,6 +13,8 @@ from test_secrets import PLANTED, leaks
 from mofe import load_detector
 from mofe.artifacts.metrics import Metrics
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT.parent / "shared" / "data"
 
@@ -42,7 +44,7 @@ def test_digits(tmp_path: Path) -> None:
 
     detector = load_detector(str(tmp_path / "run" / "detector"))
     assert len(detector.classes) == 8
-    assert set(detector.thresholds) == {"knn", "msp", "max_logit", "energy", *detector.info.compared}
+    assert set(detector.thresholds) == {"knn", "msp", "max_logit", "energy", *detector.info.baselines}
     assert {"pretrained.knn", "tuned.vim", "expert.mahalanobis"} < {result.score for result in metrics.results}
 
     client = MlflowClient(f"sqlite:///{tmp_path}/run/mlflow.db")

@@ -12,6 +12,8 @@ from mofe.errors import MofeError
 from mofe.runners import digests
 from mofe.runners.local import RunResult
 
+pytestmark = pytest.mark.integration
+
 Run = Callable[..., RunResult]
 SCORES = ["score:far", "score:id-test", "score:near"]
 

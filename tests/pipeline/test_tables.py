@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable
 
+import pytest
 from helpers import executed
 
 from mofe.runners.local import RunResult
+
+pytestmark = pytest.mark.integration
 
 CONFIGURATIONS = [{"name": "few", "num_experts": 2, "mixup": "none"}, {"name": "many", "num_experts": 5}]
 SHARED = ["fingerprint", "prepare", "prepare:far", "prepare:id-test", "prepare:near", "extract", "texts"]

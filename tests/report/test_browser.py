@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import write_report
 
+pytestmark = pytest.mark.integration
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LOOK = """
 <script>

@@ -31,7 +31,7 @@ def written(folder: Path, name: str, values: np.ndarray) -> str:
         results=tuple(results),
         kinds={"near": "near", "far": "far"},
     )
-    file.write_bytes(metrics.sealed())
+    file.write_bytes(metrics.to_bytes())
     return str(file)
 
 

@@ -23,6 +23,8 @@ from mofe.stages.predict import predict
 from mofe.stages.prepare import prepare
 from mofe.stages.score import score
 
+pytestmark = pytest.mark.integration
+
 __all__ = ["run", "whole_run"]
 OF_STAGE: dict[str, Callable[[Path, str], object]] = {
     "prepare": lambda r, out: prepare(str(r / "train/*.parquet"), out, name="a", role="train"),

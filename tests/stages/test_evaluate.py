@@ -23,7 +23,7 @@ from mofe.errors import MofeError
 from mofe.report.export import as_latex
 from mofe.report.page import render
 from mofe.report.text import format_table
-from mofe.stages.evaluate import MOST_AT_ONCE, evaluate
+from mofe.stages.evaluate import MAX_AT_ONCE, evaluate
 from mofe.storage import locations
 
 PARTITION = make_partition([0, 1, 0])
@@ -77,7 +77,7 @@ def test_few_bootstraps_are_held_at_once_however_many_cores_there_are(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.process_cpu_count", lambda: 64, raising=False)
-    at_work, seen = Semaphore(MOST_AT_ONCE), []
+    at_work, seen = Semaphore(MAX_AT_ONCE), []
 
     def watched(*given: Any) -> Intervals:
         seen.append(at_work.acquire(blocking=False))
@@ -166,7 +166,7 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
 
 def test_classes_whose_names_read_alike_keep_their_own_accuracy(tmp_path: Path, inputs: dict[str, str]) -> None:
     two_cranes = PARTITION.model_copy(update={"names": ("crane", "class1", "crane")})
-    (Path(inputs["partition"]) / "partition.json").write_bytes(two_cranes.sealed())
+    (Path(inputs["partition"]) / "partition.json").write_bytes(two_cranes.to_bytes())
     scores = [write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)]
     evaluate(scores, **inputs)
     known = pq.read_table(f"{scores[0]}/scores.parquet").to_pandas()
@@ -182,7 +182,7 @@ def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str
     names = (*SCORED, "tuned.vim", "text.mcm")
     scores = [write_scores(tmp_path, "id-test", "test", 2, names), write_scores(tmp_path, "near", "ood", 1, names)]
     told = ScoreTable(scores[0]).info.model_copy(update={"zero_shot_accuracy": 0.4321})
-    (tmp_path / "id-test" / "scores.json").write_bytes(told.sealed())
+    (tmp_path / "id-test" / "scores.json").write_bytes(told.to_bytes())
     found = evaluate(scores, **inputs)
     assert found.figures["zero_shot_accuracy"] == 0.4321
     metrics = Metrics.read_file(inputs["metrics"])
@@ -193,7 +193,7 @@ def test_scores_by_class_names_have_their_place(tmp_path: Path, inputs: dict[str
         tables = [ScoreTable(uri) for uri in scores]
         shown = metrics.model_copy(update={"results": results, "zero_shot_accuracy": None})
         page = render(shown, tables[0], tables[1:], PARTITION, History(epochs=()))
-        heads = page[page.index("Beside the detectors of the literature") :].partition("</thead>")[0]
+        heads = page[page.index("Published baselines") :].partition("</thead>")[0]
         assert ("by class names<" in heads) == there
-        assert "untouched backbone<" in heads
+        assert "pre-trained backbone<" in heads
         assert "by the class names alone" not in page

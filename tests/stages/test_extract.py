@@ -94,6 +94,6 @@ def test_arguments_are_the_same_after_json_in_any_order(make_images: Callable[..
 
 
 def test_a_backbone_that_does_not_exist_leaves_nothing_behind(make_images: Callable[..., str], tmp_path: Path) -> None:
-    with pytest.raises(MofeError, match="timm knows no model"):
+    with pytest.raises(MofeError, match="timm does not have the model"):
         run(make_images(), tmp_path / "f", backbone="vit_enormous")
     assert not (tmp_path / "f").exists()

@@ -29,7 +29,10 @@ RECIPE = {
     "precision": "fp32",
 }  # fmt: skip
 
-pytestmark = pytest.mark.skipif(torch.accelerator.device_count() == 1, reason="two processes need two GPUs, or none")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(torch.accelerator.device_count() == 1, reason="two processes need two GPUs, or none"),
+]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 

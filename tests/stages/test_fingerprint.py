@@ -162,12 +162,12 @@ def test_a_list_of_synsets_that_is_named_counts_in_place_of_the_one_beside_the_d
     ("ood", "message"),
     [
         ([], "ood_data is empty"),
-        ([{"dataset": "a"}], "entry 1: expected dataset, uri and perhaps kind, found dataset"),
+        ([{"dataset": "a"}], "entry 1: expected dataset, uri and optionally kind, found dataset"),
         ([{"dataset": "a", "uri": "x", "kind": "close"}], "entry 1: kind = 'close' is not one of near, far"),
         ([{"dataset": "average", "uri": "x"}], "'average' cannot name a set"),
         ([{"dataset": "a b", "uri": "x"}], "'a b' cannot name a set"),
         ([{"dataset": "id-test", "uri": "x"}], "cannot name a set"),
-        ([{"dataset": "a", "uri": "x"}, {"dataset": "a", "uri": "y"}], "names 'a' twice"),
+        ([{"dataset": "a", "uri": "x"}, {"dataset": "a", "uri": "y"}], "has the name 'a' twice"),
     ],
 )
 def test_bad_lists_of_sets(ood: list[dict[str, str]], message: str) -> None:

@@ -16,7 +16,7 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.data.images import decode
 from mofe.data.loader import evaluation_transform, normalised
 from mofe.data.validation_split import validation_mask
-from mofe.detection.knn import ExpertKNN, default_k
+from mofe.detection.knn import default_k
 from mofe.device import device
 from mofe.errors import MofeError
 from mofe.stages.extract import extract
@@ -40,10 +40,12 @@ def test_the_bank_is_each_image_through_the_expert_of_its_class(detector: Simple
         place = device()
         embedding_ND = loaded.model(batch.to(place), torch.from_numpy(experts_N).to(place)).embedding_BD.cpu().numpy()
     queries = embedding_ND[:20] + 0.05
-    fresh = ExpertKNN.build(embedding_ND, experts_N, 3)
-    np.testing.assert_allclose(
-        loaded.knn.score(queries, experts_N[:20]), fresh.score(queries, experts_N[:20]), atol=1e-4
-    )
+    unit_ND, unit_QD = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (embedding_ND, queries))
+    third = [
+        np.sort(np.linalg.norm(unit_ND[experts_N == expert] - query, axis=1))[2]
+        for query, expert in zip(unit_QD, experts_N[:20], strict=True)
+    ]
+    np.testing.assert_allclose(loaded.knn.score(queries, experts_N[:20]), -np.array(third), atol=1e-4)
     assert DetectorInfo.read(detector.detector).bank_sizes == tuple(np.bincount(experts_N))
 
 
@@ -54,6 +56,11 @@ def test_thresholds_keep_the_validation_images(detector: SimpleNamespace) -> Non
     scores = loaded.score([decode(shards.image(i)[0]) for i in held])
     for name, values in scores.values.items():
         assert (values >= loaded.thresholds[name] - 1e-3).mean() >= 0.95
+        np.testing.assert_allclose(loaded.calibration[name].to_numpy(), values, atol=1e-3)
+    for name in loaded.calibration.column_names:
+        ordered = np.sort(loaded.calibration[name].to_numpy())
+        fewest = -(-95 * len(held) // 100)  # images that are 95 % of them
+        assert loaded.thresholds[name] == ordered[len(held) - fewest], f"{name}: not the largest that keeps them"
     assert loaded.info.num_validation == len(held)
     assert loaded.calibration.schema == calibration_schema(loaded.thresholds)
 

@@ -30,6 +30,8 @@ from mofe.inference.detector import Detector, Scores
 from mofe.stages.index import index
 from mofe.tracking import journal
 
+pytestmark = pytest.mark.integration
+
 
 def runs_by_name() -> dict[str, Run]:
     client = MlflowClient()

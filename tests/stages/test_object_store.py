@@ -30,6 +30,8 @@ from mofe.stages.prepare import prepare
 from mofe.stages.score import score
 from mofe.storage import writing
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(params=["memory", "s3"])
 def bucket(request: pytest.FixtureRequest) -> Iterator[str]:

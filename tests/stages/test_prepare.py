@@ -101,6 +101,7 @@ def test_bad_parameters(tmp_path: Path, options: dict[str, object], message: str
         prepare(str(tmp_path), str(tmp_path / "out"), **{"name": "x", "role": "ood", **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """20 000 images of 3 kB are 60 MB; what is held at once is a window of them and a row group."""
     one = striped(0, np.random.default_rng(0), size=32)

@@ -41,7 +41,7 @@ def test_known_images_score_above_unknown_ones(
 ) -> None:
     known = scored(make_images("test", "test", per_class=10), detector, tmp_path / "a")
     unknown = scored(make_images("ood", "ood", classes=(5, 6)), detector, tmp_path / "b")
-    assert known.table.schema == score_schema((*SCORES, *load_detector(detector.detector).info.compared))
+    assert known.table.schema == score_schema((*SCORES, *load_detector(detector.detector).info.baselines))
     assert len(known.info.scores) > 60
     assert (known.table["label"].to_numpy() == known.table["predicted"].to_numpy()).mean() > 0.9
     assert set(unknown.table["label"].to_pylist()) == {-1}

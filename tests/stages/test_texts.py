@@ -22,7 +22,7 @@ from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection.concept_matching import zero_shot_logits
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
-from mofe.inference.embedding import untouched
+from mofe.inference.embedding import create_pretrained
 from mofe.partitioning.wordnet import words
 from mofe.stages.evaluate import evaluate
 from mofe.stages.extract import extract
@@ -30,7 +30,7 @@ from mofe.stages.finetune import finetune
 from mofe.stages.index import index
 from mofe.stages.partition import partition
 from mofe.stages.score import score
-from mofe.stages.texts import _divided, texts
+from mofe.stages.texts import _divide, texts
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_stored_features_and_texts_give_the_logits_of_open_clip(made: SimpleName
     images = normalised(torch.stack([transform(decode(shards.image(i)[0])) for i in range(len(shards))]), preprocessing)
     prompts = open_clip.get_tokenizer(made.model)([f"a photo of a class{c}" for c in range(4)])
     expected_BC, _ = theirs.get_logits(images, prompts)
-    backbone = untouched(Features(made.features).info.backbone, shards.info.classes).eval()
+    backbone = create_pretrained(Features(made.features).info.backbone, shards.info.classes).eval()
     embedding_BD = backbone(images).embedding_BD
     image_BP = found.project(embedding_BD)
     torch.testing.assert_close(image_BP, theirs.encode_image(images), rtol=0, atol=1e-5)
@@ -120,13 +120,13 @@ def test_negative_words_are_the_farthest_of_wordnets(made: SimpleNamespace, embe
 def test_of_neither_kind_more_words_are_wanted_than_are_kept() -> None:
     there_are = {"n": 117_798, "a": 21_479}
     for count in (100, 10_000, 20_889, 20_890):
-        wanted = _divided(count, there_are)
+        wanted = _divide(count, there_are)
         assert sum(wanted.values()) == count
         assert wanted["n"] <= 17_669
         assert wanted["a"] <= 3_221
         assert wanted["n"] == pytest.approx(count * 117_798 / 139_277, abs=1)
     with pytest.raises(MofeError, match="between 100 and 20890"):
-        _divided(20_891, there_are)
+        _divide(20_891, there_are)
 
 
 def test_learned_prompts_are_found_by_the_name_of_their_class(embed: Any, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_another_models_image_half_is_refused(embed: Any, tmp_path: Path) -> Non
             "ViT-B-61 with the weights openai cannot be loaded: Mod",
         ),
         ({"text_model": "local-dir:/nowhere"}, "/nowhere"),
-        ({"text_weights": "openai"}, "brings its own weights: leave text_weights empty"),
+        ({"text_weights": "openai"}, "has its own weights: leave text_weights empty"),
         ({"text_templates": ["a photo"]}, r"'a photo' has no {} to put the name"),
         ({"text_templates": []}, r"has no {} to put the name"),
     ],

@@ -13,7 +13,7 @@ from mofe.models import MoFE
 from mofe.training import expert_loss, route_loss
 from mofe.training.losses import embedding_norm, expert_targets, pairs_with_negatives, router_targets
 from mofe.training.mixup import Mixed
-from mofe.training.step import TrainingStep, losses_of
+from mofe.training.step import Pairs, TrainingStep, losses_of
 
 CLUSTERS = [0, 1, 2, 0, 1, 0]
 
@@ -55,9 +55,7 @@ def test_expert_loss_with_others_and_soft_targets(backbone: VisionTransformer, s
         losses = losses_of(
             model,
             torch.randn(8, 3),
-            embedding_PD,
-            image_P,
-            expert_P,
+            Pairs(embedding_PD, image_P, expert_P),
             batch,
             regulariser="label-smoothing" if smoothing else "none",
             weight=smoothing,
@@ -148,7 +146,7 @@ def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
     embedding_PD = torch.randn(5, 24)
     batch = Mixed(torch.empty(3), labels, labels, torch.ones(3))
     with torch.no_grad():
-        found = losses_of(model, torch.randn(3, 2), embedding_PD, image_P, expert_P, batch,
+        found = losses_of(model, torch.randn(3, 2), Pairs(embedding_PD, image_P, expert_P), batch,
                           regulariser="none", weight=0.0, negative_weight=0.1)  # fmt: skip
         terms = []
         for p, (i, e) in enumerate(zip(image_P.tolist(), expert_P.tolist(), strict=True)):
@@ -194,3 +192,70 @@ def test_a_compiled_step_is_the_same_step(backbone: VisionTransformer, monkeypat
         found.append([*losses, *(g for g in gradients if g is not None)])
     for plain, quick in zip(*found, strict=True):
         torch.testing.assert_close(quick, plain)
+
+
+def test_losses_of_half_precision_are_computed_in_float32() -> None:
+    """Of the values that bfloat16 holds, the losses are those of float32."""
+    torch.manual_seed(0)
+    logits, embedding_PD = 8 * torch.randn(6, 5), 9 * torch.randn(6, 40)
+    targets = torch.rand(6, 5).softmax(dim=1)
+    half, half_PD = logits.bfloat16(), embedding_PD.bfloat16()
+    for loss, args, others in (
+        (route_loss, (half, targets), (half.float(), targets)),
+        (expert_loss, (half, targets), (half.float(), targets)),
+        (embedding_norm, (half_PD,), (half_PD.float(),)),
+    ):
+        assert loss(*args).dtype == torch.float32
+        torch.testing.assert_close(loss(*args), loss(*others), rtol=0, atol=0)
+
+
+def test_router_targets_of_a_class_router_stand_at_the_classes() -> None:
+    own = router_targets(torch.arange(4), torch.tensor([3, 1]), torch.tensor([0, 1]), torch.tensor([0.7, 0.6]), 4)
+    torch.testing.assert_close(own, torch.tensor([[0.3, 0.0, 0.0, 0.7], [0.0, 1.0, 0.0, 0.0]]))
+
+
+def test_negatives_are_drawn_by_the_given_generator_alone() -> None:
+    cluster_B = torch.arange(40) % 3
+    state = torch.get_rng_state()
+    first, second, other = (pairs_with_negatives(cluster_B, 3, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("regulariser", ["none", "l2", "label-smoothing"])
+@pytest.mark.parametrize("router", ["cluster", "class"])
+def test_the_step_adds_the_parts_of_the_loss(backbone: VisionTransformer, regulariser: str, router: str) -> None:
+    """From images to the losses, one image and one expert at a time."""
+    partition = make_partition(CLUSTERS)
+    model = MoFE(backbone, partition, 1, 1, router).eval()  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    for linear in (model.router, *model.heads):
+        torch.nn.init.normal_(linear.weight, std=0.3)
+    a, b, lam = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 0, 5, 2, 4]), torch.rand(6) / 2 + 0.5
+    images = torch.randn(6, 3, 16, 16)
+    image_P, expert_P = pairs_of(a)
+    with torch.no_grad():
+        losses = TrainingStep(model, regulariser, 0.1)(Mixed(images, a, b, lam), image_P, expert_P)
+        tokens = model.tokens(images)
+        route = expert = norm = 0.0
+        outputs = range(6) if router == "class" else CLUSTERS
+        for i in range(6):
+            target = np.zeros(6 if router == "class" else 3)
+            target[outputs[a[i]]] += lam[i].item()
+            target[outputs[b[i]]] += 1 - lam[i].item()
+            route += reference_cross_entropy(model.router(tokens[i, 0]).numpy(), target) / 6
+        for i, e in zip(image_P.tolist(), expert_P.tolist(), strict=True):
+            own = partition.classes_of(e)
+            target = np.zeros(len(own) + 1)
+            for label, weight in ((a[i].item(), lam[i].item()), (b[i].item(), 1 - lam[i].item())):
+                target[own.index(label) if label in own else len(own)] += weight
+            if regulariser == "label-smoothing":
+                target = 0.9 * target + 0.1 / len(target)
+            embedding = model.norm(model.experts[e](tokens[i : i + 1])[0, 0])
+            expert += reference_cross_entropy(model.heads[e](embedding).numpy(), target) / len(image_P)
+            norm += embedding.double().square().sum().item() / len(image_P)
+    assert losses.route.item() == pytest.approx(route, rel=1e-5)
+    assert losses.expert.item() == pytest.approx(expert, rel=1e-5)
+    assert losses.regulariser.item() == pytest.approx(0.1 * norm if regulariser == "l2" else 0.0, rel=1e-5)
+    assert losses.total.item() == pytest.approx(sum(part.item() for part in losses))

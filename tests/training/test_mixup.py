@@ -80,3 +80,52 @@ def test_the_blend_is_the_convex_combination() -> None:
 def test_scale_is_checked(scale: float) -> None:
     with pytest.raises(MofeError, match="mixup_scale"):
         DynamicBetaMixup(2, scale)
+
+
+def test_every_image_gets_each_image_of_another_class_equally_often() -> None:
+    labels = torch.tensor([3, 0, 2, 0, 1, 2, 2, 0, 3])
+    mixup = DynamicBetaMixup(4, 0.9, np.random.default_rng(3))
+    drawn = torch.stack([mixup.partners(labels) for _ in range(4000)])
+    for image in range(len(labels)):
+        counts = torch.bincount(drawn[:, image], minlength=len(labels)).numpy()
+        other = (labels != labels[image]).numpy()
+        assert not counts[~other].any()
+        assert stats.chisquare(counts[other]).pvalue > 1e-4
+
+
+def test_an_image_is_blended_by_the_sigma_of_its_own_class() -> None:
+    mixup = DynamicBetaMixup(3, 1.0, np.random.default_rng(3))
+    mixup.update([0.0, 0.95, 0.5])
+    labels = torch.tensor([0, 1, 2] * 7000)
+    lam = mixup.sample(labels)
+    assert lam.dtype == torch.float32
+    for label, sigma in enumerate((1.0, 0.05, 0.5)):
+        own = lam[labels == label].double().numpy()
+        # E|λ − ½|² is the variance of Beta(σ, σ), 1 / (4 (2 σ + 1))
+        assert ((own - 0.5) ** 2).mean() == pytest.approx(1 / (4 * (2 * sigma + 1)), rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_images_of_any_shape_and_float_type_are_blended_in_it(dtype: torch.dtype) -> None:
+    for shape in ((6, 5), (6, 2, 3, 4)):
+        images = torch.randn(shape).to(dtype)
+        mixed = DynamicBetaMixup(6, 0.9, np.random.default_rng(2))(images, torch.arange(6))
+        assert mixed.images.dtype == dtype
+        assert mixed.lam.dtype == torch.float32
+        for b in range(6):
+            lam = mixed.lam[b].double()
+            expected = lam * images[b].double() + (1 - lam) * images[mixed.labels_b[b]].double()
+            close = {"rtol": 0, "atol": 0.03} if dtype == torch.bfloat16 else {}  # which has 8 bits
+            torch.testing.assert_close(mixed.images[b], expected.to(dtype), **close)
+
+
+def test_without_a_generator_every_mixup_draws_afresh() -> None:
+    first, second = (DynamicBetaMixup(1, 0.0).sample(torch.zeros(4, dtype=torch.int64)) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_scales_of_zero_and_one_are_allowed() -> None:
+    for scale, sigma in ((0.0, 1.0), (1.0, 0.5)):
+        mixup = DynamicBetaMixup(1, scale)
+        mixup.update([0.5])
+        assert mixup.sigma_C.tolist() == [sigma]

@@ -26,6 +26,8 @@ from mofe.errors import MofeError
 from mofe.stages.finetune import finetune
 from mofe.training import nodes
 
+pytestmark = pytest.mark.integration
+
 RECIPE = {
     "epochs": 2, "probe_epochs": 5, "probe_learning_rate": 0.01, "batch_size": 32, "micro_batch_size": 16,
     "learning_rate": 1e-3, "warmup_epochs": 0.5, "augmentation": "none", "validation_fraction": 0.2, "num_workers": 0,
@@ -139,7 +141,7 @@ class Kubernetes(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    monkeypatch.setattr(nodes, "WAIT", 0.05)
+    monkeypatch.setattr(nodes, "POLL_INTERVAL", 0.05)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
     seen = SimpleNamespace(
         calls=[], deleted=[], job=None, refuse=0, gone=False, left=0, start=lambda job: None, status=lambda: {},

@@ -109,3 +109,31 @@ def test_learning_rate_warms_up_then_follows_half_a_cosine() -> None:
     middle = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (50 - 10) / 89))
     assert rates[50] == pytest.approx(middle)
     assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_the_schedule_is_the_one_that_torch_makes_of_the_same_words() -> None:
+    """Linear warm-up over 10 steps, then a cosine that reaches the least rate in the last of 100."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=0.5)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.1, end_factor=1.0, total_iters=9)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=89, eta_min=0.02)
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, cosine], milestones=[10])
+    for step in range(100):
+        assert learning_rate(step, 100, 10, 0.5, 0.02) == pytest.approx(optimiser.param_groups[0]["lr"]), step
+        optimiser.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup", "rates"),
+    [(1, 0, [0.5]), (2, 0, [0.5, 0.1]), (3, 0, [0.5, 0.3, 0.1]), (3, 1, [0.5, 0.5, 0.1]), (2, 2, [0.25, 0.5]),
+     (2, 4, [0.125, 0.25])],
+)  # fmt: skip
+def test_short_schedules_begin_at_the_peak_and_end_at_the_least_rate(
+    total: int, warmup: int, rates: list[float]
+) -> None:
+    assert [learning_rate(s, total, warmup, 0.5, 0.1) for s in range(total)] == pytest.approx(rates)
+
+
+def test_the_rate_stays_at_its_least_after_the_last_step() -> None:
+    assert [learning_rate(s, 10, 2, 0.5, 0.1) for s in (9, 10, 15, 18)] == pytest.approx([0.1] * 4)

@@ -16,3 +16,13 @@ def test_the_split_is_decided_by_the_seed() -> None:
     labels = np.arange(500) % 5
     assert np.array_equal(validation_mask(labels, 0.1, 3), validation_mask(labels, 0.1, 3))
     assert not np.array_equal(validation_mask(labels, 0.1, 3), validation_mask(labels, 0.1, 4))
+
+
+def test_the_share_is_rounded_and_drawn_from_all_images_of_the_class() -> None:
+    labels = np.repeat([4, 9], [28, 12])
+    drawn = [validation_mask(labels, 0.3, seed) for seed in range(200)]
+    assert {(int(mask[:28].sum()), int(mask[28:].sum())) for mask in drawn} == {(8, 4)}  # 8.4 and 3.6
+    assert all(mask.dtype == bool for mask in drawn)
+    counts = np.sum(drawn, axis=0)
+    for own, expected in ((counts[:28], 200 * 8 / 28), (counts[28:], 200 * 4 / 12)):
+        assert np.abs(own - expected).max() < 5 * expected**0.5

@@ -1,4 +1,4 @@
-"""Which network looks at the images, and how they become its input."""
+"""Description of the backbone: architecture, weights and preprocessing of its input."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the backbone's input: the backbone's own (timm's data config), nothing else decides it."""
+    """Preprocessing of the backbone's input; it comes from the backbone alone (timm's data config)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     image_size: int
@@ -17,7 +17,7 @@ class Preprocessing(BaseModel):
 
 
 class Backbone(BaseModel):
-    """Which vision transformer, from which weights, and where the MoFE layer begins in it."""
+    """A vision transformer, its weights, and the depth of the MoFE layer in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -25,10 +25,10 @@ class Backbone(BaseModel):
     args: dict[str, Any]
     """Further arguments of ``timm.create_model``."""
     weights: str
-    """"" for timm's pre-trained weights, "random" for none, else the path or URI of a file."""
+    """Path or URI of a file; "" for timm's pre-trained weights, "random" for random ones."""
     weights_digest: str
     weights_sha256: str = ""
-    """Of that file; "" if there is none."""
+    """SHA-256 of the file of weights; "" if there is no file."""
     depth: int
     """Number of last blocks that become experts (M)."""
     preprocessing: Preprocessing

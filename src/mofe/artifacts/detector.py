@@ -1,4 +1,4 @@
-"""A model that knows what is unusual: banks of known images, and thresholds."""
+"""The detector: a model with banks of known images, and thresholds."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -8,7 +8,7 @@ import pyarrow as pa
 from mofe.artifacts.manifest import Manifest
 
 Bank = Literal["expert", "global"]
-"""Whose images a KNN score looks among: those of the expert that an image is routed to, or all."""
+"""Training images that a KNN score searches: those of the expert that an image is routed to, or all."""
 
 
 class DetectorInfo(Manifest):
@@ -19,20 +19,20 @@ class DetectorInfo(Manifest):
     knn_k: int
     bank: Bank = "expert"
     bank_sizes: tuple[int, ...]
-    """Training images of each expert."""
+    """Number of training images of each expert."""
     thresholds: dict[str, float]
-    """Per score: the largest threshold that keeps at least 95 % of the validation images."""
+    """For each score, the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
-    compared: tuple[str, ...] = ()
-    """Scores of other detectors, which it can give as well: see :mod:`mofe.detection.baselines`."""
+    baselines: tuple[str, ...] = ()
+    """Scores of the baselines that were fitted too: see :mod:`mofe.detection.baselines`."""
     parameters: dict[str, Any]
-    """Of the pipeline, that decided what it is."""
+    """Pipeline parameters that the detector depends on."""
 
 
 BANK_SCHEMA = pa.schema({"id": pa.string(), "label": pa.int32(), "expert": pa.int32()})
-"""Which training image each row of the indexes is."""
+"""The training image of each row of the indexes."""
 
 
 def calibration_schema(scores: Iterable[str]) -> pa.Schema:
-    """The scores of the validation images, a column a score; float64, as those of other images are."""
+    """Schema of the validation images' scores: a float64 column a score, as :mod:`mofe.artifacts.scores`."""
     return pa.schema([(name, pa.float64()) for name in scores])

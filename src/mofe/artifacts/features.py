@@ -1,4 +1,4 @@
-"""What the untouched backbone sees in the training images, image by image and class by class."""
+"""Features of the training images under the pre-trained backbone: one per image, and a prototype per class."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,22 +30,22 @@ class FeatureInfo(Manifest):
 
 
 class FeaturePart(FeatureInfo):
-    """``part.json``: features of some of the images, from one task of several; merge_features joins them.
+    """``part.json``: features of some of the images, extracted by one task of several; merge_features joins them.
 
-    Beside them lie sums in the place of prototypes (:class:`mofe.partitioning.prototypes.ClassSums`). All fields but
-    those here are the whole's.
+    The folder holds sums in the place of prototypes (:class:`mofe.partitioning.prototypes.ClassSums`). Fields that are
+    not declared here describe the whole feature set.
     """
 
     file_name: ClassVar[str] = "part.json"
     what: ClassVar[str] = "part of a feature set"
     start: int
-    """The first of the images."""
+    """Position of the part's first image."""
     stop: int
-    """The one after the last."""
+    """Position after the part's last image."""
 
     @property
     def whole(self) -> FeatureInfo:
-        """The manifest of what it is a part of."""
+        """The manifest of the whole feature set."""
         return FeatureInfo.model_validate(self.model_dump(exclude={"files", "start", "stop"}))
 
 
@@ -54,27 +54,27 @@ FEATURE_ROWS = 4096
 
 
 def feature_schema(dim: int) -> pa.Schema:
-    """``trunk``: class embedding entering the MoFE block; ``embedding``: the final class embedding."""
+    """Schema of features: ``trunk`` is the class embedding that enters the MoFE layer, ``embedding`` the final one."""
     vector = pa.list_(pa.float16(), dim)
     return pa.schema([("id", pa.string()), ("label", pa.int32()), ("trunk", vector), ("embedding", vector)])
 
 
 def prototype_schema(dim: int) -> pa.Schema:
-    """A row a class: how many images it has, and their mean trunk embedding."""
+    """Schema of prototypes: for each class, the number of its images and their mean trunk embedding."""
     return pa.schema([("label", pa.int32()), ("count", pa.int64()), ("prototype", pa.list_(pa.float32(), dim))])
 
 
 def sum_schema(dim: int) -> pa.Schema:
-    """The same of a part of the images, with the sum in the place of the mean."""
+    """Schema of a part's sums: as :func:`prototype_schema`, with the sum in the place of the mean."""
     return pa.schema([("label", pa.int32()), ("count", pa.int64()), ("sum", pa.list_(pa.float64(), dim))])
 
 
 @contextmanager
 def write_features(file: IO[bytes], dim: int) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends tables of :func:`feature_schema`; row groups of :data:`FEATURE_ROWS`.
+    """Yield a function that appends tables of :func:`feature_schema`, in row groups of :data:`FEATURE_ROWS`.
 
-    Vectors are written as they are: a dictionary of numbers that never repeat, compressed, is as large, and takes five
-    times as long to read and to write.
+    Vectors are written without compression or dictionary, because their values hardly repeat. With both, the file is
+    as large and takes five times as long to read and to write.
     """
     with (
         pq.ParquetWriter(
@@ -90,11 +90,11 @@ def write_features(file: IO[bytes], dim: int) -> Iterator[Callable[[pa.Table], N
 
 
 class Features:
-    """Extracted features of the training images, and the prototypes of their classes."""
+    """Reader of the extracted features of the training images, and of the prototypes of their classes."""
 
     TABLE, PROTOTYPES = "features.parquet", "prototypes.parquet"
     SUMS = "sums.parquet"
-    """Of a part, in the place of prototypes."""
+    """Name of the file that a part has in the place of prototypes."""
 
     def __init__(self, uri: str | UPath):
         self.uri = locations.resolve(uri)
@@ -102,18 +102,19 @@ class Features:
 
     @cached_property
     def prototypes_CD(self) -> np.ndarray:
-        """Mean trunk embedding of each class, float32."""
+        """Mean trunk embedding of each class, (C, D) float32."""
         self.info.check(self.uri, self.PROTOTYPES)
         return vectors(locations.read_parquet(self.uri / self.PROTOTYPES)["prototype"])
 
     def column(self, name: Literal["trunk", "embedding"]) -> np.ndarray:
-        """That vector of each image, (N, D) float16 as stored; read row group by row group, and held once."""
+        """Read one vector of every image, (N, D) float16 as stored; row group by row group, to hold it only once."""
         values_ND = np.empty((self.info.num_images, self.info.dim), np.float16)
         start = 0
         with locations.open_parquet(self._table) as table:
             if table.metadata.num_rows != len(values_ND):
                 raise MofeError(
-                    f"{self.uri}: features.json promises {len(values_ND)} images, found {table.metadata.num_rows}"
+                    f"{self.uri}: {self.TABLE} has {table.metadata.num_rows} images, but features.json says "
+                    f"{len(values_ND)}; make the feature set again"
                 )
             for group in range(table.num_row_groups):
                 part_MD = vectors(table.read_row_group(group, [name])[name])

@@ -14,11 +14,11 @@ from mofe.artifacts.manifest import Manifest
 from mofe.storage import writing
 
 Role = Literal["train", "test", "ood"]
-"""What an image set is for: training, ID test, or OOD test."""
+"""Purpose of an image set: training, ID test, or OOD test."""
 
 
 class Rejected(BaseModel):
-    """A file that could not be used, and why."""
+    """A file that could not be used, and the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
@@ -39,18 +39,18 @@ class ImageSet(Manifest):
     digest: str
     classes: tuple[str, ...]
     synsets: tuple[str | None, ...]
-    """WordNet synset of each class where the data says so (a wnid, or a line of ``synsets.csv``), else None."""
+    """WordNet synset of each class that the data gives one for (a wnid, or a line of ``synsets.csv``), else None."""
     counts: tuple[int, ...]
     num_images: int
     num_rejected: int
     rejected: tuple[Rejected, ...]
-    """The first of them."""
+    """The first of the rejected files."""
     parameters: dict[str, Any]
-    """Of prepare, that decided what is in it."""
+    """Parameters of prepare that the image set depends on."""
 
 
 def image_schema(classes: Sequence[str]) -> pa.Schema:
-    """The Arrow schema of image shards: Hugging Face's, including its ``huggingface`` metadata."""
+    """Arrow schema of image shards, in the format of Hugging Face, including the ``huggingface`` metadata."""
     features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(classes)}}
     return pa.schema(
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
@@ -75,7 +75,7 @@ class ImageShardWriter:
         self._shards = 0
 
     def add(self, content: bytes, path: str, label: int) -> None:
-        """Append one encoded image; ``label`` -1 means that it has none."""
+        """Append one encoded image; ``label`` is -1 if the image has no label."""
         if label >= 0:
             self.counts[label] += 1
         self.num_images += 1
@@ -87,7 +87,7 @@ class ImageShardWriter:
         if self._rows:
             if self._parquet is None:
                 file = self.opened.enter_context(writing.file(self.folder / f"images-{self._shards:05d}.parquet"))
-                # encoded images do not shrink, and a dictionary of distinct values is a cost without a gain
+                # encoded images do not compress further, and a dictionary of distinct values saves nothing
                 writer = pq.ParquetWriter(
                     file, self.schema, compression="none", use_dictionary=False, write_page_checksum=True
                 )
@@ -114,8 +114,8 @@ class ImageShardWriter:
 def write_image_shards(
     folder: UPath, classes: Sequence[str], rows_per_group: int = 64, groups_per_shard: int = 64
 ) -> Iterator[ImageShardWriter]:
-    """A writer of image shards into ``folder``; the caller writes the :class:`ImageSet` manifest afterwards."""
+    """Yield a writer of image shards into ``folder``; the caller writes the :class:`ImageSet` manifest afterwards."""
     writer = ImageShardWriter(folder, classes, rows_per_group, groups_per_shard)
-    with writer.opened:  # after an error the shard in progress is given up
+    with writer.opened:  # after an error the shard in progress is discarded
         yield writer
         writer.close()

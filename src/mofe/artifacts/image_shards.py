@@ -1,4 +1,4 @@
-"""Labelled images in Parquet shards: the reader."""
+"""Reader of labelled images in Parquet shards."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,17 +22,17 @@ T = TypeVar("T")
 class ImageShards:
     """The images of a set, read by row group in bounded memory.
 
-    On this machine every shard is hashed when the set is opened. In an object store, where that would be to fetch all
-    of it once more, Parquet's own checksum of each page is compared as the page is read.
+    On this machine every shard is hashed when the set is opened. In an object store that would fetch the whole set
+    twice, so only Parquet's checksum of each page is verified, when the page is read.
 
     Args:
-        uri: of the set.
-        hashed: False leaves it at the checksums of pages on this machine too: for who reads a few images, or where
-            another process hashes them.
+        uri: path or URI of the set.
+        hashed: False verifies only the pages' checksums on this machine too. Use it to read a few images, or where
+            another process hashes the shards.
     """
 
     HELD = 64
-    """How many row groups are kept in memory for :meth:`image`."""
+    """Number of row groups that :meth:`image` keeps in memory."""
 
     def __init__(self, uri: str | UPath, hashed: bool = True):
         self.uri = locations.resolve(uri)
@@ -59,23 +59,26 @@ class ImageShards:
         """``(file, row group in the file, rows)`` of every row group, in order.
 
         Raises:
-            MofeError: the shards together do not hold the images that the manifest promises.
+            MofeError: the shards do not hold as many images as the manifest says.
         """
         groups = []
         for number, metadata in enumerate(self.footers):
             groups += [(number, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
         found = sum(rows for _, _, rows in groups)
         if found != self.info.num_images:
-            raise MofeError(f"{self.uri}: dataset.json promises {self.info.num_images} images, the shards hold {found}")
+            raise MofeError(
+                f"{self.uri}: the shards hold {found} images, but dataset.json says {self.info.num_images}; "
+                "make the image set again"
+            )
         return groups
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """The position of the first image of each row group, and the number of images."""
+        """Position of the first image of each row group, and last the number of images."""
         return np.concatenate([[0], np.cumsum([rows for _, _, rows in self.row_groups])])
 
     def image(self, position: int) -> tuple[bytes, str, int]:
-        """File content, path and label of one image; quick where accesses stay within :attr:`HELD` row groups."""
+        """File content, path and label of one image; fast while accesses stay within :attr:`HELD` row groups."""
         group = int(np.searchsorted(self.starts, position, "right")) - 1
         if group not in self._held:
             table = self.read_row_group(group)
@@ -89,13 +92,13 @@ class ImageShards:
         return image["bytes"], image["path"], labels[row].as_py()
 
     def read_row_group(self, index: int) -> pa.Table:
-        """The table (columns ``image``, ``label``) of row group ``index`` of the whole set."""
+        """Read row group ``index`` of the whole set, with the columns ``image`` and ``label``."""
         number, group, _ = self.row_groups[index]
         with locations.open_parquet(self.files[number], self.footers[number]) as parquet:
             return parquet.read_row_group(group)
 
     def _of_every_file(self, read: Callable[[pq.ParquetFile], T]) -> list[T]:
-        """What ``read`` makes of each shard, in order; many at once, since a store takes its time for each answer."""
+        """Apply ``read`` to each shard and return the results in order; in threads, because object stores are slow."""
 
         def one(path: UPath) -> T:
             with locations.open_parquet(path) as parquet:
@@ -106,13 +109,13 @@ class ImageShards:
 
     @cached_property
     def labels_N(self) -> np.ndarray:
-        """The label of every image in order, int64."""
+        """Label of every image in order, int64."""
         columns = self._of_every_file(lambda parquet: parquet.read(columns=["label"])["label"].to_numpy())
         return np.concatenate(columns) if columns else np.empty(0, np.int64)
 
     @cached_property
     def paths(self) -> pa.ChunkedArray:
-        """The path of every image in order: what later tables call ``id``."""
+        """Path of every image in order, which later tables call ``id``."""
         columns = self._of_every_file(lambda parquet: parquet.read(columns=["image.path"])["image"])
         chunks = [chunk.field("path") for column in columns for chunk in column.chunks]
         return pa.chunked_array(chunks, pa.string())

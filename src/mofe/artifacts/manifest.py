@@ -1,9 +1,9 @@
-"""The JSON file that makes a folder an artifact, and vouches for every other file in it.
+"""The manifest: the JSON file that makes a folder an artifact, with a checksum of every other file in it.
 
-It is written last, so a folder with a manifest is whole. It carries ``schema_version``; a reader refuses a version it
-does not know. It holds the SHA-256 of every other file of the folder, those of the artifacts it was made from, and, in
-its last line, its own. A reader checks each file before it uses it, so that one changed byte is an error and never a
-number; and a stage refuses inputs that do not belong together.
+The manifest is written last, so a folder with a manifest is complete. It has a ``schema_version``; a reader refuses
+other versions than its own. It holds the SHA-256 of every other file of the folder, those of the artifacts it was made
+from, and its own in the last line. A reader verifies each file before use, so a changed byte is an error and never a
+wrong number. A stage refuses inputs that do not belong together.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +16,11 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations, writing
-from mofe.storage.checksummed_json import sealed, unsealed
+from mofe.storage.checksummed_json import verify, with_checksum
 from mofe.storage.typed_json import first_reason
 
 THREADS = 16
-"""That read small pieces of many files at once."""
+"""Number of threads that read small pieces of many files at once."""
 
 
 class Manifest(BaseModel):
@@ -33,22 +33,22 @@ class Manifest(BaseModel):
     files: dict[str, str] = {}
     """SHA-256 of every other file of the folder, by name; :meth:`write` fills it in."""
     made_from: dict[str, str] = {}
-    """:attr:`identity` of the artifacts it was made from, by what they are."""
+    """:attr:`identity` of each artifact that this one was made from, by its kind."""
     _identity: str = PrivateAttr("")
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the manifest, and so of all that it lists; "" of one that was not read."""
+        """SHA-256 of the manifest, and so of all files that it lists; "" if the manifest was not read from a file."""
         return self._identity
 
-    def sealed(self) -> bytes:
-        """The content of the file."""
-        return sealed(self.model_dump(mode="json"))
+    def to_bytes(self) -> bytes:
+        """Content of the manifest's file."""
+        return with_checksum(self.model_dump(mode="json"))
 
     def write(self, folder: UPath) -> None:
-        """Write the manifest into ``folder``; call it after every other file is there."""
+        """Write the manifest into ``folder``, after every other file."""
         whole = self.model_copy(update={"files": writing.written(folder)})
-        writing.write_bytes(folder / self.file_name, whole.sealed())
+        writing.write_bytes(folder / self.file_name, whole.to_bytes())
 
     @classmethod
     def read(cls, uri: locations.Location) -> Self:
@@ -57,22 +57,24 @@ class Manifest(BaseModel):
 
     @classmethod
     def read_file(cls, file: locations.Location) -> Self:
-        """Read and validate a manifest that is a file of its own.
+        """Read and validate the manifest in ``file``.
 
         Raises:
-            MofeError: it is missing, not JSON, of another schema version, breaks the schema, or is damaged.
+            MofeError: the file is missing or damaged, is not JSON, has another schema version, or breaks the schema.
         """
         path = locations.resolve(file)
         content = locations.read_bytes(path, cls.what)
         try:
-            values, identity = unsealed(content)
+            values, identity = verify(content)
             cls._check_version(path, values)
             found = cls.model_validate(values)
         except (ValidationError, ValueError) as error:
             reason = first_reason(error) if isinstance(error, ValidationError) else str(error)
             raise MofeError(f"{path} is not a valid {cls.what}: {reason}") from error
         if not identity:
-            raise MofeError(f"{path} is damaged: it does not have the SHA-256 that it notes; make the {cls.what} again")
+            raise MofeError(
+                f"{path} is damaged: its SHA-256 is not the one in its last line; make the {cls.what} again"
+            )
         found._identity = identity
         return found
 
@@ -87,15 +89,15 @@ class Manifest(BaseModel):
             )
 
     def check(self, folder: UPath, names: str = "*", copy: Path | None = None) -> None:
-        """Hash files of the artifact and compare.
+        """Verify the SHA-256 of the artifact's files.
 
         Args:
-            folder: where the artifact is.
-            names: pattern of the files to check.
-            copy: a copy of the folder to read them from.
+            folder: folder of the artifact.
+            names: pattern of the files to verify.
+            copy: copy of the folder to read the files from.
 
         Raises:
-            MofeError: one is missing, or is not what was written.
+            MofeError: a file is missing, or differs from the one that was written.
         """
         chosen = [name for name in self.files if fnmatchcase(name, names)]
         if not chosen:
@@ -112,5 +114,5 @@ class Manifest(BaseModel):
             list(pool.map(check_one, chosen))
 
     def check_source(self, what: str, source: "Manifest") -> bool:
-        """Whether this was made from ``source``, as far as it is known."""
+        """Whether this artifact was made from ``source``; also True if that is not recorded."""
         return self.made_from.get(what, source.identity) == source.identity

@@ -1,4 +1,4 @@
-"""How well a detector did."""
+"""Metrics of a detector on the test sets."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from mofe.artifacts.manifest import Manifest
 
 
 class Result(BaseModel):
-    """One row of the result table: an OOD set under a score. Fractions in [0, 1]."""
+    """One row of the result table: a score on an OOD set. Fractions in [0, 1]."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     ood: str
@@ -24,22 +24,22 @@ class Result(BaseModel):
 
     @property
     def is_own(self) -> bool:
-        """Whether the score is the detector's own, and not one of those it is compared with (``SPACE.NAME``)."""
+        """Whether the score is the detector's own, and not a baseline's (``SPACE.NAME``)."""
         return "." not in self.score
 
 
 class ExpertResult(BaseModel):
-    """How one expert does. None where it has seen no image of a kind."""
+    """Metrics of one expert; None where no image of the kind was routed to it or is of its classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     expert: int
     id_images: int
-    """Of the ID test set, of its classes."""
+    """Number of ID test images of the expert's classes."""
     id_accuracy: float | None
     ood_images: int
-    """Of all OOD sets, that the router sent to it."""
+    """Number of images of all OOD sets that the router sent to the expert."""
     fpr95: float | None
-    """Of the KNN score, among the ID and OOD images that the router sent to it."""
+    """FPR95 of the KNN score on the ID and OOD images that the router sent to the expert."""
     auroc: float | None
 
 
@@ -49,19 +49,19 @@ class Metrics(Manifest):
     file_name: ClassVar[str] = "metrics.json"
     what: ClassVar[str] = "metrics file"
     name: str = ""
-    """Of the configuration, where several are compared."""
+    """Name of the configuration, if several are compared."""
     id_accuracy: float
     router_accuracy: float
     zero_shot_accuracy: float | None = None
-    """Of the untouched backbone and the class names alone, where there is a text model."""
+    """Accuracy by the pre-trained backbone and the class names alone, if there is a text model."""
     results: tuple[Result, ...]
     experts: tuple[ExpertResult, ...] = ()
     class_accuracy: dict[str, float] = Field(default_factory=dict)
-    """Of the classes that the ID test set has images of, by their own names: two may read alike."""
+    """Accuracy on each class that the ID test set has images of, by the class's own name, which is unique."""
     kinds: dict[str, str] = Field(default_factory=dict)
-    """Of OOD sets, "near" or "far", where that was said."""
+    """Kind of each OOD set, "near" or "far", if ``ood_data`` gives it."""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """Of the pipeline, that gave this result."""
+    """Pipeline parameters that the result depends on."""
 
     @property
     def own(self) -> tuple[Result, ...]:
@@ -70,7 +70,7 @@ class Metrics(Manifest):
 
     @property
     def averages(self) -> dict[str, list[str]]:
-        """The averages to be shown and the OOD sets of each: near-OOD and far-OOD where there are such, and all."""
+        """OOD sets of each average to show: near-OOD, far-OOD, and all sets if there are several."""
         sets = list(dict.fromkeys(result.ood for result in self.results))
         groups = {
             f"average of {kind}-OOD": [name for name in sets if self.kinds.get(name) == kind]

@@ -1,4 +1,4 @@
-"""A trained model: what it was made of, and how its training went."""
+"""A trained model: its configuration, and the history of its training."""
 
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ class ModelConfig(Manifest):
     file_name: ClassVar[str] = "config.json"
     what: ClassVar[str] = "model"
     schema_version: int = 3
-    """Experts of models before 3 were trained at far too high a rate (docs/log.md, 2026-11-28)."""
+    """Version 3, because experts of earlier models were trained at far too high a rate (docs/log.md, 2026-11-28)."""
     library_version: str
     backbone: Backbone
     top_k: int
@@ -24,18 +24,18 @@ class ModelConfig(Manifest):
     validation_fraction: float
     seed: int
     training: dict[str, Any]
-    """The finetune stage's own parameters."""
+    """Parameters of the finetune stage alone."""
 
 
 class Epoch(BaseModel):
-    """What was measured at the end of a training epoch; epoch 0 is the state after the linear probe."""
+    """Measurements at the end of a training epoch; epoch 0 is the state after the linear probe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     epoch: int
     learning_rate: float
-    """The peak's, of the router and the heads."""
+    """Peak learning rate of the router and the heads."""
     layer_rates: dict[str, float]
-    """The rate of each layer in the last step, from the input up; empty after the probe."""
+    """Learning rate of each layer in the last step, from the input up; empty after the probe."""
     loss: float
     route_loss: float
     expert_loss: float
@@ -48,7 +48,7 @@ class Epoch(BaseModel):
 
 
 class History(Manifest):
-    """``history.json``: the course of a training run."""
+    """``history.json``: the epochs of a training run."""
 
     file_name: ClassVar[str] = "history.json"
     what: ClassVar[str] = "training history"

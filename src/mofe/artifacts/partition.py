@@ -1,4 +1,4 @@
-"""Which expert each class belongs to."""
+"""The partition: the expert of each class."""
 
 from typing import ClassVar, Literal, Self
 
@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict
 from mofe.artifacts.manifest import Manifest
 
 RouterKind = Literal["cluster", "class"]
-"""What the router has an output for."""
+"""Unit of the router's outputs."""
 
 
 class Seed(BaseModel):
-    """A super-category from which an expert's cluster was grown: a WordNet synset and the classes under it."""
+    """A super-category that an expert's cluster starts from: a WordNet synset and the classes under it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     synset: str
@@ -19,7 +19,7 @@ class Seed(BaseModel):
 
 
 class Partition(Manifest):
-    """Which expert each class belongs to, and how that came about."""
+    """The expert of each class, and how the partition was made."""
 
     file_name: ClassVar[str] = "partition.json"
     what: ClassVar[str] = "partition"
@@ -28,17 +28,17 @@ class Partition(Manifest):
     classes: tuple[str, ...]
     synsets: tuple[str | None, ...]
     names: tuple[str, ...]
-    """A name people read for each class: the synset's first lemma, else the class name itself."""
+    """Readable name of each class: the synset's first lemma, else the class name itself."""
     expert_of_class: tuple[int, ...]
     seeds: tuple[Seed, ...]
-    """One per expert, in order of experts; empty for strategies that do not start from WordNet."""
+    """One seed per expert, in order; empty for strategies that do not start from WordNet."""
     centers: tuple[tuple[float, ...], ...]
     inertia: float
     iterations: int
 
     @classmethod
     def of_one_expert(cls, classes: tuple[str, ...]) -> Self:
-        """The trivial partition: with one expert, a MoFE that was not trained is the backbone itself."""
+        """Make the trivial partition. With one expert, an untrained MoFE is the backbone itself."""
         return cls(
             num_experts=1,
             strategy="one expert",
@@ -53,5 +53,5 @@ class Partition(Manifest):
         )
 
     def classes_of(self, expert: int) -> list[int]:
-        """The class indices of ``expert``'s cluster, ascending."""
+        """Class indices of ``expert``'s cluster, ascending."""
         return [c for c, e in enumerate(self.expert_of_class) if e == expert]

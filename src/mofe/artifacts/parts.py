@@ -1,4 +1,4 @@
-"""An image set in shards: which images each holds, and whether parts made of them are one whole."""
+"""Shards of an image set: the images of each, and a check that the parts made from them form one whole."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -13,14 +13,14 @@ from mofe.storage import locations
 Part = TypeVar("Part", FeaturePart, ScorePart)
 
 TOGETHER = 32
-"""Batches that score looks at together: in 4096 images at once neighbours are found twice as fast as in 128."""
+"""Batches that score searches together, because neighbours of 4096 images at once are found twice as fast as of 128."""
 
 
 def bounds(num_images: int, batch_size: int, shards: int) -> list[int]:
-    """Where each shard begins, and where the last one ends.
+    """Position where each shard begins, and last the one where the last shard ends.
 
-    A shard is as many groups of :data:`TOGETHER` whole batches as any other, or one more, in order, so that every batch
-    and group is made up as if there were no shards, and what comes of it is the same to the bit. There are no more
+    A shard holds whole groups of :data:`TOGETHER` batches, in order; the numbers of groups differ by at most one. So
+    every batch and group is the same as without shards, and the results are equal to the bit. There are no more
     shards than groups.
     """
     if shards < 1 or batch_size < 1:
@@ -32,40 +32,43 @@ def bounds(num_images: int, batch_size: int, shards: int) -> list[int]:
 
 
 def check_shards(shards: int) -> None:
-    """Refuse to split into one.
+    """Refuse to split into fewer than two shards.
 
     Raises:
-        MofeError: it was asked for.
+        MofeError: ``shards`` is less than 2.
     """
     if shards < 2:
-        raise MofeError(f"shards = {shards:g} must be at least 2: what is not to be split is for the pipeline mofe")
+        raise MofeError(f"shards = {shards:g} must be at least 2: to run without shards, use the pipeline mofe")
 
 
 def images_of(shard: int, shards: int, num_images: int, batch_size: int) -> range:
-    """The positions of the images of a shard.
+    """Positions of the images of a shard.
 
     Raises:
         MofeError: there is no such shard.
     """
-    starts = bounds(num_images, batch_size, int(shards))  # Kubeflow hands numbers on as floats
+    starts = bounds(num_images, batch_size, int(shards))  # Kubeflow passes numbers as floats
     if not 0 <= shard < len(starts) - 1:
         raise MofeError(
-            f"shard = {shard:g}: {num_images} images in groups of {TOGETHER} batches of {batch_size} have the shards "
-            f"0 to {len(starts) - 2}"
+            f"shard = {shard:g} must lie between 0 and {len(starts) - 2}, the shards of {num_images} images in groups "
+            f"of {TOGETHER} batches of {batch_size}"
         )
     return range(starts[int(shard)], starts[int(shard) + 1])
 
 
 def in_order(kind: type[Part], uris: Sequence[str]) -> list[tuple[Part, UPath]]:
-    """The parts of one whole by their images, whatever order they come in: their manifests, and where they are.
+    """Read the manifests of the parts of one whole, and sort them by their images.
+
+    Returns:
+        The manifest and the folder of each part.
 
     Raises:
-        MofeError: some belong to another whole; or together they do not hold every image once.
+        MofeError: a part belongs to another whole, or the parts together do not hold every image exactly once.
     """
     found: list[tuple[Part, UPath]] = [(kind.read(uri), locations.resolve(uri)) for uri in uris]
     found.sort(key=lambda part: part[0].start)
     if not found:
-        raise MofeError("expected the parts of a whole, found none")
+        raise MofeError("expected at least one part of a whole, found none")
     first, place = found[0]
     for info, other in found:
         if info.whole != first.whole:

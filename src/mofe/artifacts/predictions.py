@@ -1,4 +1,4 @@
-"""What the batch pipeline hands on: the files that it asks about, and the predictions on them."""
+"""Artifacts of the batch pipeline: the list of files to predict on, and the predictions."""
 
 from typing import ClassVar
 
@@ -6,33 +6,33 @@ from mofe.artifacts.manifest import Manifest
 
 
 class FileList(Manifest):
-    """``files.json`` of the folder that lists the files of a batch: ``files.parquet``, a row group a shard."""
+    """``files.json`` beside ``files.parquet``, which lists the files of a batch, one row group a shard."""
 
     file_name: ClassVar[str] = "files.json"
     what: ClassVar[str] = "list of files"
     num_files: int
     shards: int
     digest: str
-    """Of the images and the detector, as fingerprint_batch found them."""
+    """Digest of the images and the detector, from fingerprint_batch."""
 
 
 class PredictionSet(Manifest):
     """``predictions.json`` of a folder with predictions on many images.
 
-    Beside it lie two Parquet data sets, a file a shard: ``predictions`` and ``unreadable``. Their columns are
-    ``SCHEMA`` and ``UNREADABLE_SCHEMA`` of :mod:`mofe.inference.predictions`.
+    The folder also holds two Parquet data sets, ``predictions`` and ``unreadable``, with one file a shard. Their
+    columns are ``SCHEMA`` and ``UNREADABLE_SCHEMA`` of :mod:`mofe.inference.predictions`.
     """
 
     file_name: ClassVar[str] = "predictions.json"
     what: ClassVar[str] = "set of predictions"
     shards: tuple[int, ...]
-    """Those that it holds, in the order of its files."""
+    """Shards that the folder holds, in the order of its files."""
     detector: str
     digest: str
-    """Of the images and the detector, as fingerprint_batch found them."""
+    """Digest of the images and the detector, from fingerprint_batch."""
     threshold: str
     score: str
     known: dict[str, int]
-    """Images by class, of those that are known."""
+    """Number of known images by predicted class."""
     unknown: int
     unreadable: int

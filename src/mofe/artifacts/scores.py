@@ -1,4 +1,4 @@
-"""What a detector said of each image of an evaluation set."""
+"""Scores and predictions of a detector on each image of an evaluation set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,31 +26,31 @@ class ScoreInfo(Manifest):
     scores: tuple[str, ...]
     num_images: int
     parameters: dict[str, Any]
-    """Of the pipeline, that decided what is in it."""
+    """Pipeline parameters that the scores depend on."""
     zero_shot_accuracy: float | None = None
-    """Of the ID test set, where a detector has texts: the class whose text is nearest, under the untouched backbone."""
+    """ID accuracy of the class whose text is nearest under the pre-trained backbone; None without texts, or on OOD."""
 
 
 class ScorePart(ScoreInfo):
-    """``part.json``: scores of some of the images of a set, from one task of several; merge_scores joins them.
+    """``part.json``: scores of some of the images of a set, made by one task of several; merge_scores joins them.
 
-    All fields but those here are the whole's; ``zero_shot_accuracy`` is left to it.
+    Fields that are not declared here describe the whole set; merge_scores fills in ``zero_shot_accuracy``.
     """
 
     file_name: ClassVar[str] = "part.json"
     what: ClassVar[str] = "part of a score table"
     start: int
-    """The first of the images."""
+    """Position of the part's first image."""
     stop: int
-    """The one after the last."""
+    """Position after the part's last image."""
     threshold: float
-    """Of the KNN score: next to it an image is borderline."""
+    """Threshold of the KNN score; images next to it are borderline."""
     zero_shot_right: int | None
-    """Images of which ``zero_shot_accuracy`` is the share."""
+    """Number of images that count as right in ``zero_shot_accuracy``."""
 
     @property
     def whole(self) -> ScoreInfo:
-        """The manifest of what it is a part of."""
+        """The manifest of the whole set's scores."""
         own = {"files", "start", "stop", "threshold", "zero_shot_right"}
         return ScoreInfo.model_validate(self.model_dump(exclude=own))
 
@@ -60,9 +60,10 @@ SCORE_ROWS = 1 << 16
 
 
 def score_schema(scores: Sequence[str]) -> pa.Schema:
-    """``label`` is the index among the *model's* classes, -1 where the image is of none; higher scores = more ID.
+    """Schema of scores; a higher score means more in-distribution.
 
-    Scores are float64: in float32 probabilities of sure images are all 1, and tie.
+    ``label`` is the index among the *model's* classes, -1 if the image is of none. Scores are float64, because in
+    float32 the probabilities of confident images are all 1, and tie.
     """
     fixed = [("id", pa.string()), ("label", pa.int32()), ("predicted", pa.int32()), ("expert", pa.int32())]
     return pa.schema([*fixed, *((name, pa.float64()) for name in scores)])
@@ -70,7 +71,7 @@ def score_schema(scores: Sequence[str]) -> pa.Schema:
 
 @contextmanager
 def write_scores(file: IO[bytes], scores: Sequence[str]) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends tables of :func:`score_schema`; row groups of :data:`SCORE_ROWS`."""
+    """Yield a function that appends tables of :func:`score_schema`, in row groups of :data:`SCORE_ROWS`."""
     with pq.ParquetWriter(file, score_schema(scores)) as parquet, in_row_groups(parquet, SCORE_ROWS) as write:
         yield write
 
@@ -88,19 +89,22 @@ GALLERY_SCHEMA = pa.schema(
         "knn": pa.float32(),
     }
 )
-"""JPEG thumbnails; ``kind``: accepted (OOD image that looks most ID), rejected (ID image that looks most OOD),
-misclassified (ID image of another class than predicted, with the highest score), borderline (nearest to the threshold).
-``nearest`` is the known image next to it."""
+"""Schema of the gallery of JPEG thumbnails.
+
+``kind`` is accepted (OOD images with the highest scores), rejected (ID images with the lowest scores), misclassified
+(wrongly predicted ID images with the highest scores) or borderline (images whose score is nearest to the threshold).
+``nearest`` is the known image nearest to the image.
+"""
 
 
 def embedding_schema(dim: int) -> pa.Schema:
-    """A sample of the set in feature space: the untouched backbone's embedding, and the fine-tuned model's."""
+    """Schema of a sample's embeddings: ``before`` of the pre-trained backbone, ``after`` of the fine-tuned model."""
     vector = pa.list_(pa.float16(), dim)
     return pa.schema([("label", pa.int32()), ("expert", pa.int32()), ("before", vector), ("after", vector)])
 
 
 class ScoreTable:
-    """The scores of one evaluation set."""
+    """Reader of the scores of one evaluation set."""
 
     TABLE, GALLERY, EMBEDDINGS = "scores.parquet", "gallery.parquet", "embeddings.parquet"
 
@@ -113,7 +117,10 @@ class ScoreTable:
         """One row an image, of :func:`score_schema`."""
         table = self._read(self.TABLE)
         if table.num_rows != self.info.num_images:
-            raise MofeError(f"{self.uri}: scores.json promises {self.info.num_images} rows, found {table.num_rows}")
+            raise MofeError(
+                f"{self.uri}: {self.TABLE} has {table.num_rows} rows, but scores.json says {self.info.num_images}; "
+                "make the score table again"
+            )
         return table
 
     @cached_property

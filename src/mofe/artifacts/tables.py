@@ -1,4 +1,4 @@
-"""Vectors and row groups of Parquet tables."""
+"""Vectors and row groups in Parquet tables."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from mofe.errors import MofeError
 
 @contextmanager
 def in_row_groups(parquet: pq.ParquetWriter, rows: int) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends tables of any size; row groups of ``rows``, so the sizes leave no trace."""
+    """Yield a function that appends tables of any size; the row groups have ``rows`` rows whatever the sizes."""
     waiting: list[pa.Table] = []
 
     def write(table: pa.Table) -> None:
@@ -29,7 +29,7 @@ def in_row_groups(parquet: pq.ParquetWriter, rows: int) -> Iterator[Callable[[pa
 
 def vectors(column: pa.ChunkedArray) -> np.ndarray:
     """The N × D numpy array of a fixed-size-list column."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies a single one, too
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # it copies even a single chunk
     return np.asarray(array.flatten().to_numpy(zero_copy_only=False)).reshape(len(array), column.type.list_size)
 
 
@@ -37,7 +37,7 @@ def fixed_size_lists(values_ND: np.ndarray, dtype: pa.DataType) -> pa.FixedSizeL
     """The fixed-size-list column of an N × D numpy array.
 
     Raises:
-        MofeError: a value is not finite, or too large for the type.
+        MofeError: a value is not finite, or is too large for ``dtype``.
     """
     with np.errstate(over="ignore"):
         flat_M = np.ascontiguousarray(values_ND).reshape(-1).astype(f"f{dtype.bit_width // 8}")

@@ -1,4 +1,4 @@
-"""What a language-image model was asked about the classes."""
+"""Texts about the classes that a language-image model embeds."""
 
 from typing import Any, ClassVar
 
@@ -6,30 +6,30 @@ from mofe.artifacts.backbone import Backbone
 from mofe.artifacts.manifest import Manifest
 
 LOCAL_MODEL = "local-dir:"
-"""What the name of a text model begins with if it lies in a folder; the rest is its path or URI."""
+"""Prefix of the name of a text model that lies in a folder; the rest of the name is its path or URI."""
 
 
 class TextInfo(Manifest):
-    """``texts.json``: what a language-image model was asked to embed; the embeddings are :mod:`mofe.detection.texts`.
+    """``texts.json``: the texts that a language-image model embeds; :mod:`mofe.detection.texts` has the embeddings.
 
-    Names and negatives are empty where there is no such model.
+    ``names`` and ``negatives`` are empty if the run has no such model.
     """
 
     file_name: ClassVar[str] = "texts.json"
     what: ClassVar[str] = "set of texts"
     digest: str
-    """Of the files that model, weights and given embeddings are read from; "" where they are not files."""
+    """Digest of the files that hold model, weights and given embeddings; "" if there are none."""
     backbone: Backbone
-    """Whose embeddings are comparable with the texts."""
+    """Backbone whose embeddings are comparable with the texts."""
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    """The classes as the prompts call them."""
+    """Names of the classes in the prompts."""
     negatives: tuple[str, ...]
     """Words that are far from the classes, group after group."""
     parameters: dict[str, Any]
-    """Of the pipeline, that decided what is in it."""
+    """Pipeline parameters that the texts depend on."""
 
     @property
     def model(self) -> str:
-        """As open_clip calls it; "" for none."""
+        """Name of the model in open_clip; "" for none."""
         return str(self.parameters["text_model"])

@@ -1,7 +1,6 @@
 """``mofe detect``: new images."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -59,27 +58,21 @@ def detect(
         raise MofeError("--format parquet needs a file: --output FILE")
     if not images:
         raise MofeError("name the images: files, folders, globs, archives or URIs")
-    counts = {"known": 0, "unknown": 0, "unreadable": 0}
+    counts = predictions.Counts()
+    found = predictions_on(
+        load_detector(detector), images, threshold=threshold, unknown=unknown, score=score, neighbours=neighbours,
+        batch_size=batch_size,
+    )  # fmt: skip
+    bar = progress(found, label="detect")
 
-    def readable() -> Iterator[predictions.Prediction]:
-        found = predictions_on(
-            load_detector(detector), images, threshold=threshold, unknown=unknown, score=score, neighbours=neighbours,
-            batch_size=batch_size,
-        )  # fmt: skip
-        with progress(label="detect") as bar:
-            for prediction in found:
-                bar.update()
-                if isinstance(prediction, predictions.Prediction):
-                    counts["known" if prediction.known else "unknown"] += 1
-                    yield prediction
-                else:
-                    counts["unreadable"] += 1
-                    bar.write(predictions.on_one_line(f"{prediction.image}: {prediction.reason}"), file=sys.stderr)
+    def report(file: predictions.Unreadable) -> None:
+        bar.write(predictions.on_one_line(f"{file.image}: {file.reason}"), file=sys.stderr)
 
+    readable = counts.count(bar, report)
     if output:
         with writing.file(locations.resolve(output)) as stream:
-            predictions.write(readable(), stream, format)
+            predictions.write(readable, stream, format)
     else:
-        predictions.write(readable(), sys.stdout.buffer, format)
-    print(", ".join(f"{count} {kind}" for kind, count in counts.items()), file=sys.stderr)
-    sys.exit(4 if counts["unreadable"] else 3 if counts["unknown"] else 0)
+        predictions.write(readable, sys.stdout.buffer, format)
+    print(", ".join(f"{count} {kind}" for kind, count in counts.totals().items()), file=sys.stderr)
+    sys.exit(4 if counts.unreadable else 3 if counts.unknown else 0)

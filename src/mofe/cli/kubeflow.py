@@ -59,7 +59,7 @@ def register(
     defaults = settings_of(settings)
     for file in files:
         if file.stem != "detect":  # it takes those of them that it has
-            check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
+            defaults = check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
     hand_over(files, defaults, host=host, namespace=namespace, registry=registry)
 
 
@@ -99,6 +99,5 @@ def schedule(
     if params is None or not cron:
         raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
     file = compiled_pipeline(f"{pipeline}.yaml")
-    parameters = read_parameters(params, settings)
-    check_parameters(parameters, pipeline_parameters(file), str(params))
+    parameters = check_parameters(read_parameters(params, settings), pipeline_parameters(file), str(params))
     kubeflow.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)

@@ -75,8 +75,7 @@ def run(
     known = pipeline_parameters(file)
     keeps = runner != "kubeflow" and "checkpoints" in known
     here = {"checkpoints": str((folder / "checkpoints").resolve())} if keeps else {}
-    parameters = {**here, **read_parameters(params, settings)}
-    check_parameters(parameters, known, str(params))
+    parameters = check_parameters({**here, **read_parameters(params, settings)}, known, str(params))
     if runner == "kubeflow":
         from mofe.runners.kubeflow import submit
 
@@ -117,8 +116,8 @@ def _run_again(
         if work is None:
             raise MofeError(f"there is no run {run_id} in any folder of runs/; name its work folder with --work")
         earlier = local.earlier_run(work, run_id)
-    parameters = {**earlier.parameters, **settings_of(settings)}
-    check_parameters(parameters, earlier.documents[0]["root"]["inputDefinitions"]["parameters"], f"run {run_id}")
+    known = earlier.spec[0]["root"]["inputDefinitions"]["parameters"]
+    parameters = check_parameters({**earlier.parameters, **settings_of(settings)}, known, f"run {run_id}")
     if runner == "kubeflow":
         kubeflow.submit_again(earlier, stage, parameters, host=host, namespace=namespace, registry=registry)
         return

@@ -10,8 +10,8 @@ def serve(
     name: str = "mofe",
     threshold: str = "tpr=0.95",
     score: str = "knn",
-    most_megabytes: int = 32,
-    most_images: int = 64,
+    max_megabytes: int = 32,
+    max_images: int = 64,
 ) -> None:
     """Serve a trained detector over HTTP, by KServe's Open Inference Protocol; needs mofe[serve].
 
@@ -25,13 +25,13 @@ def serve(
         name: of the model in the address.
         threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
         score: which score decides, as for detect.
-        most_megabytes: of a request's body.
-        most_images: of a request; they are one batch.
+        max_megabytes: of a request's body.
+        max_images: of a request; they are one batch.
     """
     from mofe.parameters.rules import check_values
 
     check_places("--detector", detector)
-    limits = {"port": port, "most_megabytes": most_megabytes, "most_images": most_images}
+    limits = {"port": port, "max_megabytes": max_megabytes, "max_images": max_images}
     check_values({"threshold": threshold, "score": score, **limits}, "mofe serve")
     try:
         from mofe.inference.server import serve as answer
@@ -40,6 +40,6 @@ def serve(
             raise
         raise MofeError(f"serving needs {error.name}: pip install 'mofe[serve]'") from error
     answer(
-        detector, port=port, name=name, threshold=threshold, score=score, most_megabytes=most_megabytes,
-        most_images=most_images,
+        detector, port=port, name=name, threshold=threshold, score=score, max_megabytes=max_megabytes,
+        max_images=max_images,
     )  # fmt: skip

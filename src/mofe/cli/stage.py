@@ -27,7 +27,7 @@ def stage(arguments: Sequence[str]) -> None:
     function: Callable[..., Any] = getattr(importlib.import_module(f"mofe.stages.{name}"), name)
 
     @functools.wraps(function)
-    def checked(*given: Any, **named: Any) -> Any:
+    def check_and_call(*given: Any, **named: Any) -> Any:
         from mofe.parameters.rules import check_passwords, check_values
 
         signature = inspect.signature(function)
@@ -39,7 +39,7 @@ def stage(arguments: Sequence[str]) -> None:
         check_values({n: v for n, v in values.items() if isinstance(v, int | float | str)}, f"mofe stage {name}")
         return function(*given, **named)
 
-    result = tyro.cli(checked, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
+    result = tyro.cli(check_and_call, args=arguments[1:], prog=f"mofe stage {name}", registry=_json_options())
     if result is not None:
         print(result)
 

@@ -1,10 +1,10 @@
-"""Images in tar archives, in one pass from front to back, so that an archive in an object store is streamed.
+"""Images in tar archives, read in one pass from front to back, so that an archive in an object store is streamed.
 
-An image's class is the folder that it lies in (``tabby/12.jpg``) or, as WebDataset has it, what the neighbour of the
-same name with suffix ``.cls`` says (``000123.jpg``, ``000123.cls``). Nothing is ever extracted to disk.
+The class of an image is its folder (``tabby/12.jpg``) or, as in WebDataset, the content of the file of the same name
+with suffix ``.cls`` (``000123.jpg``, ``000123.cls``). Nothing is extracted to disk.
 
-The ``.cls`` may come after its image, and any number of images may share one. So a pass that asks for classes reads no
-image, and one that asks for images holds one at a time.
+A ``.cls`` may come after its image, and any number of images may share one. Therefore the pass that finds classes reads
+no image, and the pass that reads images holds one at a time.
 """
 
 import gzip
@@ -21,32 +21,32 @@ from mofe.storage import locations
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 LARGEST = 1 << 28
-"""Bytes of an image file; a larger one is not read into memory."""
+"""Largest image file in bytes; a larger one is not read into memory."""
 
 
 class Member(NamedTuple):
-    """A file of an archive."""
+    """A file in an archive."""
 
     name: str
     content: bytes | None
-    """None where it was not asked for, or where the file is larger than :data:`LARGEST`."""
+    """None if the content was not requested, or the file is larger than :data:`LARGEST`."""
 
 
 def images_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[Member]:
-    """The images of an archive, in its order.
+    """Yield the images of an archive, in its order.
 
     Args:
-        archive: its place.
-        suffixes: of image files, in lower case.
+        archive: path or URI of the archive.
+        suffixes: suffixes of image files, in lower case.
 
     Raises:
-        MofeError: it is no tar archive, or it ends too early.
+        MofeError: the file is not a tar archive, or ends too early.
     """
     return (member for member in _files(archive, suffixes) if member.name.lower().endswith(suffixes))
 
 
 def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The names of the same images, in the same order, each with that of its class, "" without one."""
+    """Yield the name and the class of the images that :func:`images_in` yields, in its order; "" for no class."""
     for _, sample in groupby(_files(archive, (".cls",)), key=lambda member: _stem(member.name)):
         images, class_name = [], ""
         for name, content in sample:
@@ -59,11 +59,11 @@ def classes_in(archive: UPath, suffixes: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
-    """All files of an archive that are not hidden; the content of those whose names end in ``read``."""
+    """Yield all files that are not hidden, with the content of those whose name ends in one of ``read``."""
     with locations.reading(archive, "archive") as stream:
         begun = _Begun(stream.read(2), stream)
         try:
-            if begun.head == b"\x1f\x8b":  # gzip, whose checksum tarfile leaves unread
+            if begun.head == b"\x1f\x8b":  # gzip, whose checksum tarfile does not verify
                 with gzip.open(cast(IO[bytes], begun)) as unpacked:
                     yield from _entries(unpacked, read)
                     while unpacked.read(1 << 20):
@@ -75,7 +75,7 @@ def _files(archive: UPath, read: tuple[str, ...]) -> Iterator[Member]:
 
 
 class _Begun:
-    """A stream of which the beginning has been read."""
+    """A stream whose first bytes were read already."""
 
     def __init__(self, head: bytes, rest: IO[bytes]):
         self.head = self.left = head
@@ -89,7 +89,7 @@ class _Begun:
 def _entries(stream: Any, read: tuple[str, ...]) -> Iterator[Member]:
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Entry) as tar:
         while entry := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header
             if entry.isfile() and not is_hidden(entry.name):  # links and devices lead out of the archive
                 wanted = entry.name.lower().endswith(read) and entry.size <= LARGEST
                 file = tar.extractfile(entry) if wanted else None
@@ -97,7 +97,10 @@ def _entries(stream: Any, read: tuple[str, ...]) -> Iterator[Member]:
 
 
 class _Entry(tarfile.TarInfo):
-    """tarfile takes a damaged header, or none, for the end of an archive; that is two blocks of zeros."""
+    """A header that must be valid up to the archive's end, two blocks of zeros.
+
+    By itself tarfile takes a damaged or missing header for the end.
+    """
 
     @classmethod
     def fromtarfile(cls, tar: Any) -> Self:
@@ -110,11 +113,11 @@ class _Entry(tarfile.TarInfo):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is one that systems and editors keep beside others: a part of its name begins with a dot."""
+    """Whether systems or editors made the file: a part of its path begins with a dot, or is ``__MACOSX``."""
     return any((part.startswith(".") and part.strip(".")) or part == "__MACOSX" for part in name.split("/"))
 
 
 def _stem(name: str) -> str:
-    """What the files of a WebDataset sample have in common: everything before the first dot of the base name."""
+    """The key of a WebDataset sample: the path up to the first dot of the base name."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".")[0]

@@ -1,4 +1,4 @@
-"""Whether a test set is of the classes that are taught, as far as that can be told without reading its images."""
+"""A check that a test set has only classes of the training set, without reading images."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -6,26 +6,26 @@ from itertools import islice
 from upath import UPath
 
 from mofe.data.archives import is_hidden
-from mofe.data.sources import Form, class_names, image_names, located, manifest_rows
+from mofe.data.sources import Form, class_names, find_source, image_names, manifest_rows
 from mofe.storage import locations
 
 
 def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
-    """Some classes of the test set that the training set has not; none where neither folders nor files name them.
+    """Up to ``most`` classes of the test set that the training set lacks; none if a set does not name its classes.
 
     Raises:
         MofeError: there is nothing at one of the two.
     """
-    form, files = located(test_data)
-    taught = _told(*located(train_data))
-    unknown: Iterable[str] = sorted(_told(form, files) - taught) if taught else []
+    form, files = find_source(test_data)
+    trained = _named_classes(*find_source(train_data))
+    unknown: Iterable[str] = sorted(_named_classes(form, files) - trained) if trained else []
     if form == "folders":
         unknown = (name for name in unknown if image_names(files[0] / name))
     return list(islice(unknown, most))
 
 
-def _told(form: Form, files: list[UPath]) -> set[str]:
-    """The names of the classes; of folders, some of which may hold no images; nothing where images would tell."""
+def _named_classes(form: Form, files: list[UPath]) -> set[str]:
+    """Class names that are known without reading images. Of folders, all names, although some may hold no images."""
     if not files:
         return set()
     match form:

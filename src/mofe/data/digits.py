@@ -1,8 +1,8 @@
-"""The data of the demo, made from what scikit-learn and matplotlib ship: no download, no licence to accept.
+"""The demo's data, made from files that scikit-learn and matplotlib ship: no download, no licence to accept.
 
 In-distribution: scikit-learn's handwritten digits 0 to 7 (real scans, 8 × 8 pixels; Alpaydin and Kaynak, 1998).
-Near OOD: the digits 8 and 9, by the same writers. Far OOD: letters rendered from fonts, and patches of photographs,
-both reduced to the same 8 × 8 grey pixels, so that sharpness gives nothing away.
+Near OOD: the digits 8 and 9, by the same writers. Far OOD: letters rendered from fonts, and patches of photographs.
+Both are reduced to 8 × 8 grey pixels too, so that sharpness does not separate them from the digits.
 """
 
 import os
@@ -22,8 +22,8 @@ SYNSETS = ("zero.n.02", "one.n.01", "two.n.01", "three.n.01", "four.n.01", "five
 KNOWN = 8
 PATCHES = 400
 
-# without those that are digits in all but name, in print or by hand: O o Q D C c (0), I i l J j (1), Z z (2), E (3),
-# y A (4), S s (5), G b (6), T (7)
+# without letters that look like a digit, in print or by hand: O o Q D C c (0), I i l J j (1), Z z (2), E (3), y A (4),
+# S s (5), G b (6), T (7)
 LETTERS = "BFHKLMNPRUVWXYadefghkmnpqrtuvwx"
 FONTS = tuple(
     [
@@ -49,22 +49,22 @@ _COMPLETE = ".complete"
 def write_digits(to: str) -> bool:
     """Write the demo's data as image folders: train, test, near-ood, far-ood-letters and far-ood-photos.
 
-    The same bytes on every machine with the same versions of the libraries. A folder that is complete is left alone.
+    The bytes are the same on every machine with the same versions of the libraries. A complete folder is kept.
 
     Args:
-        to: a local folder; made if need be.
+        to: a local folder; created if it does not exist.
 
     Returns:
         Whether anything was written.
 
     Raises:
-        MofeError: something else is at ``to``.
+        MofeError: ``to`` exists, and is neither the digits nor an empty folder.
     """
     target = Path(to)
     if (target / _COMPLETE).is_file():
         return False
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise MofeError(f"{target} is in the way: it is not empty and not the digits; name another folder")
+        raise MofeError(f"{target} exists, and is neither the digits nor an empty folder: name another folder")
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -100,7 +100,7 @@ def _save(file: Path, pixels: np.ndarray) -> None:
 
 
 def _letters() -> list[tuple[str, np.ndarray]]:
-    """Letters in white on black, each in every font, as large in the frame as the digits are."""
+    """Render each letter in every font, white on black and as large in the frame as the digits."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     drawn = []
     for font_name in FONTS:
@@ -117,7 +117,7 @@ def _letters() -> list[tuple[str, np.ndarray]]:
 
 
 def _patches() -> list[np.ndarray]:
-    """Random square patches of scikit-learn's two photographs, from 8 to 128 pixels wide, in grey."""
+    """Crop random grey square patches, 8 to 128 pixels wide, from scikit-learn's two photographs."""
     photos = [Image.fromarray(photo).convert("L") for photo in load_sample_images().images]
     rng = np.random.default_rng(0)
     patches: list[np.ndarray] = []

@@ -1,23 +1,23 @@
-"""One image: from a file's bytes, in whatever mode it was saved, to RGB pixels."""
+"""Decoding of one image file, of any mode, to RGB pixels."""
 
 import io
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MOST_PIXELS = 100_000_000
-"""A larger image is refused before it is decoded: 300 MB of pixels, more than any camera makes."""
-MOST_SLENDER = 100
-"""An image that is so many times as long as it is wide is refused: its shorter side is brought to a model's size."""
+MAX_PIXELS = 100_000_000
+"""Largest number of pixels (300 MB, more than any camera makes); a larger image is refused before it is decoded."""
+MAX_ASPECT_RATIO = 100
+"""Largest ratio of an image's sides. Resizing the shorter side to the model's size would make a longer image huge."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is read, whatever a file is called; Pillow knows others, some of which start programs (EPS)."""
+"""Formats that are read, whatever the file's suffix. Pillow knows others, some of which start programs (EPS)."""
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB: EXIF rotation applied, transparency laid over white, deep greys scaled to 8 bits, first frame."""
+    """Convert to upright RGB: EXIF rotation applied, transparency over white, deep greys in 8 bits, first frame."""
     if not _is_upright(image):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -34,92 +34,93 @@ def _is_upright(image: Image.Image) -> bool:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16- or 32-bit grey image with its range scaled; Pillow's own conversion clips it."""
+    """Scale a 16- or 32-bit grey image to 8 bits, because Pillow's own conversion clips it."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite")
     if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1.01 else 255.0  # a little beyond 1 is what resizing makes of white
+        top = 1.0 if values.max(initial=0) <= 1.01 else 255.0  # resizing can make white a little more than 1
     else:
         top = 65535.0 if values.max(initial=0) <= 65535 else 2.0**31 - 1
     return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
 
 
-def _opened(content: bytes) -> Image.Image:
-    """The image as it was saved, within :data:`MOST_PIXELS` and :data:`MOST_SLENDER`.
+def _open(content: bytes) -> Image.Image:
+    """Load the image as it was saved, within :data:`MAX_PIXELS` and :data:`MAX_ASPECT_RATIO`.
 
     Raises:
-        ValueError: as :func:`decode`.
+        ValueError: as for :func:`decode`.
     """
     if not content:
         raise ValueError("the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if not (reason := _misshapen(image)):
+        if not (reason := _shape_fault(image)):
             image.load()
             return image
     except UnidentifiedImageError as error:
         raise ValueError("it is not an image that can be read") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it has more than {MOST_PIXELS:,} pixels") from error
+        raise ValueError(f"it has more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ValueError(f"it does not decode: {error}") from error
     raise ValueError(reason)
 
 
 def measured(image: Image.Image) -> Image.Image:
-    """An image that is in memory, as it is.
+    """Return an image in memory unchanged, if its size is allowed.
 
     Raises:
-        ValueError: it has no pixels, more than :data:`MOST_PIXELS`, or is beyond :data:`MOST_SLENDER`.
+        ValueError: the image has no pixels, more than :data:`MAX_PIXELS`, or a ratio above :data:`MAX_ASPECT_RATIO`.
     """
-    if reason := _misshapen(image):
+    if reason := _shape_fault(image):
         raise ValueError(reason)
     return image
 
 
-def _misshapen(image: Image.Image) -> str:
+def _shape_fault(image: Image.Image) -> str:
     if not min(image.size):
         return "it has no pixels"
-    if max(image.size) > MOST_SLENDER * min(image.size):
-        return f"of {image.width} × {image.height} pixels one side is over {MOST_SLENDER} times the other"
-    if image.width * image.height > MOST_PIXELS:
-        return f"{image.width} × {image.height} pixels are more than {MOST_PIXELS:,}"
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        return f"it is {image.width} × {image.height} pixels: one side is over {MAX_ASPECT_RATIO} times the other"
+    if image.width * image.height > MAX_PIXELS:
+        return f"it is {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}"
     return ""
 
 
 def decode(content: bytes) -> Image.Image:
-    """The pixels of an image file, RGB.
+    """Decode an image file to RGB.
 
     Raises:
-        ValueError: a short reason why the bytes are no usable image (empty, not an image, truncated, too large).
+        ValueError: the bytes are not a usable image; the message is a short reason (empty, not an image, truncated,
+            too large).
     """
-    return _converted(_opened(content))
+    return _convert(_open(content))
 
 
-def _converted(image: Image.Image) -> Image.Image:
+def _convert(image: Image.Image) -> Image.Image:
     try:
         return to_rgb(image)
-    except Exception as error:  # metadata can be as damaged as pixels
+    except Exception as error:  # metadata can be damaged like pixels
         raise ValueError(f"it does not convert to RGB: {error}") from error
 
 
 def stored_form(content: bytes) -> bytes:
-    """What a shard holds of an image file: the bytes themselves if they decode to RGB as they are, else lossless PNG.
+    """The bytes that a shard stores for an image file: the file's own if every decoder gives its RGB, else PNG.
 
     Raises:
-        ValueError: as :func:`decode`.
+        ValueError: as for :func:`decode`.
     """
-    image = _opened(content)
+    image = _open(content)
     if _is_plain(image):
         return content
     encoded = io.BytesIO()
-    _converted(image).save(encoded, "PNG")
+    _convert(image).save(encoded, "PNG")
     return encoded.getvalue()
 
 
 def _is_plain(image: Image.Image) -> bool:
-    """Whether every decoder makes the same RGB pixels of the file."""
+    """Whether every decoder gives the same RGB pixels for the file."""
     if image.mode != "RGB" or image.format not in _KEPT_FORMATS or image.has_transparency_data:
         return False
     try:

@@ -1,6 +1,6 @@
-"""Images without labels, wherever they lie: files, folders, globs, tar archives, Parquet, at local paths or URIs.
+"""Images without labels at local paths or URIs: files, folders, globs, tar archives and Parquet files.
 
-Nothing is read before it is asked for, so any number of images costs constant memory (a folder, its list of names).
+Images are read on demand, so any number of them takes constant memory (a folder takes that of its list of names).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,14 +14,14 @@ from mofe.errors import MofeError
 from mofe.storage import locations
 
 TABLES = (*ARCHIVES, ".parquet")
-"""Files of many images."""
+"""Suffixes of files that hold many images."""
 
 
 def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]:
-    """Every image of every place, in the order given; within a folder or glob, by name.
+    """Yield every image of every place, in the order given; within a folder or glob, by name.
 
     Args:
-        places: as for :func:`find_files`.
+        places: local paths or URIs, as for :func:`find_files`.
 
     Raises:
         MofeError: there is nothing at a place, or a folder or archive holds no image.
@@ -41,13 +41,13 @@ def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]
 
 
 def find_files(places: Iterable[locations.Location]) -> Iterator[UPath]:
-    """Every file that :func:`list_images` would read: images, archives, Parquet files.
+    """Yield every file that :func:`list_images` would read: images, archives, Parquet files.
 
-    A link to a folder is not followed: it is listed as an image, which cannot be read, with the reason.
+    A link to a folder is not followed. It is listed as an image; reading it fails and gives the reason.
 
     Args:
-        places: each a file, a folder (searched to any depth), a glob, a tar archive, or a Parquet file with a column
-            ``image``; a local path or fsspec URI. A UPath is a file that was listed before: it is not asked for again.
+        places: local paths or fsspec URIs, each of a file, a folder (searched to any depth), a glob, a tar archive, or
+            a Parquet file with a column ``image``. A UPath is a file that was listed before, and is yielded unchecked.
 
     Raises:
         MofeError: there is nothing at a place, or a folder holds no image.

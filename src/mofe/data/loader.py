@@ -1,11 +1,11 @@
-"""From image shards to batches of tensors: decoding, the backbone's transform, shuffling, workers.
+"""Loading of image shards as batches of tensors: decoding, the backbone's transform, shuffling, workers.
 
-Shuffling happens in windows of row groups: the row groups of an epoch are permuted, and images are permuted within
-each window of consecutive row groups, so that a worker holds a bounded number of them. Shards are written in mixed
-order, so this comes close to a global shuffle.
+Shuffling works in windows of row groups. The row groups of an epoch are permuted, and images are permuted within each
+window of consecutive row groups, so that a worker holds a bounded number of groups. Shards are written in mixed order,
+so this comes close to a global shuffle.
 
-What an image looks like after augmentation depends on (seed, epoch, position in the set) alone: neither on the number
-of workers nor on what was drawn before, so a resumed run sees what the interrupted one would have seen.
+The augmentation of an image depends on (seed, epoch, position in the set) alone. It depends neither on the number of
+workers nor on earlier random draws, so a resumed run gets the same images as an uninterrupted one.
 """
 
 import os
@@ -31,14 +31,14 @@ from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
 from mofe.errors import MofeError
 
 FEW = 8
-"""Images that are decoded before the first of them is transformed."""
+"""Number of images that are decoded before the first of them is transformed."""
 
 Transform = Callable[[Image.Image | Tensor], Tensor]
-"""Of an image in RGB: Pillow's, or bytes (3, H, W)."""
+"""A transform of an RGB image: Pillow's, or bytes (3, H, W)."""
 
 
 def evaluation_transform(preprocessing: Preprocessing) -> Transform:
-    """The backbone's own: resize, centre crop. It gives bytes (3, H, W), which :func:`normalised` takes."""
+    """The backbone's own transform: resize and centre crop to bytes (3, H, W), the input of :func:`normalised`."""
     transform = create_transform(
         input_size=preprocessing.image_size,
         interpolation=preprocessing.interpolation,
@@ -56,11 +56,12 @@ def evaluation_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def training_transform(preprocessing: Preprocessing, augmentation: str) -> Transform:
-    """The backbone's transform with augmentation; it gives bytes (3, H, W), which :func:`normalised` takes.
+    """The backbone's transform with augmentation, to bytes (3, H, W), the input of :func:`normalised`.
 
     Args:
+        preprocessing: the backbone's preprocessing.
         augmentation: ``randaugment`` (random resized crop, flip, RandAugment of magnitude 9: the paper's recipe),
-            ``crop-flip``, ``crop`` (for images whose mirror image means something else), or ``none``.
+            ``crop-flip``, ``crop`` (for images whose mirror image has another meaning), or ``none``.
     """
     if augmentation == "none":
         return evaluation_transform(preprocessing)
@@ -72,7 +73,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         std=preprocessing.std,
         scale=(0.08, 1.0) if augmentation == "randaugment" else (0.5, 1.0),
         hflip=0.0 if augmentation == "crop" else 0.5,
-        color_jitter=None,  # with 0.0, timm's would do nothing at the price of a decoded thumbnail's half
+        color_jitter=None,  # 0.0 has no effect either, but takes half the time of decoding a thumbnail
         auto_augment="rand-m9-mstd0.5-inc1" if augmentation == "randaugment" else None,
         use_prefetcher=True,
     )
@@ -85,7 +86,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
         place = next(i for i, step in enumerate(steps) if isinstance(step, RandAugment))
         for operation in steps[place].ops:
             if operation.aug_fn is posterize:
-                operation.aug_fn = _posterized
+                operation.aug_fn = _posterize
         steps.insert(place, _for_pillow)
     return transform
 
@@ -94,22 +95,25 @@ def _for_pillow(image: Image.Image | Tensor) -> Image.Image:
     return to_pil_image(image) if isinstance(image, Tensor) else image
 
 
-def _posterized(image: Image.Image, bits: int, **given: Any) -> Image.Image:
-    """timm's ``posterize``, which draws 0 bits for one image in 700: a black one, that Pillow 13 refuses to make."""
+def _posterize(image: Image.Image, bits: int, **given: Any) -> Image.Image:
+    """timm's ``posterize``, also for 0 bits, which it draws for one image in 700: a black image.
+
+    Pillow 13 refuses 0 bits.
+    """
     return posterize(image, bits, **given) if bits else Image.new(image.mode, image.size)
 
 
 def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Bytes (B, 3, H, W) as the backbone wants them: float32 in [0, 1], less the mean, by the standard deviation.
+    """Normalise bytes (B, 3, H, W) for the backbone: to float32 in [0, 1], minus the mean, over the standard deviation.
 
-    It comes last, on the device: so a worker process hands over a quarter of the memory, and has less to compute.
+    This runs last, on the device. So a worker process passes on a quarter of the memory, and computes less.
     """
     mean_C11, std_C11 = (
-        torch.tensor(values)[:, None, None].to(pixels.device, non_blocking=pixels.is_cuda)  # no wait for a GPU
+        torch.tensor(values)[:, None, None].to(pixels.device, non_blocking=pixels.is_cuda)  # do not wait for a GPU
         for values in (preprocessing.mean, preprocessing.std)
     )
     images = torch.empty(pixels.shape, device=pixels.device)
-    some = 4 if pixels.is_cpu else len(pixels)  # as many as stay in the processor's cache
+    some = 4 if pixels.is_cpu else len(pixels)  # 4 images fit into the processor's cache
     for few, place in zip(pixels.split(some), images.split(some), strict=True):
         torch.div(few, 255, out=place).sub_(mean_C11).div_(std_C11)
     return images
@@ -120,9 +124,8 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
 
     Args:
         shards: the image set.
-        transform: what to make of a decoded image.
-        seed: start of the random numbers of augmentation (set ``epoch`` before each epoch); None where the transform
-            draws none.
+        transform: transform of a decoded image.
+        seed: seed of the augmentation (set ``epoch`` before each epoch); None if the transform is not random.
     """
 
     def __init__(self, shards: ImageShards, transform: Transform, seed: int | None = None):
@@ -138,7 +141,7 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, int, int]]:
-        """What a loader asks for: a batch, of which a few images at once are decoded and then transformed.
+        """Load a batch for the data loader; a few images at a time are decoded and then transformed.
 
         So the code of each step stays in the processor's cache, which saves a quarter of a thumbnail's time.
         """
@@ -148,22 +151,22 @@ class ShardDataset(Dataset[tuple[Tensor, int, int]]):
         found = [self.shards.image(position) for position in positions]
         pixels = [decode_pixels(content) for content, _, _ in found]
         return [
-            (self._transformed(image, position), label, position)
+            (self._transform_seeded(image, position), label, position)
             for image, (_, _, label), position in zip(pixels, found, positions, strict=True)
         ]
 
-    def _transformed(self, image: Tensor, position: int) -> Tensor:
-        if self.seed is not None:  # torchvision and timm draw from these three, without a generator of one's own
+    def _transform_seeded(self, image: Tensor, position: int) -> Tensor:
+        if self.seed is not None:  # torchvision and timm use these three global generators and accept no other
             state = np.random.SeedSequence((self.seed, self.epoch, position)).generate_state(3)
             random.seed(int(state[0]))
             np.random.seed(int(state[1]))
-            # torch.manual_seed would also ask after every accelerator, which takes longer than decoding a thumbnail
+            # torch.manual_seed also seeds every accelerator, which takes longer than decoding a thumbnail
             torch.default_generator.manual_seed(int(state[2]))
         return self.transform(image)
 
 
 def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: every position once, windows of row groups shuffled (see the module's text)."""
+    """The order of an epoch: every position once, shuffled in windows of row groups (see the module's docstring)."""
     generator = np.random.default_rng((seed, epoch))
     starts = np.concatenate([[0], np.cumsum(group_sizes)])
     groups = generator.permutation(len(group_sizes))
@@ -177,7 +180,7 @@ def shuffled_positions(group_sizes: Sequence[int], seed: int, epoch: int) -> np.
 def batches(
     dataset: ShardDataset, positions: np.ndarray, batch_size: int, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches ``(bytes (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order.
+    """Yield batches ``(bytes (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order.
 
     Raises:
         MofeError: ``batch_size`` < 1 or ``num_workers`` < 0.
@@ -197,6 +200,9 @@ def batches(
 
 
 def _leave_the_group(_: int) -> None:
-    """Where a training heeds SIGTERM, it needs these images for its checkpoint: torchrun signals the whole group."""
+    """Leave the process group if training handles SIGTERM, because torchrun sends the signal to the whole group.
+
+    Training still needs the workers' images for its checkpoint.
+    """
     if callable(signal.getsignal(signal.SIGTERM)):
         os.setpgid(0, 0)

@@ -1,4 +1,4 @@
-"""A bound on what reading a foreign file may take."""
+"""A limit on the memory that reading an untrusted file may take."""
 
 import os
 import sys
@@ -11,17 +11,17 @@ from upath import UPath
 from mofe.errors import MofeError
 
 MOST = 4 << 30
-"""Bytes that a Parquet file may unpack to at once: some ten times what 256 photographs take."""
+"""Bytes that a Parquet file may unpack to at once, about ten times the size of 256 photographs."""
 
 
 @contextmanager
-def bounded(file: UPath) -> Iterator[None]:
-    """Let this process grow by :data:`MOST` bytes at most, on Linux; elsewhere nothing is bounded.
+def limit_memory(file: UPath) -> Iterator[None]:
+    """Limit the growth of this process to :data:`MOST` bytes on Linux; on other systems there is no limit.
 
-    A few bytes of a compressed page can stand for gigabytes, which no header says truly.
+    A few bytes of a compressed page can unpack to gigabytes, and its header cannot be trusted.
 
     Raises:
-        MofeError: it needed more.
+        MofeError: the process needed more.
     """
     if sys.platform != "linux":
         yield
@@ -34,7 +34,7 @@ def bounded(file: UPath) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
     try:
         yield
-    except MemoryError as error:  # Arrow's, too
+    except MemoryError as error:  # includes Arrow's
         raise MofeError(
             f"{file} unpacks to more than {MOST >> 30} GB at once: write it in smaller row groups"
         ) from error

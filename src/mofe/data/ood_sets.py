@@ -1,4 +1,4 @@
-"""The parameter ``ood_data``: a list of out-of-distribution sets, each with a name, a URI and perhaps a kind."""
+"""The parameter ``ood_data``: a list of out-of-distribution sets, each with a name, a URI and optionally a kind."""
 
 import re
 from typing import Any
@@ -7,23 +7,23 @@ from mofe.errors import MofeError
 
 KINDS = ("near", "far")
 RESERVED = ("train", "id-test", "average")
-"""Names that the pipeline itself gives to sets."""
+"""Names that the pipeline itself uses."""
 
 
 def check_sets(ood_data: list[Any]) -> None:
-    """Refuse a list of OOD sets that cannot be meant, before anything is read.
+    """Refuse an invalid list of OOD sets before anything is read.
 
     Raises:
-        MofeError: it is empty, or an entry has no usable name and URI.
+        MofeError: the list is empty, or an entry has no valid name and URI.
     """
     if not ood_data:
         raise MofeError("ood_data is empty: give at least one out-of-distribution set, as {dataset: NAME, uri: URI}")
     for number, item in enumerate(ood_data, start=1):
         if not isinstance(item, dict):
-            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and perhaps kind, found {item!r}")
+            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and optionally kind, found {item!r}")
         if not {"dataset", "uri"} <= set(item) <= {"dataset", "uri", "kind"}:
             found = ", ".join(map(str, item))
-            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and perhaps kind, found {found}")
+            raise MofeError(f"ood_data, entry {number}: expected dataset, uri and optionally kind, found {found}")
         if item.get("kind", "") not in ("", *KINDS):
             raise MofeError(f"ood_data, entry {number}: kind = {item['kind']!r} is not one of {', '.join(KINDS)}")
         if not isinstance(item["uri"], str) or not item["uri"].strip():
@@ -35,4 +35,4 @@ def check_sets(ood_data: list[Any]) -> None:
                 f"ood_data: {name!r} cannot name a set: use letters, digits, . _ - (not {', '.join(RESERVED)})"
             )
         if names.count(name) > 1:
-            raise MofeError(f"ood_data names {name!r} twice")
+            raise MofeError(f"ood_data has the name {name!r} twice: give each set its own")

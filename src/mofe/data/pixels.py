@@ -1,4 +1,4 @@
-"""An image of a shard as a tensor; of a JPEG by TorchCodec, which is there in two thirds of Pillow's time."""
+"""Decoding of a shard's images to tensors; JPEG by TorchCodec, which takes two thirds of Pillow's time."""
 
 from contextlib import suppress
 
@@ -11,12 +11,14 @@ from mofe.data.images import decode
 
 
 def decode_pixels(content: bytes) -> Tensor:
-    """Bytes (3, H, W) of what :func:`mofe.data.images.stored_form` made: a JPEG of that is plain, and not too large.
+    """Decode an image that :func:`mofe.data.images.stored_form` stored to bytes (3, H, W).
+
+    Its JPEGs are plain and not too large, so TorchCodec may decode them.
 
     Raises:
-        ValueError: a short reason why the bytes are no usable image.
+        ValueError: the bytes are not a usable image; the message is a short reason.
     """
     if content.startswith(b"\xff\xd8"):
-        with suppress(RuntimeError):  # Pillow forgives a missing end, and says what is wrong with the others
+        with suppress(RuntimeError):  # Pillow accepts a missing end, and gives a reason for other faults
             return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode="RGB")
     return pil_to_tensor(decode(content))

@@ -1,7 +1,7 @@
-"""timm's ways of resizing an image, by torch's kernel for bytes in place of Pillow's, in a fifth of the time.
+"""timm's resizing of images by torch's kernel for bytes, which takes a fifth of the time of Pillow's.
 
-Bilinear and bicubic weights are Pillow's, rounded otherwise: of a photograph's values less than 1 % differ, by 2 of 255
-at most.
+Bilinear and bicubic weights are Pillow's but are rounded differently: less than 1 % of a photograph's values differ, by
+at most 2 of 255.
 """
 
 import numpy as np
@@ -14,22 +14,22 @@ from torchvision.transforms import Resize
 from torchvision.transforms.v2.functional import resize
 
 KINDS = ("bilinear", "bicubic")
-"""What torch has of timm's kinds of interpolation."""
+"""Kinds of interpolation of timm that torch has."""
 
 
 class QuickResize(Resize):  # type: ignore[misc]
-    """torchvision's: the shorter side to ``size``."""
+    """torchvision's ``Resize``: resizes the shorter side to ``size``."""
 
     def forward(self, image: Image.Image | Tensor) -> Tensor:
-        """Bytes (3, H, W) of an image in RGB, or of the same."""
+        """Resize an RGB image, Pillow's or bytes (3, H, W), to bytes (3, H, W)."""
         return resize(_pixels(image), [self.size], self.interpolation)
 
 
 class QuickRandomResizedCrop(RandomResizedCropAndInterpolation):  # type: ignore[misc]
-    """timm's: draws the same parts and makes them ``size`` large."""
+    """timm's ``RandomResizedCropAndInterpolation``: draws the same crops and resizes them to ``size``."""
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        """Bytes (3, H, W) of an image in RGB, or of the same."""
+        """Crop and resize an RGB image, Pillow's or bytes (3, H, W), to bytes (3, H, W)."""
         pixels_CHW = _pixels(image)
         top, left, height, width = self.get_params(pixels_CHW, self.scale, self.ratio)
         part_CHW = pixels_CHW[:, top : top + height, left : left + width]
@@ -37,5 +37,5 @@ class QuickRandomResizedCrop(RandomResizedCropAndInterpolation):  # type: ignore
 
 
 def _pixels(image: Image.Image | Tensor) -> Tensor:
-    """In the order of an image's bytes, colours last, which torch resizes in half the time."""
+    """Bytes (3, H, W) with the colours last in memory, as in the image, because torch resizes them in half the time."""
     return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image)).permute(2, 0, 1)

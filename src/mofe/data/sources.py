@@ -1,8 +1,7 @@
 """Labelled images at any URI: class folders, tar archives, Hugging Face style Parquet, or a CSV manifest.
 
-What lies at the URI decides which of the four it is. No image is read before it is asked for, and no more than asked
-for, so a source of any size costs constant memory (a folder or manifest, its list of names; archives, four bytes an
-image).
+The content at the URI decides which of the four it is. Images are read on demand, so a source of any size takes
+constant memory (a folder or manifest takes that of its list of names; archives take four bytes an image).
 """
 
 import csv
@@ -25,16 +24,16 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from mofe.data.archives import ARCHIVES, LARGEST, Member, classes_in, images_in, is_hidden
-from mofe.data.memory_limit import bounded
+from mofe.data.memory_limit import limit_memory
 from mofe.errors import MofeError
 from mofe.storage import locations
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SYNSETS = "synsets.csv"
-MOST_CLASSES = 1_000_000
-"""That have no names but numbers."""
+MAX_CLASSES = 1_000_000
+"""Largest number of classes that have numbers for names."""
 Form = Literal["archives", "tables", "manifest", "folders"]
-"""What images come in."""
+"""Form of a source."""
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -43,11 +42,11 @@ class LabelledImage:
     """One image of a source, not yet read."""
 
     path: str
-    """Text, as tables need it: see :func:`as_text`."""
+    """Path as text that tables can hold: see :func:`as_text`."""
     label: int
     """Index into the source's classes; -1 without a label."""
     read: Callable[[], bytes]
-    """Its file content; raises OSError or ValueError where there is none."""
+    """Reads the file's content; raises OSError or ValueError if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ class Source:
     classes: tuple[str, ...]
     synsets: tuple[str | None, ...]
     total: int
-    """Images, before any limit."""
+    """Number of images, before any limit."""
     images: Callable[[], Iterator[LabelledImage]]
 
     def limited(self, images_per_class: int) -> "Source":
-        """The first n images of each class (of a set without labels, the first n); 0 leaves all."""
+        """Keep the first n images of each class (of a set without labels, the first n); 0 keeps all."""
         if images_per_class == 0:
             return self
 
@@ -75,11 +74,11 @@ class Source:
         return replace(self, images=first, total=min(self.total, images_per_class * max(1, len(self.classes))))
 
 
-def located(uri: str) -> tuple[Form, list[UPath]]:
-    """In what form the images at ``uri`` are, and the files, or the one folder, that hold them.
+def find_source(uri: str) -> tuple[Form, list[UPath]]:
+    """Find the form of the images at ``uri``, and the files, or the one folder, that hold them.
 
     Raises:
-        MofeError: there is nothing.
+        MofeError: there is nothing at ``uri``.
     """
     path = locations.resolve(uri)
     if "*" in uri:
@@ -102,18 +101,18 @@ def located(uri: str) -> tuple[Form, list[UPath]]:
 
 
 def open_source(uri: str, synsets: str = "") -> Source:
-    """The images at ``uri``.
+    """Open the images at ``uri``.
 
     Args:
         uri: a folder of class folders (or of images, which then have no labels); a Parquet file or a tar archive
-            (of class folders, or WebDataset's), a glob of them or a folder that holds some; or a CSV file with columns
-            ``path`` and, for labelled images, ``label``.
-        synsets: a CSV with columns ``class`` and ``synset``; if left out, ``synsets.csv`` beside the data, if any.
+            (of class folders, or WebDataset's), a glob or a folder of such files; or a CSV file with columns ``path``
+            and, for labelled images, ``label``.
+        synsets: a CSV file with columns ``class`` and ``synset``; if left out, ``synsets.csv`` beside the data, if any.
 
     Raises:
-        MofeError: nothing usable is there; the message says what was found.
+        MofeError: there are no usable images; the message says what was found.
     """
-    form, files = located(uri)
+    form, files = find_source(uri)
     match form:
         case "archives":
             source = _archives(files, uri)
@@ -131,24 +130,25 @@ def open_source(uri: str, synsets: str = "") -> Source:
 
 
 def synsets_beside(data: UPath) -> UPath:
-    """Where the synsets of data are looked for that nobody has named: in its folder."""
+    """Default place of the synsets: ``synsets.csv`` in the folder of the data."""
     return (data if locations.kind(data) == "directory" else data.parent) / SYNSETS
 
 
 def as_text(name: str) -> str:
-    """A name or message that may hold bytes of a file's name that are not UTF-8: those escaped."""
+    """Escape the bytes of a name or message that are not UTF-8, which a file's name may contain."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def read_image(path: UPath, root: Path | None = None) -> bytes:
-    """The bytes of an image; that a store does not answer is not the image's fault, and ends the stage.
+    """Read the bytes of an image file.
 
     Args:
         path: the file.
-        root: on this machine, the folder that links must not lead out of; None follows them anywhere.
+        root: on this machine, the folder that links must not lead out of; None allows any target.
 
     Raises:
-        OSError, ValueError: there is no such file, or it is none that can be read whole (a pipe, a device, too large).
+        OSError, ValueError: there is no such file, or it cannot be read whole (a pipe, a device, too large).
+        MofeError: the object store does not answer, which is not the image's fault and ends the stage.
     """
     if locations.is_local(path):
         return _read_local(Path(path.path), root)
@@ -156,7 +156,7 @@ def read_image(path: UPath, root: Path | None = None) -> bytes:
         try:
             return bytes(path.fs.cat_file(path.path))
         except FileNotFoundError as error:
-            raise ValueError("it is not there") from error
+            raise ValueError("it does not exist") from error
 
 
 def _read_local(file: Path, root: Path | None) -> bytes:
@@ -165,15 +165,15 @@ def _read_local(file: Path, root: Path | None) -> bytes:
     found = file.stat()
     if stat.S_ISDIR(found.st_mode):
         raise ValueError("it is a link to a folder, and such links are not followed")
-    if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+    if not stat.S_ISREG(found.st_mode):  # a pipe may never end
         raise ValueError("it is not a regular file")
     if found.st_size > LARGEST:
         raise ValueError(f"it is larger than {LARGEST >> 20} MB")
     return file.read_bytes()
 
 
-def _scattered(name: str) -> bytes:
-    """What to sort names by so that they are mixed, always alike."""
+def _mixing_key(name: str) -> bytes:
+    """Sort key that mixes names, always in the same way."""
     return hashlib.md5(name.encode(errors="surrogateescape"), usedforsecurity=False).digest()
 
 
@@ -186,7 +186,7 @@ def _check_names(classes: Sequence[str], uri: str) -> None:
     for name in classes:
         key = name.strip().casefold()
         if not key:
-            raise MofeError(f"{uri} has a class without a name")
+            raise MofeError(f"{uri} has a class without a name: name it")
         if as_text(name) != name:
             raise MofeError(f"{uri} has a class whose name is not UTF-8, {as_text(name)}: rename its folder")
         if key in seen:
@@ -205,9 +205,9 @@ def _read_synsets(path: UPath, source: Source) -> tuple[str | None, ...]:
 
 
 def image_names(folder: UPath) -> list[str]:
-    """The image files in ``folder`` at any depth, and the links to folders; see :func:`mofe.storage.locations.names`.
+    """The image files in ``folder`` at any depth, and the links to folders, without hidden ones.
 
-    Hidden ones are left out.
+    See :func:`mofe.storage.locations.names`.
     """
     return [name for name in locations.names(folder) if name.lower().endswith((*SUFFIXES, "/")) and not is_hidden(name)]
 
@@ -230,8 +230,8 @@ def _folders(root: UPath) -> Source:
         )
     classes = () if flat else tuple(sorted({name.split("/", 1)[0] for name in names}))
     index = {name: c for c, name in enumerate(classes)}
-    # shards should be mixed: a batch is drawn from a few row groups
-    order = sorted(names, key=_scattered)
+    # shards must be mixed, because a batch is drawn from a few row groups
+    order = sorted(names, key=_mixing_key)
     inside = Path(root.path).resolve() if locations.is_local(root) else None
 
     def images() -> Iterator[LabelledImage]:
@@ -259,7 +259,10 @@ def _archives(files: Sequence[UPath], uri: str) -> Source:
         )
     names = index.keys() - {""}
     if bare and names:
-        raise MofeError(f"{uri}: {bare} has no class (no folder, no .cls beside it), though other images have one")
+        raise MofeError(
+            f"{uri}: {bare} has no class, but other images have one: put it into the folder of its class, or a .cls "
+            "file beside it"
+        )
     classes = tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
     rank = {name: c for c, name in enumerate(classes)}
     label_C = [rank.get(name, -1) for name in index]
@@ -273,10 +276,10 @@ def _archives(files: Sequence[UPath], uri: str) -> Source:
 
 
 def archived_images(archive: UPath) -> Iterator[LabelledImage]:
-    """The images of a tar archive, in its order, as they come; no labels.
+    """Yield the images of a tar archive, in its order, without labels.
 
     Raises:
-        MofeError: it is no tar archive, or it ends too early.
+        MofeError: the file is not a tar archive, or ends too early.
     """
     for member in images_in(archive, SUFFIXES):
         yield LabelledImage(as_text(member.name), -1, partial(_content, member))
@@ -302,8 +305,10 @@ def _parquet(files: Sequence[UPath], uri: str) -> Source:
     if labelled and classes is None:
         tops = [_highest_label(file) for file in files]
         highest = max((top for top in tops if top is not None), default=-1)
-        if highest >= MOST_CLASSES:
-            raise MofeError(f"{uri} has the label {highest}, and no names of classes: labels must begin at 0")
+        if highest >= MAX_CLASSES:
+            raise MofeError(
+                f"{uri} has the label {highest}, and no names of classes: number the classes from 0, without gaps"
+            )
         classes = tuple(str(c) for c in range(highest + 1))
     names = classes or ()
     total = sum(_rows(file) for file in files)
@@ -332,14 +337,14 @@ def _rows(file: UPath) -> int:
 
 
 def _highest_label(file: UPath) -> int | None:
-    """None where no row has one."""
-    with locations.open_parquet(file) as parquet, bounded(file):
+    """The highest label of a Parquet file; None if no row has a label."""
+    with locations.open_parquet(file) as parquet, limit_memory(file):
         highest: int | None = pc.max(parquet.read(["label"])["label"]).as_py()
         return highest
 
 
 def _batches(parquet: pq.ParquetFile, columns: list[str], file: UPath) -> Iterator[pa.RecordBatch]:
-    """By row group, since what is asked for at once is fetched at once."""
+    """Yield batches row group by row group, because row groups requested together are fetched together."""
     for group in range(parquet.num_row_groups):
         batches = parquet.iter_batches(256, row_groups=[group], columns=columns)
         while batch := _next(batches, file):
@@ -347,7 +352,7 @@ def _batches(parquet: pq.ParquetFile, columns: list[str], file: UPath) -> Iterat
 
 
 def _next(batches: Iterator[pa.RecordBatch], file: UPath) -> pa.RecordBatch | None:
-    with bounded(file):
+    with limit_memory(file):
         return next(batches, None)
 
 
@@ -364,7 +369,7 @@ def _check_schema(schema: pa.Schema, file: UPath) -> None:
 
 
 def class_names(schema: pa.Schema) -> tuple[str, ...] | None:
-    """The names of Hugging Face's ClassLabel, if the schema carries them."""
+    """The names of Hugging Face's ClassLabel, if the schema has them."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features["label"]["names"])
@@ -388,7 +393,7 @@ def _parquet_image(value: Any, label: int, fallback: str) -> LabelledImage:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Arrow's as one of Python's; text that is not UTF-8 as its bytes."""
+    """Convert a value from Arrow to Python; text that is not UTF-8 becomes bytes."""
     try:
         return value.as_py()
     except UnicodeDecodeError:
@@ -399,12 +404,12 @@ def _plain(value: Any) -> Any:
 
 
 def manifest_rows(path: UPath) -> list[dict[str, str]]:
-    """The rows of a CSV manifest (``path`` and perhaps ``label``)."""
+    """Read the rows of a CSV manifest (``path`` and optionally ``label``)."""
     return _rows_of(path, "CSV manifest", "path")
 
 
 def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
-    """The rows of a CSV file that has these columns, the first of them filled in every row."""
+    """Read the rows of a CSV file that must have these columns, the first of them filled in every row."""
     content = locations.read_bytes(path, what)
     try:
         reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), restval="")
@@ -416,12 +421,12 @@ def _rows_of(path: UPath, what: str, *columns: str) -> list[dict[str, str]]:
         raise MofeError(f"{path} is not a CSV file in UTF-8: {error}") from error
     for number, row in enumerate(rows, start=2):
         if not row[columns[0]].strip():
-            raise MofeError(f"{path}, line {number}: no {columns[0]}")
+            raise MofeError(f"{path}, line {number} has no {columns[0]}: fill it in")
     return rows
 
 
 def manifest_file(manifest: UPath, name: str) -> UPath:
-    """Where an image of a manifest lies: an absolute path or URI as it is, else beside the manifest."""
+    """The file of an image in a manifest: an absolute path or URI unchanged, else relative to the manifest's folder."""
     return locations.resolve(name) if "://" in name or name.startswith("/") else manifest.parent / name
 
 
@@ -432,10 +437,10 @@ def _manifest(path: UPath) -> Source:
     labelled = [number for number, row in enumerate(rows, start=2) if row.get("label")]
     if labelled and len(labelled) < len(rows):
         line = next(number for number, row in enumerate(rows, start=2) if not row.get("label"))
-        raise MofeError(f"{path}, line {line}: no label, though other lines have one")
+        raise MofeError(f"{path}, line {line} has no label, but other lines have one: label every image or none")
     classes = tuple(sorted({row["label"] for row in rows})) if labelled else ()
     index = {name: c for c, name in enumerate(classes)}
-    order = sorted(rows, key=lambda row: _scattered(row["path"]))
+    order = sorted(rows, key=lambda row: _mixing_key(row["path"]))
 
     def images() -> Iterator[LabelledImage]:
         for row in order:

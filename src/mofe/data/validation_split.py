@@ -1,12 +1,12 @@
-"""The validation split: the part of the training images that training does not see."""
+"""The validation split: the training images that are held out from training."""
 
 import numpy as np
 
 
 def validation_mask(labels_N: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """A boolean (N,), True for validation images: ``fraction`` of each class, at least one, never all of a class.
+    """Boolean mask (N,) of validation images: ``fraction`` of each class, at least one, but never all of a class.
 
-    The same labels and seed always give the same split, so later stages find it again.
+    The same labels and seed always give the same split, so later stages can repeat it.
     """
     generator = np.random.default_rng(seed)
     mask = np.zeros(len(labels_N), bool)

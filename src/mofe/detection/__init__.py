@@ -1,4 +1,4 @@
-"""Scores that tell known from unknown images, and how well they do."""
+"""Scores that separate known from unknown images, and their metrics."""
 
 import lazy_loader as _lazy
 

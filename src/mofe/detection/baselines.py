@@ -1,14 +1,12 @@
-"""The detectors of the literature on this run's own features, beside the detector that the run makes.
+"""Published baselines on this run's own features, to compare with the detector that the run makes.
 
-Three feature spaces: ``pretrained`` (the untouched backbone, a linear probe on it), ``tuned`` (the fine-tuned model's
-embeddings, a linear probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its
-own head: an image is scored by the expert that it is routed to). Where the run has a text model a fourth, ``text``, in
-which the untouched backbone's embeddings lie among those of class names. A score is called by its space and detector:
+Three feature spaces (see :mod:`mofe.detection.spaces`) and, where the run has a text model, a fourth, ``text``, in
+which the pre-trained backbone's embeddings lie among those of class names. A score is called by its space and detector:
 ``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated; MOS (``tuned.mos``) asks every
 expert's head about "others", so it needs two experts or more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -20,7 +18,8 @@ from torch import Tensor
 
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.linear_probe import linear_probe
-from mofe.detection.mos import mos
+from mofe.detection.seen import Seen
+from mofe.detection.spaces import ExpertSpace, Head, PretrainedSpace, ScoreSpace, TunedSpace
 from mofe.detection.suite import Suite
 from mofe.detection.text_space import TextSpace
 from mofe.detection.texts import Texts
@@ -28,149 +27,104 @@ from mofe.errors import MofeError
 
 TENSORS = "detectors.safetensors"
 
-
-class Head(NamedTuple):
-    """A linear head."""
-
-    weight_QD: Tensor
-    bias_Q: Tensor
+Reasons = dict[str, str]
+"""Why a score could not be fitted, by its name."""
 
 
-class Space(NamedTuple):
+class Embedded(NamedTuple):
     """Embeddings of the N training and the M held-out images."""
 
     known_ND: np.ndarray
     held_MD: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Detectors fitted in every space."""
+class KnownImages(NamedTuple):
+    """The images of the known classes that detectors are fitted on."""
 
-    pretrained: Suite
-    tuned: Suite
-    experts: tuple[Suite, ...]
-    heads: tuple[Head, ...]
-    """Of every expert, "others" last; none where there is one expert."""
-    pretrained_knn: ExpertKNN
-    tuned_knn: ExpertKNN
+    pretrained: Embedded
+    """Under the pre-trained backbone."""
+    tuned: Embedded
+    """Under the fine-tuned model; training images through the expert of their class."""
+    labels_N: np.ndarray
+    held_labels_M: np.ndarray
+    held_experts_M: np.ndarray
+    """Experts that the held-out images were routed to."""
+    experts_C: np.ndarray
+    """The expert of each class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baselines:
+    """The baselines, fitted in every space."""
+
+    pretrained: PretrainedSpace
+    tuned: TunedSpace
+    expert: ExpertSpace
     text: TextSpace | None = None
-    """None where the run has no text model."""
+    """None if the run has no text model."""
 
     @classmethod
     def fit(
-        cls,
-        pretrained: Space,
-        tuned: Space,
-        labels_N: np.ndarray,
-        held_labels_M: np.ndarray,
-        held_experts_M: np.ndarray,
-        experts_C: np.ndarray,
-        heads: Sequence[Head],
-        k: int,
-        texts: Texts | None = None,
-    ) -> tuple[Self, dict[str, str]]:
+        cls, images: KnownImages, heads: Sequence[Head], k: int, texts: Texts | None = None
+    ) -> tuple[Self, Reasons]:
         """Fit everything that the data allows; what it does not is told by name and reason.
 
         Args:
-            pretrained: under the untouched backbone.
-            tuned: under the fine-tuned model; training images through the expert of their class.
-            labels_N: classes of the training images.
-            held_labels_M: classes of the held-out images.
-            held_experts_M: the experts that they were routed to.
-            experts_C: the expert of each class.
+            images: training and held-out images.
             heads: of each expert: its own classes in their order and, where there are several experts, "others".
             k: of the nearest neighbours.
             texts: of the classes, if there are any.
         """
-        labels, held_labels = torch.from_numpy(labels_N).long(), torch.from_numpy(held_labels_M).long()
-        refused: dict[str, str] = {}
-        suites = {}
-        for name, space in (("pretrained", pretrained), ("tuned", tuned)):
-            known, held = torch.from_numpy(space.known_ND), torch.from_numpy(space.held_MD)
-            probe = linear_probe(space.known_ND, labels_N)
-            suites[name], reasons = Suite.fit(known, labels, held, held_labels, *probe)
-            refused |= {f"{name}.{detector}": reason for detector, reason in reasons.items()}
+        labels_N, held_labels_M = images.labels_N, images.held_labels_M
+        pretrained, refused = _fit_suite("pretrained", images.pretrained, labels_N, held_labels_M)
+        tuned, reasons = _fit_suite("tuned", images.tuned, labels_N, held_labels_M)
+        refused |= reasons
         experts = []
         for expert, head in enumerate(heads):
-            slot_C = torch.from_numpy(np.cumsum(experts_C == expert) - 1)
-            mine_N = torch.from_numpy(experts_C[labels_N] == expert)
-            mine_M = torch.from_numpy((held_experts_M == expert) & (experts_C[held_labels_M] == expert))
-            known, held = torch.from_numpy(tuned.known_ND)[mine_N], torch.from_numpy(tuned.held_MD)[mine_M]
-            size = int((experts_C == expert).sum())
-            own = head.weight_QD[:size], head.bias_Q[:size]
-            suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *own)
+            suite, reasons = _fit_expert(expert, head, images)
             experts.append(suite)
-            refused |= {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
-        near = ExpertKNN.build(pretrained.known_ND, None, k), ExpertKNN.build(tuned.known_ND, None, k)
-        groups = tuple(heads) if len(heads) > 1 else ()
+            refused |= reasons
         text = None
         if texts is not None:
-            text, reasons = TextSpace.fit(texts, pretrained.known_ND, labels_N, pretrained.held_MD, held_labels_M)
+            text, reasons = TextSpace.fit(texts, *_split(images.pretrained, labels_N, held_labels_M))
             refused |= reasons
-        return cls(suites["pretrained"], suites["tuned"], tuple(experts), groups, *near, text), refused
-
-    @property
-    def of_pretrained(self) -> tuple[str, ...]:
-        """Names of the scores on the untouched backbone."""
-        return ("pretrained.knn", *(f"pretrained.{name}" for name in self.pretrained.names))
-
-    @property
-    def of_tuned(self) -> tuple[str, ...]:
-        """Names of the scores on the fine-tuned model."""
-        everywhere = [name for name in self.tuned.names if all(name in expert.names for expert in self.experts)]
-        return (
-            "tuned.knn",
-            *(f"tuned.{name}" for name in self.tuned.names),
-            *(["tuned.mos"] if self.heads else []),
-            *(f"expert.{name}" for name in everywhere),
+        spaces = (
+            PretrainedSpace(pretrained, ExpertKNN.build(images.pretrained.known_ND, None, k)),
+            TunedSpace(tuned, ExpertKNN.build(images.tuned.known_ND, None, k), tuple(heads) if len(heads) > 1 else ()),
+            ExpertSpace.of(experts, tuned.names),
         )
+        return cls(*spaces, text), refused
+
+    @property
+    def spaces(self) -> tuple[ScoreSpace, ...]:
+        """All spaces, that of texts last."""
+        return (self.pretrained, self.tuned, self.expert, *([self.text] if self.text else []))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all scores, those of :attr:`text` last."""
-        return (*self.of_pretrained, *self.of_tuned, *(self.text.names if self.text else ()))
+        """Names of all scores, space by space."""
+        return tuple(name for space in self.spaces for name in space.names)
 
-    def score_pretrained(self, z_BD: Tensor) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_pretrained`, float64 (B,), of embeddings under the untouched backbone.
+    def spaces_of(self, names: Collection[str]) -> tuple[ScoreSpace, ...]:
+        """The spaces that the scores of these names belong to."""
+        return tuple(space for space in self.spaces if not set(names).isdisjoint(space.names))
 
-        They are rounded to float16, as those are that the detectors were fitted on: extract stores them so.
-        """
-        z_BD = z_BD.half().float()
-        found = {"pretrained.knn": self.pretrained_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
-        return found | {f"pretrained.{name}": score.numpy() for name, score in self.pretrained.score(z_BD).items()}
-
-    def score_tuned(self, z_BD: Tensor, experts_B: np.ndarray) -> dict[str, np.ndarray]:
-        """The scores :attr:`of_tuned`, float64 (B,), of embeddings under the fine-tuned model."""
-        found = {"tuned.knn": self.tuned_knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)}
-        found |= {f"tuned.{name}": score.numpy() for name, score in self.tuned.score(z_BD).items()}
-        if self.heads:
-            found["tuned.mos"] = mos([z_BD @ head.weight_QD.T + head.bias_Q for head in self.heads]).numpy()
-        inside = {name: np.empty(len(z_BD)) for name in self.of_tuned if name.startswith("expert.")}
-        for expert, suite in enumerate(self.experts):
-            mine = np.flatnonzero(experts_B == expert)
-            if mine.size:
-                scores = suite.score(z_BD[torch.from_numpy(mine)])
-                for name, values_B in inside.items():
-                    values_B[mine] = scores[name.removeprefix("expert.")].numpy()
-        return found | inside
+    def score(self, seen: Seen) -> dict[str, np.ndarray]:
+        """The scores :attr:`names`, float64 (B,)."""
+        return {name: values_B for space in self.spaces for name, values_B in space.score(seen).items()}
 
     def save(self, folder: Path) -> None:
         """Write it into a local folder."""
-        suites = {"pretrained": self.pretrained, "tuned": self.tuned}
-        suites |= {f"expert-{e:03d}": suite for e, suite in enumerate(self.experts)}
-        tensors: dict[str, Tensor] = (
-            {} if self.text is None else {f"text/{k}": v for k, v in self.text.tensors().items()}
-        )
-        tensors |= {
-            f"{place}/{key}": value for place, suite in suites.items() for key, value in suite.tensors().items()
-        }
-        for e, head in enumerate(self.heads):
-            tensors |= {f"head-{e:03d}/weight_QD": head.weight_QD, f"head-{e:03d}/bias_Q": head.bias_Q}
+        parts = {"pretrained": self.pretrained.suite.tensors(), "tuned": self.tuned.suite.tensors()}
+        parts |= {f"expert-{e:03d}": suite.tensors() for e, suite in enumerate(self.expert.suites)}
+        parts |= {f"head-{e:03d}": head._asdict() for e, head in enumerate(self.tuned.heads)}
+        if self.text is not None:
+            parts["text"] = self.text.tensors()
+        tensors = {f"{part}/{key}": value for part, state in parts.items() for key, value in state.items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file({key: value.contiguous().clone() for key, value in tensors.items()}, folder / TENSORS)
-        self.pretrained_knn.save(folder / "pretrained")
-        self.tuned_knn.save(folder / "tuned")
+        self.pretrained.knn.save(folder / "pretrained")
+        self.tuned.knn.save(folder / "tuned")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -179,17 +133,59 @@ class Comparison:
         Raises:
             MofeError: a part is missing or damaged.
         """
-        try:
-            tensors = load_file(folder / TENSORS)
-        except Exception as error:  # safetensors has errors of its own
-            raise MofeError(f"{folder / TENSORS} cannot be read: {error}") from error
-        states: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            place, name = key.split("/")
-            states.setdefault(place, {})[name] = value
-        heads = tuple(Head(**states.pop(place)) for place in sorted(states) if place.startswith("head-"))
-        text = TextSpace.of_tensors(states.pop("text")) if "text" in states else None
-        suites = {place: Suite.of_tensors(states[place]) for place in sorted(states)}
-        experts = tuple(suite for place, suite in suites.items() if place.startswith("expert-"))
-        near = ExpertKNN.load(folder / "pretrained"), ExpertKNN.load(folder / "tuned")
-        return cls(suites["pretrained"], suites["tuned"], experts, heads, *near, text)
+        parts = _read_parts(folder / TENSORS)
+        pretrained, tuned = (Suite.of_tensors(parts[name]) for name in ("pretrained", "tuned"))
+        experts = [Suite.of_tensors(parts[name]) for name in sorted(parts) if name.startswith("expert-")]
+        heads = tuple(Head(**parts[name]) for name in sorted(parts) if name.startswith("head-"))
+        return cls(
+            PretrainedSpace(pretrained, ExpertKNN.load(folder / "pretrained")),
+            TunedSpace(tuned, ExpertKNN.load(folder / "tuned"), heads),
+            ExpertSpace.of(experts, tuned.names),
+            TextSpace.of_tensors(parts["text"]) if "text" in parts else None,
+        )
+
+
+def _split(
+    space: Embedded, labels_N: np.ndarray, held_labels_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Training images and their classes, held-out images and theirs."""
+    return space.known_ND, labels_N, space.held_MD, held_labels_M
+
+
+def _fit_suite(name: str, space: Embedded, labels_N: np.ndarray, held_labels_M: np.ndarray) -> tuple[Suite, Reasons]:
+    """The detectors of a space, under a linear probe on it."""
+    known, labels, held, held_labels = map(torch.from_numpy, _split(space, labels_N, held_labels_M))
+    probe = linear_probe(space.known_ND, labels_N)
+    suite, reasons = Suite.fit(known, labels.long(), held, held_labels.long(), *probe)
+    return suite, {f"{name}.{detector}": reason for detector, reason in reasons.items()}
+
+
+def _fit_expert(expert: int, head: Head, images: KnownImages) -> tuple[Suite, Reasons]:
+    """The detectors of one expert: on the images of its classes, under its own head without "others"."""
+    experts_C = images.experts_C
+    labels, held_labels = (torch.from_numpy(labels).long() for labels in (images.labels_N, images.held_labels_M))
+    slot_C = torch.from_numpy(np.cumsum(experts_C == expert) - 1)
+    mine_N = torch.from_numpy(experts_C[images.labels_N] == expert)
+    mine_M = torch.from_numpy((images.held_experts_M == expert) & (experts_C[images.held_labels_M] == expert))
+    known, held = torch.from_numpy(images.tuned.known_ND)[mine_N], torch.from_numpy(images.tuned.held_MD)[mine_M]
+    size = int((experts_C == expert).sum())
+    own = head.weight_QD[:size], head.bias_Q[:size]
+    suite, reasons = Suite.fit(known, slot_C[labels[mine_N]], held, slot_C[held_labels[mine_M]], *own)
+    return suite, {f"expert.{detector}": f"expert {expert}: {why}" for detector, why in reasons.items()}
+
+
+def _read_parts(file: Path) -> dict[str, dict[str, Tensor]]:
+    """The stored tensors by their part, then by their name in it.
+
+    Raises:
+        MofeError: the file is missing or damaged.
+    """
+    try:
+        tensors = load_file(file)
+    except Exception as error:  # safetensors has errors of its own
+        raise MofeError(f"{file} cannot be read: {error}") from error
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        part, name = key.split("/")
+        parts.setdefault(part, {})[name] = value
+    return parts

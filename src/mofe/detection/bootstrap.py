@@ -1,9 +1,9 @@
-"""How far FPR95 and AUROC might have come out differently on other images: bootstrap confidence intervals.
+"""Bootstrap confidence intervals of FPR95 and AUROC.
 
-N ID and M OOD images, R resamples, K distinct scores. ID and OOD images are drawn again independently, each as many
-as there are, with replacement (Efron, 1979). A resample is counts of the distinct scores, from which FPR95 and AUROC
-follow by cumulative sums, exactly and with tied images together; so many resamples are worked on at once as memory
-allows. What the intervals cover is the draw of the test images, not that of the training images or the seed.
+N ID images, M OOD images, R resamples, K distinct scores. A resample draws N ID images and M OOD images independently,
+with replacement (Efron, 1979). It is held as counts of the distinct scores. From these, cumulative sums give FPR95 and
+AUROC exactly, with tied images together. As many resamples are computed at once as :data:`HELD` allows. The intervals
+cover the draw of the test images, not the draw of the training images or the seed.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import checked_scores, kept_at_tpr
+from mofe.detection.metrics import check_scores, kept_at_tpr
 from mofe.errors import MofeError
 
 HELD = 2**22
-"""Drawn images and counts that are held at once, each of 8 bytes, a few times over."""
+"""Number of drawn images and counts that are held at once, 8 bytes each, in a few arrays."""
 
 
 class Interval(NamedTuple):
@@ -24,7 +24,7 @@ class Interval(NamedTuple):
 
 
 class Intervals(NamedTuple):
-    """Of the metrics as :func:`mofe.detection.metrics.ood_metrics` defines them, ID positive; fractions in [0, 1]."""
+    """Intervals of the metrics of :func:`mofe.detection.metrics.ood_metrics`, ID positive; fractions in [0, 1]."""
 
     fpr95: Interval
     auroc: Interval
@@ -38,14 +38,14 @@ def bootstrap_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Intervals:
-    """Percentile intervals: what the middle share ``confidence`` of the resamples give.
+    """Compute percentile intervals, which hold the middle share ``confidence`` of the resamples.
 
     Args:
-        id_scores: (N,) of ID images, higher = more in-distribution.
-        ood_scores: (M,) of OOD images.
+        id_scores: scores (N,) of ID images, higher = more in-distribution.
+        ood_scores: scores (M,) of OOD images.
         resamples: R.
         confidence: share of resamples inside an interval.
-        seed: the same seed gives the same intervals.
+        seed: seed of the resamples; the same seed gives the same intervals.
 
     Raises:
         MofeError: a side is empty or holds NaN or infinity, R < 1, or ``confidence`` is not in (0, 1).
@@ -53,21 +53,22 @@ def bootstrap_intervals(
     if not 0 < confidence < 1:
         raise MofeError(f"confidence = {confidence} must lie in (0, 1)")
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    fpr95_R, auroc_R = resampled_metrics(id_scores, ood_scores, resamples=resamples, seed=seed)
+    fpr95_R, auroc_R = resample_metrics(id_scores, ood_scores, resamples=resamples, seed=seed)
     return Intervals(*(Interval(*np.quantile(metric_R, tails).tolist()) for metric_R in (fpr95_R, auroc_R)))
 
 
-def resampled_metrics(
+def resample_metrics(
     id_scores: ArrayLike, ood_scores: ArrayLike, *, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """FPR95 and AUROC of each resample, (R,) each.
 
-    Resample r takes rows r of ``Generator.integers(N, size=(R, N))`` and ``(M, size=(R, M))``, from the two generators
-    that ``numpy.random.default_rng(seed)`` spawns. Arguments and errors as in :func:`bootstrap_intervals`.
+    Resample r takes row r of ``Generator.integers(N, size=(R, N))`` and of ``integers(M, size=(R, M))``, from the two
+    generators that ``numpy.random.default_rng(seed)`` spawns. Arguments and errors are those of
+    :func:`bootstrap_intervals`.
     """
     if resamples < 1:
         raise MofeError(f"resamples = {resamples} must be at least 1")
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     n, m = len(positive), len(negative)
     distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)
     id_rng, ood_rng = np.random.default_rng(seed).spawn(2)
@@ -87,6 +88,6 @@ def resampled_metrics(
 
 
 def _counts(rng: np.random.Generator, place_N: np.ndarray, rows: int, width: int) -> np.ndarray:
-    """How often each distinct score is drawn in each resample, (rows, width)."""
+    """Counts of each distinct score in each resample, (rows, width)."""
     drawn_RN = place_N[rng.integers(len(place_N), size=(rows, len(place_N)))]
     return np.bincount((drawn_RN + width * np.arange(rows)[:, None]).ravel(), minlength=rows * width).reshape(rows, -1)

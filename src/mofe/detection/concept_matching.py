@@ -1,24 +1,24 @@
-"""Images against the names of the known classes, in the embedding space of a language-image model.
+"""Comparison of images with the names of the known classes, in the embedding space of a language-image model.
 
-B images, P patches of each, C classes, D dimensions. Embeddings may be of any length: cosines are taken here. What a
-cosine is multiplied with before the softmax decides the score, so it is always named: CLIP's own logit scale is 100,
-MCM's softmax is over bare cosines.
+B images, P patches of each, C classes, D dimensions. Embeddings may be of any length, because cosines are computed
+here. The factor of the cosines before the softmax decides the score, so each function states it: CLIP's own logit scale
+is 100, MCM's softmax has a factor of 1.
 """
 
 from torch import Tensor
 
-from mofe.detection.inputs import checked, lengths, unit, wide
+from mofe.detection.inputs import check_features, lengths, unit, wide
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
 
 def cosines(image_BD: Tensor, text_CD: Tensor) -> Tensor:
-    """(B, C) in [−1, 1], float32 or better.
+    """Cosine of each image and each text, (B, C) in [−1, 1], float32 or better.
 
     Raises:
-        MofeError: widths differ, or an embedding is zero or not finite.
+        MofeError: the widths differ, or an embedding is zero or not finite.
     """
-    image_BD, text_CD = wide(checked(image_BD)), unit(checked(text_CD))
+    image_BD, text_CD = wide(check_features(image_BD)), unit(check_features(text_CD))
     if image_BD.shape[1] != text_CD.shape[1]:
         raise MofeError(
             f"images are embedded in {image_BD.shape[1]} dimensions and texts in {text_CD.shape[1]}: take both from "
@@ -28,7 +28,7 @@ def cosines(image_BD: Tensor, text_CD: Tensor) -> Tensor:
 
 
 def zero_shot_logits(image_BD: Tensor, text_CD: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """CLIP's classifier (Radford et al., 2021): s cos(f, t_c), (B, C), for any score of logits."""
+    """Logits of CLIP's classifier (Radford et al., 2021): s cos(f, t_c), (B, C), the input of any score of logits."""
     return logit_scale * cosines(image_BD, text_CD)
 
 
@@ -43,8 +43,8 @@ def mcm(image_BD: Tensor, text_CD: Tensor, temperature: float = 1.0) -> Tensor:
 def local_mcm(patch_BPD: Tensor, text_CD: Tensor, temperature: float = 1.0) -> Tensor:
     """The local part of GL-MCM (Miyai et al., 2025): max over patches and classes of softmax(cos(p, t_c) / τ)_c, (B,).
 
-    The patches are, in the official code, the value tokens of the last block, which its output projection, residual
-    and MLP are applied to, then the final norm and CLIP's projection. One number an image is all that is to be stored.
+    In the official code the patches are the value tokens of the last block. The block's output projection, residual and
+    MLP are applied to them, then the final norm and CLIP's projection. Only one number an image has to be stored.
     """
     if patch_BPD.ndim != 3 or not patch_BPD.shape[1]:
         raise MofeError(f"patch embeddings of shape {tuple(patch_BPD.shape)} are not images × patches × dimensions")
@@ -59,7 +59,7 @@ def gl_mcm(image_BD: Tensor, text_CD: Tensor, local_B: Tensor, weight: float = 1
     Args:
         image_BD: image embeddings.
         text_CD: embeddings of the class names.
-        local_B: what :func:`local_mcm` gave for the same images, at the same τ.
+        local_B: scores of :func:`local_mcm` for the same images, at the same τ.
         weight: λ.
         temperature: τ.
     """

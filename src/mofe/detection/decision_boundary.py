@@ -1,4 +1,4 @@
-"""Distance to the decision boundaries of a linear head."""
+"""Distances to the decision boundaries of a linear head."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,16 +6,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, head_logits, wide
+from mofe.detection.inputs import check_features, check_head, head_logits, wide
 from mofe.errors import MofeError
 
 
 @dataclass(frozen=True, eq=False)
 class FDBD:
-    """fDBD (Liu and Qin, 2024): the mean distance to the boundaries of the predicted class, by that to the mean.
+    """fDBD (Liu and Qin, 2024): mean distance to the predicted class's boundaries, over the distance to the mean.
 
-    S(z) = 1 / (C − 1) Σ_{c ≠ ĉ} |l_ĉ − l_c| / (‖w_ĉ − w_c‖ · ‖z − μ‖), μ the mean training feature. Nothing is to be
-    chosen; OpenOOD's also tries ‖z‖ in place of ‖z − μ‖, and sums over c where the paper has the mean.
+    S(z) = 1 / (C − 1) Σ_{c ≠ ĉ} |l_ĉ − l_c| / (‖w_ĉ − w_c‖ · ‖z − μ‖), with μ the mean training feature. There is no
+    hyperparameter. OpenOOD's version also tries ‖z‖ in place of ‖z − μ‖, and sums over c where the paper has the mean.
     """
 
     mean_D: Tensor
@@ -26,12 +26,12 @@ class FDBD:
 
     @classmethod
     def fit(cls, mean_D: Tensor, weight_CD: Tensor, bias_C: Tensor) -> Self:
-        """From the mean training feature and the head.
+        """Fit on the mean training feature and the head.
 
         Raises:
-            MofeError: the head does not fit, has one class, or has two classes of equal weights.
+            MofeError: the head does not fit the features, has one class, or has two classes of equal weights.
         """
-        weight_CD, bias_C = checked_head(weight_CD, bias_C, len(mean_D))
+        weight_CD, bias_C = check_head(weight_CD, bias_C, len(mean_D))
         if len(bias_C) < 2:
             raise MofeError("fDBD needs two classes or more: with one there is no boundary")
         mean_D = mean_D.double()
@@ -40,12 +40,12 @@ class FDBD:
         same = (between_CC == 0).nonzero()
         if len(same):
             first, second = same[0].tolist()
-            raise MofeError(f"classes {first} and {second} have equal weights in the head: no boundary parts them")
+            raise MofeError(f"classes {first} and {second} have equal weights in the head: no boundary separates them")
         return cls(mean_D, weight_CD, bias_C, between_CC)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,), at least 0, in the features' precision and at least float32; μ is taken to be 1e-8 away at least."""
-        z_BD = wide(checked(z_BD, len(self.mean_D)))
+        """Score B images: (B,) ≥ 0, in the features' precision and at least float32; ‖z − μ‖ is clamped at 1e-8."""
+        z_BD = wide(check_features(z_BD, len(self.mean_D)))
         logits_BC = head_logits(z_BD, self.weight_CD, self.bias_C)
         top_B, predicted_B = logits_BC.max(dim=1)
         to_boundary_B = ((top_B[:, None] - logits_BC) / self.between_CC.to(z_BD)[predicted_B]).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Several classifiers of one image, averaged."""
+"""Averages of several classifiers' predictions."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from mofe.errors import MofeError
 def mean_softmax(logits: Sequence[Tensor]) -> Tensor:
     """COOkeD's prediction (Humblot-Renaux et al., 2025): the mean of the members' softmax, (B, C) float64.
 
-    The official members are CLIP's zero-shot classifier at logit scale 100, a linear probe on its image features as
-    they are, not normalised, and a classifier trained on the images.
+    The official members are CLIP's zero-shot classifier at logit scale 100, a linear probe on CLIP's image features
+    without normalisation, and a classifier trained on the images.
 
     Args:
-        logits: of each member, (B, C), to be taken at their own scale.
+        logits: logits (B, C) of each member, at the member's own scale.
 
     Raises:
-        MofeError: there is no member, or their classes or images differ in number.
+        MofeError: there is no member, or the members differ in their numbers of classes or images.
     """
     if not logits or len({member.shape for member in logits}) > 1:
-        raise MofeError(f"members of one ensemble need logits of one shape, not {[tuple(m.shape) for m in logits]}")
+        raise MofeError(f"the members of an ensemble need logits of one shape, not {[tuple(m.shape) for m in logits]}")
     return torch.stack([member.double().softmax(dim=1) for member in logits]).mean(dim=0)
 
 

@@ -1,12 +1,16 @@
 """Distances from Gaussians fitted to the features: Mahalanobis, Mahalanobis++, relative Mahalanobis, SSD.
 
-B images, C classes, D features, R of them with variance. A covariance Σ is factored once, Σ⁺ = W Wᵀ with W of shape
-(D, R), and the class means are whitened with it, so that a score costs one product with W and one with the means.
-Directions in which the training features do not vary (fewer images than dimensions, a constant feature) have no
-distance: Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance`` that the official codes use. Theirs
-takes a direction for one as soon as float64 tells it from none; after a layer norm there is always one in which
-float32 features vary by their rounding alone, and there an image's distance would be that of another batch size.
-All in float64: the covariance of trained features has eigenvalues over many orders of magnitude.
+B images, C classes, D features, R directions in which the features vary. A covariance Σ is factored once, Σ⁺ = W Wᵀ
+with W of shape (D, R), and the class means are whitened with W. So a score costs one product with W and one with the
+means.
+
+Directions in which the training features do not vary (fewer images than dimensions, a constant feature) do not count:
+Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance``, which the official codes use. Theirs keeps every
+direction whose variance is above float64's rounding. After a layer norm there is always a direction in which float32
+features vary by their rounding alone; with it an image's distance would depend on the batch size. So the rank is
+decided at float32's precision here.
+
+Everything is in float64, because the covariance of trained features has eigenvalues over many orders of magnitude.
 """
 
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, unit
+from mofe.detection.inputs import check_features, unit
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -24,9 +28,9 @@ from mofe.errors import MofeError
 class Mahalanobis:
     """Minus the squared distance to the nearest class mean (Lee et al., 2018, a single layer without input noise).
 
-    S(z) = max_c −(z − μ_c)ᵀ Σ⁺ (z − μ_c), Σ = (1/N) Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ. The official code has a
-    factor ½ more, OpenOOD's MDS has none. Fitted on moments of normalised features it is Mahalanobis++ (Müller and
-    Hein, 2025), which normalises what it scores too. Nothing is to be chosen.
+    S(z) = max_c −(z − μ_c)ᵀ Σ⁺ (z − μ_c), Σ = (1/N) Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ. The official code has an
+    additional factor ½, OpenOOD's MDS does not. Fitted on moments of normalised features this is Mahalanobis++ (Müller
+    and Hein, 2025), which also normalises the features that it scores. There is no hyperparameter.
     """
 
     centre_D: Tensor
@@ -36,21 +40,21 @@ class Mahalanobis:
 
     @classmethod
     def fit(cls, moments: ClassMoments) -> Self:
-        """Raises MofeError if no class varies."""
+        """Fit on moments of the training features; raises MofeError if the features of no class vary."""
         whitening_DR = _whitening(moments.within_DD / moments.count)
         return cls(moments.mean_D, whitening_DR, (moments.mean_CD - moments.mean_D) @ whitening_DR, moments.normalise)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,) float64, at most 0."""
-        return -_nearest(_centred(z_BD, self.centre_D, self.normalise) @ self.whitening_DR, self.means_CR)
+        """Score B images: (B,) float64, at most 0."""
+        return -_nearest(_centre(z_BD, self.centre_D, self.normalise) @ self.whitening_DR, self.means_CR)
 
 
 @dataclass(frozen=True, eq=False)
 class RelativeMahalanobis:
-    """Distance to the nearest class less that to all the training features (Ren et al., 2021).
+    """Minus the difference of the distances to the nearest class and to all training features (Ren et al., 2021).
 
-    S(z) = max_c −(d_c(z) − d_0(z)), d_c as in :class:`Mahalanobis` and d_0 the squared distance under one Gaussian of
-    all training features. Nothing is to be chosen.
+    S(z) = max_c −(d_c(z) − d_0(z)), with d_c as in :class:`Mahalanobis` and d_0 the squared distance under one Gaussian
+    of all training features. There is no hyperparameter.
     """
 
     centre_D: Tensor
@@ -61,7 +65,7 @@ class RelativeMahalanobis:
 
     @classmethod
     def fit(cls, moments: ClassMoments) -> Self:
-        """Raises MofeError if no class varies, or there is one class only, whose Gaussian is the background's."""
+        """Fit on moments; raises MofeError if no class varies, or the only class's Gaussian is the background's."""
         if len(moments.count_C) < 2:
             raise MofeError("relative Mahalanobis needs two classes or more: with one, every distance is 0")
         near = Mahalanobis.fit(moments)
@@ -69,8 +73,8 @@ class RelativeMahalanobis:
         return cls(near.centre_D, near.whitening_DR, near.means_CR, background_DR, near.normalise)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,) float64, of either sign."""
-        centred_BD = _centred(z_BD, self.centre_D, self.normalise)
+        """Score B images: (B,) float64, of either sign."""
+        centred_BD = _centre(z_BD, self.centre_D, self.normalise)
         near_B = _nearest(centred_BD @ self.whitening_DR, self.means_CR)
         return (centred_BD @ self.background_DR).square().sum(dim=1) - near_B
 
@@ -79,9 +83,9 @@ class RelativeMahalanobis:
 class SSD:
     """Minus the squared distance from one Gaussian of all features on the unit sphere (Sehwag et al., 2021).
 
-    S(z) = −(ẑ − μ)ᵀ Σ⁺ (ẑ − μ), ẑ = z / ‖z‖, Σ = (1/N) Σ_i (ẑ_i − μ) (ẑ_i − μ)ᵀ: one cluster, the official default, and
-    what SSD+ and PALM score with. The official code also divides each feature by its standard deviation, which
-    changes no distance; PALM's then subtracts the mean of the undivided features, which is a slip and not done here.
+    S(z) = −(ẑ − μ)ᵀ Σ⁺ (ẑ − μ), ẑ = z / ‖z‖, Σ = (1/N) Σ_i (ẑ_i − μ) (ẑ_i − μ)ᵀ. It has one cluster, the official
+    default; SSD+ and PALM use the same score. The official code also divides each feature by its standard deviation,
+    which changes no distance. PALM's then subtracts the mean of the undivided features, an error not repeated here.
     """
 
     centre_D: Tensor
@@ -89,18 +93,18 @@ class SSD:
 
     @classmethod
     def fit(cls, moments: ClassMoments) -> Self:
-        """From moments of normalised features; raises MofeError if they are not, or do not vary."""
+        """Fit on moments of normalised features; raises MofeError if they are not normalised, or do not vary."""
         if not moments.normalise:
-            raise MofeError("SSD lives on the unit sphere: take the moments with normalise=True")
+            raise MofeError("SSD needs features on the unit sphere: take the moments with normalise=True")
         return cls(moments.mean_D, _whitening(moments.scatter_around(moments.mean_D) / moments.count))
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,) float64, at most 0."""
-        return -(_centred(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
+        """Score B images: (B,) float64, at most 0."""
+        return -(_centre(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
 
 
 def _whitening(covariance_DD: Tensor) -> Tensor:
-    """W (D, R) with W Wᵀ = Σ⁺, R the rank by NumPy's rule for D features of float32."""
+    """W (D, R) with W Wᵀ = Σ⁺, where R is the rank by NumPy's rule for D features of float32."""
     value_D, vector_DD = torch.linalg.eigh(covariance_DD)
     kept_D = value_D > value_D[-1] * (len(value_D) * torch.finfo(torch.float32).eps) ** 2
     if not bool(kept_D.any()):
@@ -108,8 +112,8 @@ def _whitening(covariance_DD: Tensor) -> Tensor:
     return (vector_DD[:, kept_D] / value_D[kept_D].sqrt()).contiguous()
 
 
-def _centred(z_BD: Tensor, centre_D: Tensor, normalise: bool) -> Tensor:
-    z_BD = checked(z_BD, len(centre_D)).to(centre_D)
+def _centre(z_BD: Tensor, centre_D: Tensor, normalise: bool) -> Tensor:
+    z_BD = check_features(z_BD, len(centre_D)).to(centre_D)
     return (unit(z_BD) if normalise else z_BD) - centre_D
 
 

@@ -1,16 +1,16 @@
 """Nearest neighbours inside the subspace of the expert that an image is routed to (Sun et al., 2022).
 
-Each expert has a bank: the L2-normalised embeddings of the training images of its cluster, seen through that expert.
-The score of an image is minus its Euclidean distance to the k-th nearest of its expert's bank. The search is exact.
-A global bank, as the authors' code has it, is one index for all experts.
+Each expert has a bank: the L2-normalised embeddings of the training images of its cluster, computed by that expert.
+The score of an image is minus its Euclidean distance to the k-th nearest embedding in its expert's bank. A global bank,
+as in the authors' code, is one index for all experts.
 
 No index is approximate. Where a bank in float32 would take more than :data:`LARGEST` bytes, all are held in float16,
 which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs
-less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/scale.md).
+less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/explanation/scale.md).
 
-FAISS keeps the embeddings and their files; the search itself is a product of matrices and a partial sort,
-which takes a sixth of the time that FAISS does for the few queries that an expert is asked at once. It runs on a GPU
-where the banks take less than half of the memory that is free there, else on the CPU.
+FAISS stores the embeddings and their files. The search itself is a matrix product and a partial sort, because an expert
+gets few queries at once, for which this takes a sixth of FAISS's time. It runs on a GPU if the banks take less than
+half of the GPU's free memory, else on the CPU.
 
 Axes: N embeddings of a bank, M of a block of it, B queries, D features, n neighbours.
 """
@@ -32,29 +32,32 @@ from mofe.device import device
 from mofe.errors import MofeError
 
 LARGEST = 1 << 30
-"""Bytes of all embeddings in float32 above which they are held in float16."""
+"""Size in bytes of all embeddings in float32, above which they are held in float16."""
 BLOCK = 16_384
-"""Embeddings that are normalised, or compared, at once."""
+"""Number of embeddings that are normalised, or compared, at once."""
 TILE = 1024
-"""Embeddings that are brought back from float16 at once: they stay in the processor's cache."""
+"""Number of embeddings that are converted from float16 at once, so that they stay in the processor's cache."""
 QUERIES = 256
-"""Queries that are compared at once."""
+"""Number of queries that are compared at once."""
 CLOSE = 1e-3
-"""Squared distance below which it is computed again: 2 − 2 cos θ leaves no digits there."""
+"""Squared distance below which a distance is computed again, because 2 − 2 cos θ has no exact digits there."""
 
 
 def default_k(num_images: int) -> int:
-    """Which neighbour's distance is the score, where nobody says: of as many training images, held-out ones included.
+    """Default k for a number of training images, including held-out ones.
 
-    1000 for the 1 281 167 of ImageNet-1K, in proportion for others, and at least 5.
+    It is 1000 for the 1 281 167 images of ImageNet-1K, in proportion for other numbers, and at least 5.
     """
     return max(5, round(num_images / 1281))
 
 
 class ExpertKNN:
-    """One exact FAISS index per expert, or one for all; the ids in it are rows of the whole bank.
+    """Exact FAISS indexes, one for each expert or one for all; the ids in them are rows of the whole bank.
 
-    ``place`` is where it searches if the banks fit: this machine's device, unless another is named.
+    Args:
+        indexes: the indexes.
+        k: rank of the neighbour whose distance is the score.
+        place: device that searches if the banks fit into its memory; None takes this machine's.
     """
 
     def __init__(self, indexes: Sequence[faiss.Index], k: int, place: torch.device | None = None):
@@ -67,12 +70,13 @@ class ExpertKNN:
         """Index N training embeddings by expert.
 
         Args:
-            embeddings_ND: seen through the expert of their class, of any precision; normalised here, block by block.
-            experts_N: that expert, 0 ≤ e < E = max + 1; None makes one bank for all experts.
-            k: which neighbour's distance is the score; an expert with fewer embeddings uses its farthest.
+            embeddings_ND: embeddings by the expert of their class, of any precision; normalised here, block by block.
+            experts_N: expert of each embedding, 0 ≤ e < E = max + 1; None makes one bank for all experts.
+            k: rank of the neighbour whose distance is the score; an expert with fewer embeddings uses its farthest.
 
         Raises:
-            MofeError: k < 1, an embedding is not finite or is zero, an expert has none, or not each image has one.
+            MofeError: k < 1, an embedding is zero or not finite, an expert has no embedding, or the lengths of
+                ``embeddings_ND`` and ``experts_N`` differ.
         """
         if k < 1:
             raise MofeError(f"knn_k = {k} must be at least 1")
@@ -86,12 +90,12 @@ class ExpertKNN:
             index = faiss.IndexIDMap(_empty(width, half=4 * count * width > LARGEST))
             for start in range(0, len(own), BLOCK):
                 rows = own[start : start + BLOCK]
-                index.add_with_ids(_normalised(embeddings_ND[rows], rows), rows)
+                index.add_with_ids(_normalise(embeddings_ND[rows], rows), rows)
             indexes.append(index)
         return cls(indexes, k)
 
     def score(self, embeddings_BD: np.ndarray, experts_B: np.ndarray) -> np.ndarray:
-        """Minus the distance to the k-th nearest of the expert's bank, float32 (B,), in [−2, 0]."""
+        """Minus the distance to the k-th nearest embedding of the expert's bank, float32 (B,), in [−2, 0]."""
         return self.search(embeddings_BD, experts_B, 0)[0]
 
     def search(
@@ -99,13 +103,13 @@ class ExpertKNN:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The scores (B,), and distances and bank rows (B, n) of the n nearest in each image's expert, nearest first.
 
-        Past a bank's end the distances are inf and the rows −1.
+        If a bank has fewer than n embeddings, the remaining distances are inf and the rows −1.
 
         Raises:
-            MofeError: n < 0, the embeddings have another width, are not finite or zero, or an expert has no bank.
+            MofeError: n < 0, an embedding has another width, is zero or not finite, or an expert has no bank.
         """
         if n < 0:
-            raise MofeError(f"{n} neighbours cannot be looked for")
+            raise MofeError(f"neighbours = {n} must be at least 0")
         if np.shape(embeddings_BD)[1:] != (self.indexes[0].d,):
             raise MofeError(f"embeddings of shape {np.shape(embeddings_BD)} are not (B, {self.indexes[0].d})")
         experts_B = _experts(experts_B, len(embeddings_BD))
@@ -113,7 +117,7 @@ class ExpertKNN:
         if len(bank_B) and bank_B.max() >= len(self.indexes):
             raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
         bank_B, order_B = bank_B.sort(stable=True)
-        z_BD = torch.from_numpy(_normalised(embeddings_BD))[order_B].to(self._banks[0][0].device)
+        z_BD = torch.from_numpy(_normalise(embeddings_BD))[order_B].to(self._banks[0][0].device)
         squared_BN, row_BN = self._nearest(z_BD, bank_B, max(self.k, n))
         of_k_BK = squared_BN if n <= self.k else squared_BN.topk(self.k, largest=False, sorted=False).values
         score_B = -of_k_BK.where(of_k_BK < torch.inf, 0).amax(dim=1).sqrt()
@@ -124,7 +128,7 @@ class ExpertKNN:
         return scores_B, distances_Bn, rows_Bn
 
     def _nearest(self, z_BD: Tensor, bank_B: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Squared distances and bank rows (B, n) of the n nearest, in no order; inf and −1 past a bank's end."""
+        """Squared distances and bank rows (B, n) of the n nearest, unordered; inf and −1 past a bank's end."""
         by_bank = z_BD.split(bank_B.bincount(minlength=len(self.indexes)).tolist())
         parts = [
             _nearest_of(bank_ND, ids_N, some_BD, n)
@@ -139,7 +143,7 @@ class ExpertKNN:
         return squared_Bn, row_Bn
 
     def _apart(self, z_PD: Tensor, bank_P: Tensor, row_P: Tensor) -> Tensor:
-        """Squared distance of each query to one row of its bank, by the difference of the two."""
+        """Squared distance of each query to one row of its bank, computed from their difference."""
         squared_P = z_PD.new_empty(len(z_PD))
         for number, (bank_ND, ids_N) in enumerate(self._banks):
             for some in (bank_P == number).nonzero()[:, 0].to(z_PD.device).split(BLOCK):
@@ -149,8 +153,8 @@ class ExpertKNN:
 
     @cached_property
     def _banks(self) -> list[tuple[Tensor, Tensor]]:
-        """Embeddings (N, D) of each index, and their ids (N,): FAISS's own memory, or a copy on the GPU."""
-        banks = [_held(index) for index in self.indexes]
+        """Embeddings (N, D) and ids (N,) of each index, in FAISS's own memory or in a copy on the GPU."""
+        banks = [_view(index) for index in self.indexes]
         size = sum(bank_ND.nbytes for bank_ND, _ in banks)
         if self.place.type == "cuda" and size < torch.cuda.mem_get_info(self.place)[0] / 2:
             return [(bank_ND.to(self.place), ids_N.to(self.place)) for bank_ND, ids_N in banks]
@@ -166,7 +170,7 @@ class ExpertKNN:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read what :meth:`save` wrote; indexes are memory-mapped.
+        """Read the files that :meth:`save` wrote; indexes are memory-mapped.
 
         Raises:
             MofeError: a file is missing or damaged.
@@ -194,8 +198,8 @@ def _empty(width: int, half: bool) -> faiss.Index:
     return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_L2)
 
 
-def _held(index: Any) -> tuple[Tensor, Tensor]:
-    """What an index holds, without a copy: embeddings (N, D) and ids (N,)."""
+def _view(index: Any) -> tuple[Tensor, Tensor]:
+    """Embeddings (N, D) and ids (N,) of an index, without a copy."""
     held: Any = faiss.downcast_index(index.index)
     stored = np.float32 if isinstance(held, faiss.IndexFlat) else np.float16
     codes = faiss.rev_swig_ptr(held.codes.data(), held.codes.size())
@@ -204,7 +208,7 @@ def _held(index: Any) -> tuple[Tensor, Tensor]:
 
 
 def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Squared distances and ids (B, n), in no order; inf and −1 past the end of the bank."""
+    """Squared distances and ids (B, n) of the n nearest, unordered; inf and −1 past the end of the bank."""
     if not len(z_BD):
         return z_BD.new_empty(0, n), ids_N.new_empty(0, n)
     block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
@@ -221,13 +225,13 @@ def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[T
 
 
 def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
-    """q · b − ½ |b|² + 3/2 of queries of length 1, (B, M): 2 less half the squared distance, so never below 0."""
+    """q · b − ½ |b|² + 3/2 for queries of length 1, (B, M): 2 minus half the squared distance, so never below 0."""
     if block_MD.dtype == torch.float32:
         return _product(z_BD, block_MD, block_MD.new_ones(len(block_MD)))
     parts = []
     for tile_TD in block_MD.split(TILE if block_MD.is_cpu else len(block_MD)):
         tile_TD = tile_TD.float()
-        half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # rounded to float16, it is not quite ½
+        half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # not exactly ½ after float16's rounding
         parts.append(_product(z_BD, tile_TD, 1.5 - half_T))
     return torch.hstack(parts)
 
@@ -235,17 +239,17 @@ def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
 def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
     """z · bᵀ + a, (B, M)."""
     if z_BD.is_cpu and torch.backends.mkldnn.is_available():
-        # oneDNN's product, as torch.compile calls it: the quickest where one side is small
+        # oneDNN's product, as torch.compile calls it, is the fastest where one side is small
         return torch.ops.mkldnn._linear_pointwise(z_BD, block_MD, add_M, "none", [], "")
     return functional.linear(z_BD, block_MD, add_M)
 
 
 def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Values and columns (B, n) of the n largest of numbers ≥ 0, in no order; all if there are fewer.
+    """Values and columns (B, n) of the n largest of numbers ≥ 0, unordered; all if there are fewer.
 
-    On a CPU their bits are sorted, as whole numbers: the order is the same, and without a thought of NaN it takes three
-    quarters of the time. They lie in the n groups of G columns with the largest maxima, so M / G + n G of M columns are
-    sorted partially: the fewest for G = √(M / n). A GPU has better ways of its own.
+    On a CPU the numbers' bits are sorted as integers: the order is the same, and without the handling of NaN it takes
+    three quarters of the time. The n largest lie in the n groups of G columns with the largest maxima. So M / G + n G
+    of M columns are sorted partially; G = √(M / n) makes that the fewest. On a GPU its own top-k is faster.
     """
     n = min(n, x_BM.shape[1])
     if x_BM.is_cuda:
@@ -265,8 +269,8 @@ def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return best.values.view(torch.float32), column_BP.gather(1, best.indices)
 
 
-def _normalised(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
-    """Of length 1, float32; ``numbers_B`` is what an error calls them by."""
+def _normalise(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:
+    """Scale embeddings to length 1, float32; an error names them by ``numbers_B``."""
     embeddings_BD = np.asarray(embeddings_BD, np.float32)
     norm_B = np.linalg.norm(embeddings_BD, axis=1, keepdims=True)
     bad = np.flatnonzero(~np.isfinite(norm_B[:, 0]) | (norm_B[:, 0] == 0))

@@ -1,8 +1,9 @@
-"""How well a score tells in-distribution (ID) from out-of-distribution (OOD) images; higher scores mean more ID.
+"""Metrics of a score that separates in-distribution (ID) from out-of-distribution (OOD) images; higher means more ID.
 
-Conventions. ID is the positive class. λ is the largest threshold that keeps at least 95 % of the ID images, FPR95 the
-share of OOD images with S ≥ λ: of MOS, MCM, KNN-OOD and the MoFE paper. OpenOOD and pytorch-ood take OOD as positive;
-that figure is ``fpr95_ood_positive``. Images of equal score stand or fall together. All in float64.
+Conventions. ID is the positive class. λ is the largest threshold that keeps at least 95 % of the ID images, and FPR95
+the share of OOD images with S ≥ λ, as in MOS, MCM, KNN-OOD and the MoFE paper. OpenOOD and pytorch-ood take OOD as
+positive; that figure is ``fpr95_ood_positive``. Images of equal score are accepted or rejected together. Everything is
+in float64.
 """
 
 from dataclasses import dataclass
@@ -17,22 +18,22 @@ from mofe.errors import MofeError
 
 @dataclass(frozen=True)
 class OODMetrics:
-    """Fractions in [0, 1]."""
+    """Metrics of one score; fractions in [0, 1]."""
 
     fpr95: float
-    """Share of OOD images taken for ID at the threshold that keeps 95 % of ID images. Lower is better."""
+    """Share of OOD images accepted as ID at the threshold that keeps 95 % of ID images. Lower is better."""
     auroc: float
     """Probability that an ID image scores higher than an OOD image, ties counting half."""
     aupr_in: float
     """Average precision with ID positive."""
     aupr_out: float
-    """Average precision with OOD positive, by the negated score."""
+    """Average precision with OOD positive, under the negated score."""
     fpr95_ood_positive: float
-    """Share of ID images rejected at the threshold that rejects 95 % of OOD images: OpenOOD's FPR@95."""
+    """Share of ID images rejected at the threshold that rejects 95 % of OOD images, OpenOOD's FPR@95."""
 
 
 class ROC(NamedTuple):
-    """Points of a ROC curve with ID positive, from the strictest threshold to the laxest."""
+    """Points of a ROC curve with ID positive, from the highest threshold to the lowest."""
 
     fpr: np.ndarray
     tpr: np.ndarray
@@ -40,19 +41,20 @@ class ROC(NamedTuple):
 
 
 def ood_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> OODMetrics:
-    """Compare the scores of ID and OOD images.
+    """Compute the metrics from the scores of ID and OOD images.
 
-    Every figure is a sum over the K distinct scores of how many images have it (``_K``), have it or a higher one
-    (``_from_K``), or a lower one (``_to_K``): one sort, where scikit-learn's functions take four.
+    Every figure is a sum over the K distinct scores. The summands are numbers of images with the score (``_K``), with
+    it or a higher one (``_from_K``), and with it or a lower one (``_to_K``). This takes one sort, where scikit-learn's
+    functions take four.
 
     Args:
-        id_scores: (N,) of ID images.
-        ood_scores: (M,) of OOD images.
+        id_scores: scores (N,) of ID images.
+        ood_scores: scores (M,) of OOD images.
 
     Raises:
         MofeError: a side is empty or holds NaN or infinity.
     """
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     n, m = len(positive), len(negative)
     distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)
     id_K, ood_K = (np.bincount(side, minlength=len(distinct_K)) for side in (place[:n], place[n:]))
@@ -73,22 +75,22 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """The largest threshold λ that at least a share ``tpr`` of the scores reaches (S ≥ λ).
 
     Raises:
-        MofeError: no scores, a score that is not finite, or ``tpr`` outside (0, 1].
+        MofeError: there are no scores, a score is not finite, or ``tpr`` is outside (0, 1].
     """
     if not 0 < tpr <= 1:
         raise MofeError(f"tpr = {tpr} must lie in (0, 1]")
-    scores = checked_scores(id_scores, "ID")
+    scores = check_scores(id_scores, "ID")
     return float(np.sort(scores)[len(scores) - kept_at_tpr(len(scores), tpr)])
 
 
 def kept_at_tpr(count: int, tpr: float) -> int:
-    """The fewest of ``count`` images that are a share ``tpr`` of them."""
+    """The smallest number of images that is at least a share ``tpr`` of ``count``."""
     return max(1, int(np.ceil(round(tpr * count, 9))))  # 0.55 · 100 is 55, not the next above 55.00000000000001
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:
-    """The ROC curve thinned to at most ``most`` points, evenly along the curve, ends included; all values finite."""
-    positive, negative = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    """ROC curve of at most ``most`` points, evenly along the curve, with its ends; all values are finite."""
+    positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
     fpr, tpr, thresholds = roc_curve(is_id, np.r_[positive, negative])
     thresholds[0] = np.nextafter(thresholds[1], np.inf)  # scikit-learn begins at infinity
@@ -99,8 +101,8 @@ def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> 
     return ROC(fpr, tpr, thresholds)
 
 
-def checked_scores(scores: ArrayLike, side: str) -> np.ndarray:
-    """The scores of one side as a vector of float64; raises MofeError if there are none, or one is not finite."""
+def check_scores(scores: ArrayLike, side: str) -> np.ndarray:
+    """Return one side's scores as a vector of float64; raises MofeError if there are none, or one is not finite."""
     values = np.asarray(scores, np.float64).ravel()
     if not len(values):
         raise MofeError(f"there are no {side} scores to evaluate")

@@ -1,7 +1,7 @@
-"""Counts, means and scatter of features by class: all that the Gaussian detectors need, from one pass over chunks.
+"""Counts, means and scatter of features by class, which the Gaussian detectors need, from one pass over chunks.
 
-C classes, D features, N images of a chunk. Chunks are merged as Chan, Golub and LeVeque (1979) do, each centred on its
-own means, so that nothing cancels however far the features lie from the origin or the classes from each other.
+C classes, D features, N images of a chunk. Chunks are merged as in Chan, Golub and LeVeque (1979), each centred on its
+own means. So there is no cancellation, however far the features lie from the origin or the classes from each other.
 """
 
 from collections.abc import Iterable
@@ -11,48 +11,48 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_labels, unit
+from mofe.detection.inputs import check_features, check_labels, unit
 from mofe.errors import MofeError
 
 
 @dataclass(frozen=True, eq=False)
 class ClassMoments:
-    """Float64, on the device of the features."""
+    """Moments of features by class, float64, on the device of the features."""
 
     count_C: Tensor
-    """Images of each class."""
+    """Number of images of each class."""
     mean_CD: Tensor
     within_DD: Tensor
-    """Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ, not divided by anything."""
+    """Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ, a sum and not a mean."""
     normalise: bool
-    """Whether the features were divided by their length first; a detector fitted on these moments does the same."""
+    """Whether the features were divided by their length first. A detector fitted on these moments does the same."""
 
     @classmethod
     def of(cls, chunks: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, normalise: bool = False) -> Self:
-        """Read features and labels chunk by chunk; no chunk is kept.
+        """Compute the moments chunk by chunk; no chunk is kept.
 
         Args:
-            chunks: (N, D) features and (N,) labels in 0 … C − 1, as many pairs as there are.
+            chunks: pairs of features (N, D) and labels (N,) in 0 … C − 1.
             num_classes: C.
-            normalise: divide each feature by its Euclidean length first.
+            normalise: True divides each feature by its Euclidean length first.
 
         Raises:
-            MofeError: no chunk, a class without an image, or a feature or label that cannot be.
+            MofeError: there is no chunk, a class has no image, or a feature or label is invalid.
         """
         moments = None
         for z_ND, y_N in chunks:
-            z_ND = checked(z_ND, None if moments is None else moments[1].shape[1])
-            y_N = checked_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
+            z_ND = check_features(z_ND, None if moments is None else moments[1].shape[1])
+            y_N = check_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
             z_ND = unit(z_ND.double()) if normalise else z_ND.double()
             if moments is None:
                 zero_CD = z_ND.new_zeros(num_classes, z_ND.shape[1])
                 moments = zero_CD.new_zeros(num_classes), zero_CD, zero_CD.new_zeros(z_ND.shape[1], z_ND.shape[1])
-            moments = _merged(*moments, z_ND, y_N)
+            moments = _merge(*moments, z_ND, y_N)
         if moments is None:
             raise MofeError("there are no training features to fit a detector on")
         empty = (moments[0] == 0).nonzero()
         if len(empty):
-            raise MofeError(f"class {int(empty[0])} has no training feature, so there is no mean of it")
+            raise MofeError(f"class {int(empty[0])} has no training feature, so it has no mean")
         return cls(*moments, normalise)
 
     @property
@@ -61,16 +61,16 @@ class ClassMoments:
 
     @property
     def mean_D(self) -> Tensor:
-        """Of all images."""
+        """Mean of all images."""
         return self.count_C @ self.mean_CD / self.count
 
     def scatter_around(self, origin_D: Tensor) -> Tensor:
-        """Σ_i (z_i − o) (z_i − o)ᵀ of all images, (D, D)."""
+        """Σ_i (z_i − o) (z_i − o)ᵀ over all images, (D, D)."""
         offset_CD = self.mean_CD - origin_D
         return self.within_DD + offset_CD.T @ (self.count_C[:, None] * offset_CD)
 
 
-def _merged(
+def _merge(
     count_C: Tensor, mean_CD: Tensor, within_DD: Tensor, z_ND: Tensor, y_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     new_C = torch.bincount(y_N, minlength=len(count_C)).double()

@@ -1,4 +1,4 @@
-"""Minimum "others" score of a softmax in groups."""
+"""MOS, the minimum "others" score of a softmax in groups."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ from mofe.errors import MofeError
 
 
 def mos(group_logits: Sequence[Tensor]) -> Tensor:
-    """MOS (Huang and Li, 2021): S = max_g −softmax(l_g)["others"], as known as the group that knows the image best.
+    """MOS (Huang and Li, 2021): S = max_g −softmax(l_g)["others"], the score of the group with the least "others".
 
-    The official groups for ImageNet are eight of WordNet's, of 398, 521, 9, 7, 52, 8, 3 and 2 classes; there "others"
-    comes first in a group, here last.
+    The official groups for ImageNet are eight of WordNet's, of 398, 521, 9, 7, 52, 8, 3 and 2 classes. In the official
+    code "others" is first in a group, here it is last.
 
     Args:
-        group_logits: for each group g its (B, Q_g + 1) logits, "others" last; groups may differ in size.
+        group_logits: logits (B, Q_g + 1) of each group g, "others" last; groups may differ in size.
 
     Returns:
-        (B,) float64 in [−1, 0].
+        Scores (B,), float64 in [−1, 0].
 
     Raises:
-        MofeError: there is no group, or one has no class beside "others".
+        MofeError: there is no group, or a group has no class besides "others".
     """
     if not group_logits or any(logits.shape[1] < 2 for logits in group_logits):
         raise MofeError('MOS needs at least one group, each with logits of its classes and of "others"')

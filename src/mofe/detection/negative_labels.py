@@ -1,4 +1,4 @@
-"""NegLabel: the names of the known classes against many words that are far from them (Jiang et al., 2024).
+"""NegLabel: comparison of the known classes' names with many words that are far from them (Jiang et al., 2024).
 
 B images, C classes, K negative words, G groups, D dimensions.
 """
@@ -11,23 +11,23 @@ from mofe.errors import MofeError
 
 
 def far_words(word_KD: Tensor, text_CD: Tensor, share: float = 0.15, quantile: float = 0.95) -> Tensor:
-    """Rows of the words that are farthest from the known classes: the paper's NegMining.
+    """Find the words that are farthest from the known classes, the paper's NegMining.
 
-    A word is as near as the 0.95 quantile of its cosines to the classes, the official code's; the ⌊0.15 K⌋ least near
-    are kept, least near first. The official code does so for WordNet's nouns ("the nice {}") and its adjectives
-    ("This is a {} photo") each by themselves.
+    The similarity of a word is the 0.95 quantile of its cosines to the classes, as in the official code. The ⌊0.15 K⌋
+    least similar words are kept, the least similar first. The official code does this separately for WordNet's nouns
+    ("the nice {}") and its adjectives ("This is a {} photo").
 
     Args:
         word_KD: embeddings of the candidate words.
         text_CD: embeddings of the class names.
-        share: of the words to be kept.
-        quantile: of the cosines that says how near a word is.
+        share: share of the words to keep.
+        quantile: quantile of the cosines that is a word's similarity.
 
     Returns:
-        (⌊share · K⌋,) int64.
+        Rows of the words, (⌊share · K⌋,) int64.
 
     Raises:
-        MofeError: ``share`` or ``quantile`` is not in [0, 1], or an embedding cannot be.
+        MofeError: ``share`` or ``quantile`` is not in [0, 1], or an embedding is invalid.
     """
     if not (0 <= share <= 1 and 0 <= quantile <= 1):
         raise MofeError(f"share = {share} and quantile = {quantile} must lie in [0, 1]")
@@ -36,10 +36,11 @@ def far_words(word_KD: Tensor, text_CD: Tensor, share: float = 0.15, quantile: f
 
 
 def shuffled_groups(count: int, groups: int = 100, seed: int = 0) -> Tensor:
-    """Which words make up the groups, one group after the other: (G · ⌊K / G⌋,) rows of the negative words.
+    """Rows of the negative words in the groups, one group after the other, (G · ⌊K / G⌋,).
 
-    As in the official code the last K mod G are dropped and the rest permuted with seed 0, but on the CPU: theirs is
-    a CUDA generator's permutation, which its numbers can be reproduced with only if it is supplied instead of this.
+    As in the official code, the last K mod G words are dropped and the others are permuted with seed 0. The permutation
+    is drawn on the CPU, the official one by a CUDA generator. To reproduce the official numbers, use that permutation
+    instead of this one.
     """
     if not 0 < groups <= count:
         raise MofeError(f"{count} negative words cannot make up {groups} groups")
@@ -54,16 +55,16 @@ def neg_label(
     Args:
         image_BD: image embeddings.
         text_CD: embeddings of the class names.
-        negative_KD: embeddings of the negative words, group after group (``negatives[shuffled_groups(K)]``); a
-            remainder of K / G is left out.
+        negative_KD: embeddings of the negative words, group after group (``negatives[shuffled_groups(K)]``); the last
+            K mod G are left out.
         groups: G; the official code has 100, and 1 puts all words into one softmax.
         logit_scale: s; the official code has 100.
 
     Returns:
-        (B,) float64 in [0, 1], so that images near 1 do not tie.
+        Scores (B,) in [0, 1], float64 so that images near 1 do not tie.
 
     Raises:
-        MofeError: there are fewer words than groups, or an embedding cannot be.
+        MofeError: there are fewer words than groups, or an embedding is invalid.
     """
     if not 0 < groups <= len(negative_KD):
         raise MofeError(f"{len(negative_KD)} negative words cannot make up {groups} groups")

@@ -1,7 +1,7 @@
-"""Learned prompts that say "no": CLIPN and LSN, given the embeddings of their texts.
+"""CLIPN and LSN, which use learned "no" prompts, from the embeddings of the prompts.
 
-B images, C classes, J sets of "no" prompts, D dimensions. The texts come from the methods' own training; embeddings
-may be of any length, and cosines are taken here.
+B images, C classes, J sets of "no" prompts, D dimensions. The prompts come from the methods' own training. Embeddings
+may be of any length, because cosines are computed here.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from mofe.errors import MofeError
 
 
 def clipn_ctw(image_BD: Tensor, yes_CD: Tensor, no_CD: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """CLIPN, competing to win (Wang et al., 2023): p_ĉ, how much likelier "yes" is than "no" for the likeliest class.
+    """CLIPN, competing to win (Wang et al., 2023): p_ĉ, the probability of "yes" against "no" for the likeliest class.
 
     p_c = e^(s cos y_c) / (e^(s cos y_c) + e^(s cos n_c)), ĉ = argmax_c cos(f, y_c), s = 100 in the official code.
 
@@ -26,16 +26,16 @@ def clipn_ctw(image_BD: Tensor, yes_CD: Tensor, no_CD: Tensor, logit_scale: floa
         logit_scale: s.
 
     Returns:
-        (B,) float64 in [0, 1].
+        Scores (B,), float64 in [0, 1].
     """
     yes_BC, is_BC = _yes_no(image_BD, yes_CD, no_CD, logit_scale)
     return is_BC.gather(1, yes_BC.argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def clipn_atd(image_BD: Tensor, yes_CD: Tensor, no_CD: Tensor, logit_scale: float = 100.0) -> Tensor:
-    """CLIPN, agreeing to differ (Wang et al., 2023): Σ_c p_c softmax(s cos y)_c, all but the share of an unknown class.
+    """CLIPN, agreeing to differ (Wang et al., 2023): Σ_c p_c softmax(s cos y)_c.
 
-    p_c, arguments and result as in :func:`clipn_ctw`.
+    This is 1 minus the probability of an unknown class. p_c, arguments and result are those of :func:`clipn_ctw`.
     """
     yes_BC, is_BC = _yes_no(image_BD, yes_CD, no_CD, logit_scale)
     return (is_BC * yes_BC.softmax(dim=1)).sum(dim=1)
@@ -44,8 +44,8 @@ def clipn_atd(image_BD: Tensor, yes_CD: Tensor, no_CD: Tensor, logit_scale: floa
 def lsn(image_BD: Tensor, yes_CD: Tensor, no_sets: Sequence[Tensor], no_temperature: float = 5.0) -> Tensor:
     """LSN (Nie et al., 2024): max_c softmax(cos y)_c + mean_j max_c softmax((1 − cos n_j) / τ)_c.
 
-    The official code has three sets of "no" prompts and τ = 5. It multiplies image features as they were stored with
-    normalised texts; here both are normalised.
+    The official code has three sets of "no" prompts and τ = 5. It multiplies image features that are not normalised
+    with normalised texts; here both are normalised.
 
     Args:
         image_BD: image embeddings.
@@ -54,10 +54,10 @@ def lsn(image_BD: Tensor, yes_CD: Tensor, no_sets: Sequence[Tensor], no_temperat
         no_temperature: τ.
 
     Returns:
-        (B,) in (0, 2].
+        Scores (B,) in (0, 2].
 
     Raises:
-        MofeError: there is no set of "no" prompts, or an embedding cannot be.
+        MofeError: there is no set of "no" prompts, or an embedding is invalid.
     """
     if not no_sets:
         raise MofeError('LSN needs at least one set of "no" prompts')
@@ -66,7 +66,7 @@ def lsn(image_BD: Tensor, yes_CD: Tensor, no_sets: Sequence[Tensor], no_temperat
 
 
 def _yes_no(image_BD: Tensor, yes_CD: Tensor, no_CD: Tensor, logit_scale: float) -> tuple[Tensor, Tensor]:
-    """Logits of "yes", and p_c; (B, C) float64, so that sure images do not tie."""
+    """Logits of "yes", and p_c; (B, C), float64 so that confident images do not tie."""
     if yes_CD.shape != no_CD.shape:
         raise MofeError(f'{len(yes_CD)} "yes" and {len(no_CD)} "no" embeddings: CLIPN needs one of each for a class')
     yes_BC, no_BC = (logit_scale * cosines(image_BD, text_CD).double() for text_CD in (yes_CD, no_CD))

@@ -1,4 +1,4 @@
-"""Energy guided by the nearest neighbours."""
+"""NNGuide, the energy guided by the nearest neighbours."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, unit
+from mofe.detection.inputs import check_features, unit
 from mofe.detection.scores import energy
 from mofe.errors import MofeError
 
@@ -16,7 +16,7 @@ class NNGuide:
     """NNGuide (Park et al., 2023): S = E(x) · mean of the k largest ẑ · E(x_i) ẑ_i over a bank of training images.
 
     E = log Σ_c exp(l_c), ẑ = z / ‖z‖. The official code has k = 10 and, for ImageNet, a random 1 % of the training
-    images as the bank; OpenOOD k = 100. A bank of fewer than k images uses all it has.
+    images as the bank; OpenOOD has k = 100. With fewer than k images in the bank, all are used.
     """
 
     bank_ND: Tensor
@@ -25,16 +25,16 @@ class NNGuide:
 
     @classmethod
     def fit(cls, z_ND: Tensor, logits_NC: Tensor, k: int = 10) -> Self:
-        """From the bank's features and logits; raises MofeError if there are none, or one cannot be, or k < 1."""
+        """Build the bank from features and logits; raises MofeError if there are none, one is invalid, or k < 1."""
         if k < 1:
             raise MofeError(f"k = {k} must be at least 1")
         if not len(z_ND):
-            raise MofeError("NNGuide needs training features to look for neighbours among")
-        return cls((unit(checked(z_ND)) * energy(logits_NC)[:, None]).contiguous(), k)
+            raise MofeError("there are no training features: NNGuide needs them to search for neighbours")
+        return cls((unit(check_features(z_ND)) * energy(logits_NC)[:, None]).contiguous(), k)
 
     def score(self, z_BD: Tensor, logits_BC: Tensor) -> Tensor:
-        """(B,) in float32 or better, of either sign; never more than 1024 × 32 768 products are held."""
-        z_BD = unit(checked(z_BD, self.bank_ND.shape[1]).to(self.bank_ND))
+        """Score B images: (B,), float32 or better, of either sign; at most 1024 × 32 768 products are held."""
+        z_BD = unit(check_features(z_BD, self.bank_ND.shape[1]).to(self.bank_ND))
         guidance_B = torch.cat([self._guidance(part_bD) for part_bD in z_BD.split(1024)])
         return guidance_B * energy(logits_BC).to(guidance_B)
 

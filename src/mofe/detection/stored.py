@@ -1,4 +1,4 @@
-"""Fitted detectors as tensors, the one form in which they are stored."""
+"""Conversion of fitted detectors to tensors, the only form in which they are stored."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def fields_as_tensors(detector: Any) -> dict[str, Tensor]:
-    """The fields of a fitted detector, a dataclass of tensors and numbers; numbers become scalars of float64."""
+    """Convert a fitted detector's fields (a dataclass of tensors or numbers) to tensors; floats become float64."""
     state = {}
     for field in fields(detector):
         value = getattr(detector, field.name)
@@ -18,5 +18,5 @@ def fields_as_tensors(detector: Any) -> dict[str, Tensor]:
 
 
 def as_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What :func:`fields_as_tensors` was given, by name: scalars are numbers again."""
+    """The fields of the detector that :func:`fields_as_tensors` converted, by name; scalars become numbers again."""
     return {name: value if value.ndim else value.item() for name, value in state.items()}

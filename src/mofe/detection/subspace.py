@@ -1,7 +1,7 @@
-"""How far a feature lies outside the subspace in which the training features live: Residual and ViM.
+"""Residual and ViM, which measure a feature's distance from the subspace of the training features.
 
-B images, C classes, D features, K = D − d of them residual. The origin o = −W⁺ b is where the head's logits vanish,
-the residual the K directions in which the training features have the least second moment around it.
+B images, C classes, D features, K = D − d residual dimensions. At the origin o = −W⁺ b the head's logits vanish. The
+residual subspace has the K directions in which the training features' second moment around o is smallest.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import checked, checked_head, head_logits, in_parts, wide
+from mofe.detection.inputs import check_features, check_head, head_logits, in_parts, wide
 from mofe.detection.moments import ClassMoments
 from mofe.errors import MofeError
 
@@ -28,34 +28,34 @@ class Residual:
 
     @classmethod
     def fit(cls, moments: ClassMoments, weight_CD: Tensor, bias_C: Tensor, principal: int | None = None) -> Self:
-        """From moments of features as the head reads them.
+        """Fit on moments of the features that the head reads.
 
         Args:
-            moments: of features that are not normalised.
-            weight_CD: of the linear head.
-            bias_C: of the linear head.
+            moments: moments of features that are not normalised.
+            weight_CD: weights of the linear head.
+            bias_C: biases of the linear head.
             principal: d, the dimensions of the principal subspace; None takes the official code's.
 
         Raises:
             MofeError: the moments are of normalised features, the head does not fit, or d is not in 1 … D − 1.
         """
         width = len(moments.within_DD)
-        weight_CD, bias_C = checked_head(weight_CD, bias_C, width)
+        weight_CD, bias_C = check_head(weight_CD, bias_C, width)
         if moments.normalise:
-            raise MofeError("the residual is measured on features as the head reads them: do not normalise them")
+            raise MofeError("the residual needs the features that the head reads: do not normalise them")
         if principal is None:
             principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
         if not 0 < principal < width:
             raise MofeError(f"a principal subspace of {principal} dimensions must have 1 to {width - 1}")
-        # A head's rows often sum to 0, but for rounding: what float32 cannot hold is not inverted.
+        # The rows of a head often sum to 0 up to rounding; singular values below float32's precision are not inverted.
         negligible = max(weight_CD.shape) * torch.finfo(torch.float32).eps
         origin_D = -torch.linalg.pinv(weight_CD.to(moments.within_DD), rtol=negligible) @ bias_C.to(moments.within_DD)
         _, vector_DD = torch.linalg.eigh(moments.scatter_around(origin_D))  # ascending
         return cls(origin_D, vector_DD[:, : width - principal].contiguous())
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,), at most 0, in the features' precision and at least float32."""
-        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        """Score B images: (B,), at most 0, in the features' precision and at least float32."""
+        z_BD = wide(check_features(z_BD, len(self.origin_D)))
         return -_length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))
 
 
@@ -66,9 +66,9 @@ def _length(z_BD: Tensor, origin_D: Tensor, residual_DK: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ViM:
-    """Energy against a virtual logit made of the residual (Wang et al., 2022).
+    """Energy minus a virtual logit, which is made from the residual (Wang et al., 2022).
 
-    S(z) = log Σ_c exp(w_c · z + b_c) − α ‖Rᵀ (z − o)‖, α = Σ_i max_c l_ic / Σ_i ‖Rᵀ (z_i − o)‖ over the training
+    S(z) = log Σ_c exp(w_c · z + b_c) − α ‖Rᵀ (z − o)‖, with α = Σ_i max_c l_ic / Σ_i ‖Rᵀ (z_i − o)‖ over the training
     images, and d as in :class:`Residual`. The official code fits on 200 000 of ImageNet's training images.
     """
 
@@ -87,17 +87,17 @@ class ViM:
         bias_C: Tensor,
         principal: int | None = None,
     ) -> Self:
-        """From moments and, to fit α, the features once more or a fair part of them.
+        """Fit on moments, and α on all features or a representative part of them.
 
         Args:
-            moments: of features that are not normalised.
-            chunks: (N, D) training features.
-            weight_CD: of the linear head.
-            bias_C: of the linear head.
+            moments: moments of features that are not normalised.
+            chunks: training features (N, D).
+            weight_CD: weights of the linear head.
+            bias_C: biases of the linear head.
             principal: d, as in :meth:`Residual.fit`.
 
         Raises:
-            MofeError: as :meth:`Residual.fit`; or there is no α > 0, because the training features have no residual
+            MofeError: as for :meth:`Residual.fit`; or there is no α > 0, because the training features have no residual
                 or their largest logits are negative.
         """
         residual = Residual.fit(moments, weight_CD, bias_C, principal)
@@ -115,7 +115,7 @@ class ViM:
         return cls(residual.origin_D, residual.residual_DK, largest / length, weight_CD, bias_C)
 
     def score(self, z_BD: Tensor) -> Tensor:
-        """(B,), of either sign, in the features' precision and at least float32."""
-        z_BD = wide(checked(z_BD, len(self.origin_D)))
+        """Score B images: (B,), of either sign, in the features' precision and at least float32."""
+        z_BD = wide(check_features(z_BD, len(self.origin_D)))
         energy_B = head_logits(z_BD, self.weight_CD, self.bias_C).logsumexp(dim=1)
         return energy_B - self.alpha * _length(z_BD, self.origin_D.to(z_BD), self.residual_DK.to(z_BD))

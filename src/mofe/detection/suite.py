@@ -1,4 +1,4 @@
-"""Every post-hoc detector that one feature space allows, fitted together and asked together.
+"""All post-hoc detectors that one feature space allows, fitted together and scored together.
 
 A feature space is an embedding and a linear head on it. B images, N training images, M held-out ones, C classes,
 D features. All scores are higher for images that are more in-distribution.
@@ -39,14 +39,14 @@ FITTED: dict[str, Any] = {
     "nnguide": NNGuide,
     "fdbd": FDBD,
 }
-"""What is learnt of the training images, by the name of its score."""
+"""Detectors that are fitted on the training images, by the name of their score."""
 UNFITTED = ("msp", "max_logit", "energy", "entropy", "gen", "ash_p", "ash_b", "ash_s", "scale")
 
 CHUNK = 65_536
 BANK = 12_812
-"""Images that NNGuide looks among: 1 % of ImageNet-1K, as in its official code."""
+"""Number of images in NNGuide's bank: 1 % of ImageNet-1K, as in its official code."""
 SAMPLE = 100_000
-"""Images for ReAct's quantile, ViM's α and the typical posteriors of KL matching."""
+"""Number of images for ReAct's quantile, ViM's α and the typical posteriors of KL matching."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,22 +56,25 @@ class Suite:
     weight_CD: Tensor
     bias_C: Tensor
     fitted: Mapping[str, Any]
-    """Instances of :data:`FITTED`, by name; those that the data does not allow are missing."""
+    """Instances of :data:`FITTED`, by name, without those that the data does not allow."""
 
     @classmethod
     def fit(
         cls, z_ND: Tensor, labels_N: Tensor, held_MD: Tensor, held_labels_M: Tensor, weight_CD: Tensor, bias_C: Tensor
     ) -> tuple[Self, dict[str, str]]:
-        """Fit what can be fitted; the rest is told by name and reason.
+        """Fit every detector that the data allows.
 
         Args:
             z_ND: training features, of any precision.
-            labels_N: their classes, 0 … C − 1.
-            held_MD: features of known images that are not among the training ones. Only the temperature is fitted on
-                them, one number: what had learnt more of them could not be calibrated on them.
-            held_labels_M: their classes.
-            weight_CD: of the linear head.
-            bias_C: of the linear head.
+            labels_N: classes of the training features, 0 … C − 1.
+            held_MD: features of held-out images of known classes. Only the temperature, one number, is fitted on them,
+                because a detector that fits more on them cannot be calibrated on them.
+            held_labels_M: classes of the held-out images.
+            weight_CD: weights of the linear head.
+            bias_C: biases of the linear head.
+
+        Returns:
+            The suite, and for each detector that could not be fitted, by name, the reason.
         """
         num_classes = len(bias_C)
         weight_CD = weight_CD.contiguous()
@@ -112,7 +115,7 @@ class Suite:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the scores that :meth:`score` gives, in its order."""
+        """Names of the scores that :meth:`score` gives, in its order."""
         return (*UNFITTED, *self.fitted)
 
     def score(self, z_BD: Tensor) -> dict[str, Tensor]:
@@ -142,7 +145,7 @@ class Suite:
         return {name: values_B.double() for name, values_B in found.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it knows, to be stored; :meth:`of_tensors` takes it back."""
+        """The suite as tensors, to be stored; :meth:`of_tensors` reverses it."""
         state = {"head.weight_CD": self.weight_CD, "head.bias_C": self.bias_C}
         for name, detector in self.fitted.items():
             state |= {f"{name}.{field}": value for field, value in fields_as_tensors(detector).items()}
@@ -150,7 +153,7 @@ class Suite:
 
     @classmethod
     def of_tensors(cls, state: Mapping[str, Tensor]) -> Self:
-        """The suite that gave ``state``."""
+        """Make the suite whose :meth:`tensors` are ``state``."""
         fitted = {}
         for name, kind in FITTED.items():
             if any(key.startswith(f"{name}.") for key in state):
@@ -162,12 +165,14 @@ class Suite:
 def _temperature(logits_MC: Tensor, labels_M: Tensor) -> TemperatureScaling:
     fitted = TemperatureScaling.fit(logits_MC, labels_M)
     if fitted.temperature in (LOWEST, HIGHEST):
-        raise MofeError("there is no best temperature: every held-out image is right, or the logits say nothing")
+        raise MofeError(
+            "there is no best temperature: every held-out image is right, or the logits carry no information"
+        )
     return fitted
 
 
 def _spread(z_ND: Tensor, most: int) -> Tensor:
-    """At most ``most`` rows, evenly over all of them, in float32."""
+    """At most ``most`` rows, evenly spaced, in float32."""
     if len(z_ND) <= most:
         return z_ND.float()
     return z_ND[torch.linspace(0, len(z_ND) - 1, most, dtype=torch.float64).round().long()].float()

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from mofe.detection.inputs import checked_labels
+from mofe.detection.inputs import check_labels
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
@@ -16,26 +16,26 @@ LOWEST, HIGHEST = 1e-4, 1e4
 
 @dataclass(frozen=True)
 class TemperatureScaling:
-    """MSP of l / T, T fitted on held-out images (Guo et al., 2017): S = max_c softmax(l / T)_c.
+    """MSP of l / T, with T fitted on held-out images (Guo et al., 2017): S = max_c softmax(l / T)_c.
 
-    T minimises the mean negative log-likelihood of the labels. That is convex in 1 / T, so the zero of its slope,
-    found by bisection, is the minimum; the official code takes up to 50 steps of L-BFGS from T = 1.5.
+    T minimises the mean negative log-likelihood of the labels. It is convex in 1 / T, so the minimum is at the zero of
+    its slope, which is found by Brent's method. The official code takes up to 50 steps of L-BFGS from T = 1.5.
     """
 
     temperature: float
 
     @classmethod
     def fit(cls, logits_NC: Tensor, labels_N: Tensor) -> Self:
-        """From held-out images of known classes.
+        """Fit on held-out images of known classes.
 
-        Where the likelihood grows without end, T is 1e-4 (every image is right) or 1e4 (the logits say nothing).
+        If the likelihood has no maximum, T is 1e-4 (every image is right) or 1e4 (the logits carry no information).
 
         Raises:
-            MofeError: no image, a label that cannot be, or a logit of the image's own class that is not finite.
+            MofeError: there is no image, a label is invalid, or an image's logit of its own class is not finite.
         """
-        logits_NC, labels_N = logits_NC.double(), checked_labels(labels_N, len(logits_NC), logits_NC.shape[1])
+        logits_NC, labels_N = logits_NC.double(), check_labels(labels_N, len(logits_NC), logits_NC.shape[1])
         if not len(logits_NC):
-            raise MofeError("a temperature needs held-out images to be fitted on")
+            raise MofeError("there are no held-out images: a temperature is fitted on them")
         own_N1 = logits_NC.gather(1, labels_N[:, None])
         hopeless = int((~own_N1.isfinite()).sum())
         if hopeless:
@@ -46,7 +46,7 @@ class TemperatureScaling:
         lead_NC = logits_NC - own_N1
 
         def slope(inverse: float) -> float:
-            """Of the negative log-likelihood, in 1 / T: the mean lead that the softmax expects over the own class."""
+            """Slope of the negative log-likelihood in 1 / T: the mean lead over the own class under the softmax."""
             p_NC = (inverse * lead_NC).softmax(dim=1)
             return float(torch.where(p_NC > 0, p_NC * lead_NC, 0).sum(dim=1).mean())
 
@@ -57,5 +57,5 @@ class TemperatureScaling:
         return cls(1 / brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-15, rtol=1e-12))
 
     def score(self, logits_BC: Tensor) -> Tensor:
-        """(B,) in (0, 1]."""
+        """Score B images: (B,) in (0, 1]."""
         return msp(logits_BC, temperature=self.temperature)

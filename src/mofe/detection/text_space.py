@@ -1,4 +1,4 @@
-"""The detectors that know the classes by name, in the space that a language-image model shares with its texts.
+"""Detectors that use the names of the classes, in the embedding space of a language-image model.
 
 B images, N training images, M held-out ones, C classes, D features, P dimensions of the shared space. All scores are
 higher for images that are more in-distribution.
@@ -6,7 +6,7 @@ higher for images that are more in-distribution.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from mofe.detection.moments import ClassMoments
 from mofe.detection.negative_labels import neg_label
 from mofe.detection.negative_prompts import clipn_atd, clipn_ctw, lsn
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.detection.seen import Seen
 from mofe.detection.stored import as_fields, fields_as_tensors
 from mofe.detection.texts import Texts
 from mofe.errors import MofeError
@@ -30,24 +31,25 @@ CHUNK = 65_536
 
 @dataclass(frozen=True, eq=False)
 class TextSpace:
-    """The texts, and what was learnt beside them of the training images."""
+    """The texts, and the classifiers that were fitted on the training images."""
 
     texts: Texts
     probe_weight_CP: Tensor
-    """COOkeD's linear probe, on projected embeddings that are not normalised."""
+    """Weights of COOkeD's linear probe on projected embeddings that are not normalised."""
     probe_bias_C: Tensor
     gda: GDA | None
     """None where the data does not allow it."""
+    reads_pretrained: ClassVar[bool] = True
 
     @classmethod
     def fit(
         cls, texts: Texts, known_ND: np.ndarray, labels_N: np.ndarray, held_MD: np.ndarray, held_labels_M: np.ndarray
     ) -> tuple[Self, dict[str, str]]:
-        """Fit what can be fitted; the rest is told by name and reason.
+        """Fit every detector that the data allows.
 
         Args:
             texts: of the classes.
-            known_ND: training images under the untouched backbone.
+            known_ND: training images under the pre-trained backbone.
             labels_N: their classes, 0 … C − 1.
             held_MD: images that are not among them.
             held_labels_M: their classes.
@@ -64,7 +66,7 @@ class TextSpace:
         gda, refused = None, {}
         try:
             if len(texts.class_CP) < 2:
-                raise MofeError("one class has no other that it could be told from")
+                raise MofeError("GDA needs two classes or more")
             moments = ClassMoments.of(on_sphere(), len(texts.class_CP), normalise=True)
             held = texts.project(torch.from_numpy(held_MD)), torch.from_numpy(held_labels_M).long()
             gda = GDA.fit(moments, texts.class_CP, *held, texts.logit_scale)
@@ -75,7 +77,7 @@ class TextSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the scores that :meth:`score` gives, in its order."""
+        """Names of the scores that :meth:`score` gives, in its order."""
         given = {
             ("gda_msp", "gda_energy"): self.gda,
             ("neglabel",): self.texts.negative_KP,
@@ -86,24 +88,21 @@ class TextSpace:
         found = (*always, *(name for names, what in given.items() if what is not None for name in names))
         return tuple(f"text.{name}" for name in found)
 
-    def score(self, z_BD: Tensor, local_B: Tensor, logits_BC: Tensor) -> dict[str, np.ndarray]:
+    def score(self, seen: Seen) -> dict[str, np.ndarray]:
         """Every score of B images, float64 (B,).
 
-        Args:
-            z_BD: under the untouched backbone.
-            local_B: what its patches show: see :class:`mofe.inference.local_score.LocalScores`.
-            logits_BC: of the run's own model, COOkeD's classifier that was trained on the images.
+        The run's own model is COOkeD's classifier that was trained on the images.
         """
         texts, scale = self.texts, self.texts.logit_scale
-        image_BP = texts.project(z_BD)
+        image_BP = texts.project(seen.pretrained_BD)
         zero_shot_BC = zero_shot_logits(image_BP, texts.class_CP, scale)
-        members = zero_shot_BC, image_BP @ self.probe_weight_CP.T + self.probe_bias_C, logits_BC
+        members = zero_shot_BC, image_BP @ self.probe_weight_CP.T + self.probe_bias_C, seen.logits_BC
         found = {
             "msp": msp(zero_shot_BC),
             "max_logit": max_logit(zero_shot_BC),
             "energy": energy(zero_shot_BC),
             "mcm": mcm(image_BP, texts.class_CP),
-            "gl_mcm": gl_mcm(image_BP, texts.class_CP, local_B),
+            "gl_mcm": gl_mcm(image_BP, texts.class_CP, seen.local_B),
             "cooked": cooked(members),
             "cooked_msp": cooked_msp(members),
         }
@@ -120,12 +119,12 @@ class TextSpace:
         return {f"text.{name}": values_B.double().numpy() for name, values_B in found.items()}
 
     def classify(self, z_BD: Tensor) -> np.ndarray:
-        """The class whose text is nearest: (B,) int64."""
+        """Predict the class whose text is nearest: (B,) int64."""
         image_BP = unit(self.texts.project(z_BD))
         return (image_BP @ self.texts.class_CP.T).argmax(dim=1).numpy()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it knows, to be stored; :meth:`of_tensors` takes it back."""
+        """The space as tensors, to be stored; :meth:`of_tensors` reverses it."""
         state = {f"texts.{name}": value for name, value in self.texts.tensors().items()}
         state |= {"probe.weight_CP": self.probe_weight_CP, "probe.bias_C": self.probe_bias_C}
         if self.gda is not None:
@@ -134,7 +133,7 @@ class TextSpace:
 
     @classmethod
     def of_tensors(cls, state: Mapping[str, Tensor]) -> Self:
-        """The space that gave ``state``."""
+        """Make the space whose :meth:`tensors` are ``state``."""
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
@@ -145,6 +144,6 @@ class TextSpace:
 
 
 def _log_odds(logits_BC: Tensor) -> Tensor:
-    """log p / (1 − p) of the maximum softmax probability: in its order, but of GDA's steep logits p would be 1."""
+    """log p / (1 − p) of the maximum softmax probability p; p has the same order, but rounds to 1 for GDA's logits."""
     top_B1, at_B1 = logits_BC.max(dim=1, keepdim=True)
     return top_B1.squeeze(1) - logits_BC.scatter(1, at_B1, -torch.inf).logsumexp(dim=1)

@@ -1,33 +1,33 @@
-"""From a wish to a threshold: the share of known images to keep, of unknown ones to let through, or a number."""
+"""Choice of a threshold: by the share of known images to keep, by that of unknown images to accept, or as a number."""
 
 import re
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mofe.detection.metrics import checked_scores, threshold_at_tpr
+from mofe.detection.metrics import check_scores, threshold_at_tpr
 from mofe.errors import MofeError
 
 
-def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:
-    """The threshold λ that a wish means; an image is taken for known if its score S ≥ λ.
+def chosen_threshold(choice: str, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:
+    """The threshold λ for a choice; an image is predicted as known if its score S ≥ λ.
 
     Args:
-        wish: ``tpr=0.95`` (the largest λ that keeps at least this share of the validation images), ``fpr=0.05`` (the
-            smallest λ that lets through at most this share of ``unknown_m``), or λ itself as a number.
+        choice: ``tpr=0.95`` (the largest λ that keeps at least this share of the validation images), ``fpr=0.05`` (the
+            smallest λ that accepts at most this share of ``unknown_m``), or λ itself as a number.
         validation_n: scores of known images.
-        unknown_m: scores of images known to be unknown; only ``fpr`` needs them.
+        unknown_m: scores of images of unknown classes; only ``fpr`` needs them.
 
     Raises:
-        MofeError: the wish is none of the three, ``fpr`` without images to measure it on, or a score is not finite.
+        MofeError: ``choice`` has none of the three forms, ``fpr`` has no ``unknown_m``, or a score is not finite.
     """
-    found = re.fullmatch(r"(tpr|fpr)=(.+)|(.+)", wish.strip())
+    found = re.fullmatch(r"(tpr|fpr)=(.+)|(.+)", choice.strip())
     try:
         kind, value = (found.group(1), float(found.group(2) or found.group(3))) if found else (None, np.nan)
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise MofeError(f"threshold {wish!r} is none of tpr=SHARE, fpr=SHARE or a number")
+        raise MofeError(f"threshold {choice!r} is not tpr=SHARE, fpr=SHARE or a number")
     if kind is None:
         return value
     if kind == "tpr":
@@ -35,7 +35,7 @@ def chosen_threshold(wish: str, validation_n: ArrayLike, unknown_m: ArrayLike | 
     if not 0 <= value < 1:
         raise MofeError(f"fpr = {value} must lie in [0, 1)")
     if unknown_m is None:
-        raise MofeError(f"threshold {wish} needs images that are known to be unknown, to measure the share on")
-    ordered_m = np.sort(checked_scores(unknown_m, "unknown"))
+        raise MofeError(f"threshold {choice} needs images of unknown classes, to measure the share on")
+    ordered_m = np.sort(check_scores(unknown_m, "unknown"))
     let_through = int(np.floor(round(value * len(ordered_m), 9)))
     return float(np.nextafter(ordered_m[len(ordered_m) - let_through - 1], np.inf))

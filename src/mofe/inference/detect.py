@@ -1,9 +1,7 @@
 """Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -12,14 +10,15 @@ from upath import UPath
 
 from mofe.data.images import decode
 from mofe.data.listing import list_images
-from mofe.data.sources import LabelledImage, as_text
+from mofe.data.read_ahead import read_ahead
 from mofe.detection.threshold import chosen_threshold
 from mofe.errors import MofeError
 from mofe.inference.detector import Detector
 from mofe.inference.predictions import Neighbour, Prediction, Unreadable
 from mofe.storage.locations import Location
 
-THREADS = 4
+AHEAD = 8
+"""Images read ahead of the model."""
 
 
 def detect(
@@ -40,7 +39,7 @@ def detect(
             :func:`mofe.data.listing.find_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown, by which ``fpr=…`` is measured.
-        score: which of the detector's scores decides; those of ``info.compared`` too.
+        score: which of the detector's scores decides; those of ``info.baselines`` too.
         neighbours: how many of the nearest known images to name.
         batch_size: images at once.
 
@@ -53,12 +52,13 @@ def detect(
     strangers = tuple(unknown)
     limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
     yield from unreadable
-    pending = _read_ahead(list_images([places] if isinstance(places, str | os.PathLike | UPath) else places))
+    listed = list_images([places] if isinstance(places, str | os.PathLike | UPath) else places)
+    pending = read_ahead(listed, decode, ahead=AHEAD)
     while batch := list(islice(pending, batch_size)):
-        readable = [(name, image) for name, image, _ in batch if image]
-        found = iter(judged(detector, readable, score=score, limit=limit, neighbours=neighbours))
-        for name, image, reason in batch:
-            yield next(found) if image else Unreadable(name, reason)
+        readable = [(image.path, pixels) for image, pixels, _ in batch if pixels]
+        found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))
+        for image, pixels, reason in batch:
+            yield next(found) if pixels else Unreadable(image.path, reason)
 
 
 def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
@@ -84,7 +84,7 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
     return chosen_threshold(threshold, validation_n, unknown_m)
 
 
-def judged(
+def predict(
     detector: Detector, images: Sequence[tuple[str, Any]], *, score: str, limit: float, neighbours: int = 0
 ) -> list[Prediction]:
     """A prediction on each of a batch of images.
@@ -130,31 +130,12 @@ def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
 def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
     """The images at ``places``, of which there must be one; ``unreadable`` takes the files that are none."""
     found = False
-    for name, image, reason in _read_ahead(list_images(places)):
-        if image:
+    for image, pixels, reason in read_ahead(list_images(places), decode, ahead=AHEAD):
+        if pixels:
             found = True
-            yield image
+            yield pixels
         else:
-            unreadable.append(Unreadable(name, reason))
+            unreadable.append(Unreadable(image.path, reason))
     if not found:
         first = unreadable[0]
         raise MofeError(f"no image at {', '.join(places)} can be read: {first.image}: {first.reason}")
-
-
-def _read_ahead(images: Iterable[LabelledImage]) -> Iterator[tuple[str, Image.Image | None, str]]:
-    """Each image's name and its pixels, or None and the reason why it has none; read and decoded a little ahead."""
-
-    def read(image: LabelledImage) -> tuple[str, Image.Image | None, str]:
-        try:
-            return image.path, decode(image.read()), ""
-        except (OSError, ValueError) as error:
-            return image.path, None, as_text(str(error)) or type(error).__name__
-
-    waiting: deque[Future[tuple[str, Image.Image | None, str]]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for image in images:
-            waiting.append(pool.submit(read, image))
-            if len(waiting) > 2 * THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

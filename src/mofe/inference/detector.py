@@ -1,7 +1,7 @@
 """The trained detector: a model, one index of known images per expert, and what calibrates its decisions.
 
 In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is),
-``calibration.parquet`` (scores of the validation images), where others were fitted for comparison ``comparison/`` and,
+``calibration.parquet`` (scores of the validation images), where others were fitted for comparison ``baselines/`` and,
 written last, ``detector.json``.
 """
 
@@ -25,13 +25,15 @@ from mofe.artifacts.detector import DetectorInfo
 from mofe.artifacts.model import ModelConfig
 from mofe.data.images import decode, measured, to_rgb
 from mofe.data.loader import evaluation_transform, normalised
-from mofe.detection.baselines import Comparison
+from mofe.detection.baselines import Baselines
 from mofe.detection.conformal import conformal_p_values
 from mofe.detection.knn import ExpertKNN
 from mofe.detection.scores import energy, max_logit, msp
+from mofe.detection.seen import Seen
+from mofe.detection.spaces import ScoreSpace
 from mofe.device import autocast, device
 from mofe.errors import MofeError
-from mofe.inference.embedding import on_cpu, untouched
+from mofe.inference.embedding import create_pretrained, on_cpu
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model, save_model
 from mofe.models.mofe import MoFE, MoFEOutput
@@ -40,7 +42,7 @@ from mofe.storage import locations, writing
 SCORES = ("knn", "msp", "max_logit", "energy")
 """What a detector computes of every image; ``knn`` is the method's own."""
 
-MODEL, INDEXES, COMPARISON = "model", "indexes", "comparison"
+MODEL, INDEXES, BASELINES = "model", "indexes", "baselines"
 CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
 
 
@@ -72,6 +74,20 @@ def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores
     }
     predicted_B = logits_BC.argmax(dim=1).numpy()
     return Scores(predicted_B, experts_B, values, distance_Bn, nearest_Bn)
+
+
+def seen_by(output: MoFEOutput, pretrained: MoFEOutput | None = None, local_B: torch.Tensor | None = None) -> Seen:
+    """What detectors of other feature spaces score a batch by.
+
+    Args:
+        output: of the detector's model, on the CPU.
+        pretrained: of the pre-trained backbone, where a space reads it.
+        local_B: what the patches show, where there are texts.
+    """
+    seen = Seen(output.embedding_BD, output.logits[:, :-1], output.expert_B.numpy())
+    if pretrained is not None:
+        seen = seen._replace(pretrained_BD=pretrained.embedding_BD)
+    return seen if local_B is None else seen._replace(local_B=local_B)
 
 
 @dataclass(frozen=True)
@@ -130,23 +146,23 @@ class Detector:
         return locations.read_parquet(self.folder / CALIBRATION)
 
     @cached_property
-    def comparison(self) -> Comparison:
+    def baselines(self) -> Baselines:
         """The detectors that were fitted beside it, if any."""
-        if not self.info.compared:
+        if not self.info.baselines:
             raise MofeError(f"{self.folder} holds no other detectors: index was run with compare=false")
-        with locations.local_copy(self.folder / COMPARISON) as folder:
-            self.info.check(self.folder, f"{COMPARISON}/*", copy=folder.parent)
-            return Comparison.load(folder)
+        with locations.local_copy(self.folder / BASELINES) as folder:
+            self.info.check(self.folder, f"{BASELINES}/*", copy=folder.parent)
+            return Baselines.load(folder)
 
     @cached_property
     def pretrained(self) -> MoFE:
-        """The untouched backbone, for the scores on it; it is loaded from where it came from."""
-        return untouched(self.config.backbone, self.classes).to(device()).eval()
+        """The pre-trained backbone, for the scores on it; it is loaded from where it came from."""
+        return create_pretrained(self.config.backbone, self.classes).to(device()).eval()
 
     @cached_property
     def local(self) -> LocalScores | None:
         """Looks on while :attr:`pretrained` looks at images, where there is a text model; ask for it beforehand."""
-        return LocalScores(self.pretrained, self.comparison.text.texts) if self.comparison.text else None
+        return LocalScores(self.pretrained, self.baselines.text.texts) if self.baselines.text else None
 
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
         """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal.
@@ -165,7 +181,7 @@ class Detector:
         Args:
             images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
                 image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
-            scores: of the detectors fitted for comparison, beside :data:`SCORES`; names are in ``info.compared``.
+            scores: of the detectors fitted for comparison, beside :data:`SCORES`; names are in ``info.baselines``.
             neighbours: how many of the nearest known images to name.
             batch_size: images at once.
 
@@ -179,33 +195,44 @@ class Detector:
         pending = enumerate([images] if one else images)
         if batch_size < 1 or neighbours < 0:
             raise MofeError(f"batch_size = {batch_size} must be at least 1, neighbours = {neighbours} at least 0")
-        others = [name for name in ([scores] if isinstance(scores, str) else scores) if name not in SCORES]
-        for name in others:
-            if name not in self.info.compared:
-                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
+        names = self._baseline_names([scores] if isinstance(scores, str) else scores)
+        spaces = self.baselines.spaces_of(names) if names else ()
         preprocessing = self.config.backbone.preprocessing
         transform = evaluation_transform(preprocessing)
         parts = []
         while batch := [transform(_as_rgb(image, i)) for i, image in islice(pending, batch_size)]:
             stacked = normalised(torch.stack(batch).to(device()), preprocessing)
-            output = self._seen_by(self.model, stacked)
+            output = self._run(self.model, stacked)
             part = scores_of(output, self.knn, neighbours)
-            found: dict[str, np.ndarray] = {}
-            if any(name.startswith(("pretrained.", "text.")) for name in others):
-                local = self.local
-                before_BD = self._seen_by(self.pretrained, stacked).embedding_BD
-                found |= self.comparison.score_pretrained(before_BD)
-                if self.comparison.text and local:
-                    found |= self.comparison.text.score(before_BD, local.latest().cpu(), output.logits[:, :-1])
-            if any(name.startswith(("tuned.", "expert.")) for name in others):
-                found |= self.comparison.score_tuned(output.embedding_BD, part.expert_B)
-            part.values.update({name: found[name] for name in others})
+            seen = self._look(stacked, output, spaces)
+            found = {name: values_B for space in spaces for name, values_B in space.score(seen).items()}
+            part.values.update({name: found[name] for name in names})
             parts.append(part)
         if not parts:
             raise MofeError("there are no images to score")
-        return _joined(parts)
+        return _concat(parts)
 
-    def _seen_by(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
+    def _baseline_names(self, scores: Iterable[str]) -> list[str]:
+        """The scores that are not the detector's own.
+
+        Raises:
+            MofeError: it has none of such a name.
+        """
+        names = [name for name in scores if name not in SCORES]
+        for name in names:
+            if name not in self.info.baselines:
+                raise MofeError(f"the detector has no score {name!r}; it has {', '.join(self.thresholds)}")
+        return names
+
+    def _look(self, images: torch.Tensor, output: MoFEOutput, spaces: Iterable[ScoreSpace]) -> Seen:
+        """What the spaces read: of the pre-trained backbone too, where one of them does."""
+        if not any(space.reads_pretrained for space in spaces):
+            return seen_by(output)
+        local = self.local  # looks on from now
+        pretrained = self._run(self.pretrained, images)
+        return seen_by(output, pretrained, local.latest().cpu() if local else None)
+
+    def _run(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
         """In the precision in which the known images were seen that scores are compared with."""
         with autocast(self.info.parameters["precision"]):
             return on_cpu(model(images))
@@ -232,7 +259,7 @@ def _as_rgb(image: Any, position: int) -> Image.Image:
         raise MofeError(f"{name} cannot be scored: {error}") from error
 
 
-def _joined(parts: list[Scores]) -> Scores:
+def _concat(parts: list[Scores]) -> Scores:
     return Scores(
         np.concatenate([part.predicted_B for part in parts]),
         np.concatenate([part.expert_B for part in parts]),
@@ -263,14 +290,14 @@ def write_detector(
     *,
     model: tuple[MoFE, ModelConfig],
     knn: ExpertKNN,
-    comparison: Comparison | None,
+    baselines: Baselines | None,
     bank: pa.Table,
     calibration: pa.Table,
 ) -> None:
     """Write a detector's folder, to be read by :func:`load_detector`."""
     with writing.staged(uri) as folder:
         save_model(folder / MODEL, *model)
-        for name, part in ((INDEXES, knn), (COMPARISON, comparison)):
+        for name, part in ((INDEXES, knn), (BASELINES, baselines)):
             if part is not None:
                 with tempfile.TemporaryDirectory() as local:
                     part.save(Path(local))

@@ -11,11 +11,24 @@ from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.partition import Partition
 from mofe.data.loader import ShardDataset, batches, evaluation_transform, normalised
-from mofe.device import autocast, compiling_pays, device, sent
+from mofe.device import autocast, compiling_pays, device, to_device
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.progress import progress
+
+
+class EmbedOptions(NamedTuple):
+    """How images are read and looked at."""
+
+    preprocessing: Preprocessing
+    """The backbone's own."""
+    batch_size: int
+    """Images at once."""
+    num_workers: int
+    """Processes that decode images."""
+    precision: str
+    """``auto``, ``bf16`` or ``fp32``."""
 
 
 class EmbeddedBatch(NamedTuple):
@@ -28,7 +41,7 @@ class EmbeddedBatch(NamedTuple):
     """What the patches show, float64; (0,) where nobody looked at them."""
 
     @classmethod
-    def joined(cls, batches: Sequence[Self]) -> Self:
+    def concat(cls, batches: Sequence[Self]) -> Self:
         """Several batches as one."""
         positions, labels, outputs, local = zip(*batches, strict=True)
         of_models = (zip(*of_model, strict=True) for of_model in zip(*outputs, strict=True))
@@ -36,13 +49,13 @@ class EmbeddedBatch(NamedTuple):
         return cls(np.concatenate(positions), np.concatenate(labels), joined, torch.cat(local))
 
 
-def together(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
+def group_batches(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
     """So many batches at a time as one, or all."""
     while some := list(islice(seen, batches)):
-        yield EmbeddedBatch.joined(some)
+        yield EmbeddedBatch.concat(some)
 
 
-def untouched(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
+def create_pretrained(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
     """The pre-trained backbone as a model of one expert that was not trained."""
     return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
@@ -57,12 +70,9 @@ def on_cpu(output: MoFEOutput, *, non_blocking: bool = False) -> MoFEOutput:
 def embed_shards(
     models: Sequence[MoFE],
     shards: ImageShards,
-    preprocessing: Preprocessing,
+    options: EmbedOptions,
     *,
     label: str,
-    batch_size: int,
-    num_workers: int,
-    precision: str,
     positions: np.ndarray | None = None,
     expert_of_class: np.ndarray | None = None,
     local: Callable[[], torch.Tensor] | None = None,
@@ -74,11 +84,8 @@ def embed_shards(
     Args:
         models: see the same images, which are decoded once; they are moved to this machine's device.
         shards: the images.
-        preprocessing: the backbone's own.
+        options: how they are read and looked at.
         label: of the progress bar.
-        batch_size: images at once.
-        num_workers: processes that decode images.
-        precision: ``auto``, ``bf16`` or ``fp32``.
         positions: which images; all if None.
         expert_of_class: send each image to the expert of its class instead of where the router would.
         local: gives what the patches of the latest batch showed the last of the models.
@@ -91,17 +98,24 @@ def embed_shards(
         model.to(place).eval()
         if compiling_pays(len(shards) / 10):  # of the whole set, for its shards are to come out the same
             model.compile_trunk()
-    dataset = ShardDataset(shards, evaluation_transform(preprocessing))
+    dataset = ShardDataset(shards, evaluation_transform(options.preprocessing))
     positions = np.arange(len(dataset)) if positions is None else positions
     experts_C = None if expert_of_class is None else torch.from_numpy(expert_of_class)
     begun = (
-        _begin(models, normalised(sent(images, place), preprocessing), labels_B, positions_B.numpy(), experts_C,
-               local, precision)
-        for images, labels_B, positions_B in batches(dataset, positions, batch_size, num_workers)
-    )  # fmt: skip
+        _begin(
+            models,
+            normalised(to_device(images, place), options.preprocessing),
+            positions_B.numpy(),
+            labels_B.numpy(),
+            None if experts_C is None else to_device(experts_C[labels_B], place),
+            local,
+            options.precision,
+        )
+        for images, labels_B, positions_B in batches(dataset, positions, options.batch_size, options.num_workers)
+    )
     with progress(label=label, total=len(positions)) as bar:
         for batch in _one_ahead(begun) if place.type == "cuda" else begun:
-            yield _finished(batch, shards, label)
+            yield _finish(batch, shards, label)
             bar.update(len(batch.positions_B))
 
 
@@ -123,15 +137,14 @@ CHECKED = ("trunk embedding", "embedding", "router output", "logits")
 def _begin(
     models: Sequence[MoFE],
     images: torch.Tensor,
-    labels_B: torch.Tensor,
     positions_B: np.ndarray,
-    experts_C: torch.Tensor | None,
+    labels_B: np.ndarray,
+    routes_B: torch.Tensor | None,
     local: Callable[[], torch.Tensor] | None,
     precision: str,
 ) -> _Begun:
     """Have a GPU compute, and copy what it finds, without waiting for either; others are done when this returns."""
     place = images.device
-    routes_B = None if experts_C is None else sent(experts_C[labels_B], place)
     with autocast(precision):
         outputs = [model(images, routes_B) for model in models]
     # checked where they are, for the CPU has loaders to run
@@ -140,7 +153,7 @@ def _begin(
     copies = tuple(on_cpu(output, non_blocking=non_blocking) for output in outputs)
     local_B = torch.empty(0) if local is None else local().to("cpu", non_blocking=non_blocking)
     event = torch.cuda.current_stream(place).record_event() if non_blocking else None
-    return _Begun(positions_B, labels_B.numpy(), copies, faults_MVB, local_B, event)
+    return _Begun(positions_B, labels_B, copies, faults_MVB, local_B, event)
 
 
 def _faults(output: MoFEOutput) -> torch.Tensor:
@@ -159,7 +172,7 @@ def _one_ahead(begun: Iterator[_Begun]) -> Iterator[_Begun]:
         held = following
 
 
-def _finished(batch: _Begun, shards: ImageShards, label: str) -> EmbeddedBatch:
+def _finish(batch: _Begun, shards: ImageShards, label: str) -> EmbeddedBatch:
     """Wait for a batch, and check it."""
     if batch.event:
         batch.event.synchronize()

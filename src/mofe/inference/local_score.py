@@ -1,4 +1,4 @@
-"""What the patches of an image show, for GL-MCM: one number an image, kept while the untouched backbone looks at it.
+"""What the patches of an image show, for GL-MCM: one number an image, kept while the pre-trained backbone looks at it.
 
 B images, T tokens, D features, P dimensions of the space shared with texts, C classes.
 """
@@ -24,7 +24,7 @@ def value_tokens(block: Any, tokens_BTD: Tensor) -> Tensor:
 
 
 class LocalScores:
-    """GL-MCM's local score of the batch that last went through an untouched backbone.
+    """GL-MCM's local score of the batch that last went through an pre-trained backbone.
 
     It looks at the tokens before the last block, so patches cost one block more and no second pass.
     """

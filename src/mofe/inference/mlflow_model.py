@@ -32,7 +32,7 @@ class DetectorModel(PythonModel):
         Raises:
             MofeError: a row is no image; the message says which and why.
         """
-        scores = self.detector.score(_decoded(model_input["image"]))
+        scores = self.detector.score(_decode(model_input["image"]))
         prediction = {
             "known": scores.values["knn"] >= self.detector.thresholds["knn"],
             "class": [self.detector.classes[c] for c in scores.predicted_B],
@@ -42,7 +42,7 @@ class DetectorModel(PythonModel):
         return pd.DataFrame({**prediction, **scores.values})
 
 
-def _decoded(contents: Iterable[bytes]) -> Iterator[Image.Image]:
+def _decode(contents: Iterable[bytes]) -> Iterator[Image.Image]:
     """The images as they are asked for: a batch of them is held, not all."""
     for row, content in enumerate(contents):
         try:

@@ -3,8 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any, Literal
 
@@ -48,6 +49,34 @@ class Unreadable:
 
     image: str
     reason: str
+
+
+@dataclass
+class Counts:
+    """How many images are known, by class, how many are unknown, and how many files are unreadable."""
+
+    known: Counter[str] = field(default_factory=Counter)
+    unknown: int = 0
+    unreadable: int = 0
+
+    def count(
+        self, found: Iterable[Prediction | Unreadable], on_unreadable: Callable[[Unreadable], None]
+    ) -> Iterator[Prediction]:
+        """The predictions, as they come, while everything is counted; unreadable files go to ``on_unreadable``."""
+        for item in found:
+            if isinstance(item, Unreadable):
+                self.unreadable += 1
+                on_unreadable(item)
+                continue
+            if item.known:
+                self.known[item.class_name] += 1
+            else:
+                self.unknown += 1
+            yield item
+
+    def totals(self) -> dict[str, int]:
+        """How many images are ``known``, ``unknown`` and ``unreadable``."""
+        return {"known": self.known.total(), "unknown": self.unknown, "unreadable": self.unreadable}
 
 
 SCHEMA = pa.schema(

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from mofe.errors import MofeError
-from mofe.inference.detect import judged, limit_of
+from mofe.inference.detect import limit_of, predict
 from mofe.inference.detector import Detector, load_detector
 from mofe.inference.predictions import row_of
 
@@ -47,7 +47,7 @@ OUTPUTS = {
 
 
 def serve(
-    detector: str, *, port: int, name: str, threshold: str, score: str, most_megabytes: int, most_images: int
+    detector: str, *, port: int, name: str, threshold: str, score: str, max_megabytes: int, max_images: int
 ) -> None:
     """Answer requests until the process is told to end.
 
@@ -57,31 +57,31 @@ def serve(
         name: the model's in the address: ``/v2/models/NAME/infer``.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`; ``fpr`` cannot be measured here.
         score: which of the detector's scores decides.
-        most_megabytes: of a request's body; a larger one is answered with 413.
-        most_images: of a request.
+        max_megabytes: of a request's body; a larger one is answered with 413.
+        max_images: of a request.
 
     Raises:
         MofeError: there is no such detector, score or threshold.
     """
-    predictor = Predictor(name, load_detector(detector), threshold, score, most_images)
+    predictor = Predictor(name, load_detector(detector), threshold, score, max_images)
     server = ModelServer(http_port=port, enable_grpc=False, workers=1)
     server.dataplane = _WholeFiles(model_registry=server.registered_models)
     server.model_repository_extension = _OneModel(model_registry=server.registered_models)
-    app.add_middleware(_LimitedBody, most=most_megabytes << 20)
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_middleware(_LimitedBody, max_bytes=max_megabytes << 20)
+    app.add_exception_handler(HTTPException, _answer_refusal)
+    app.add_exception_handler(RequestValidationError, _answer_malformed)
     server.start([predictor])
 
 
 class Predictor(Model):
     """A detector that answers requests; ready once it has seen an image."""
 
-    def __init__(self, name: str, detector: Detector, threshold: str, score: str, most_images: int):
+    def __init__(self, name: str, detector: Detector, threshold: str, score: str, max_images: int):
         super().__init__(name)
         self.detector = detector
         self.score = score
         self.limit = limit_of(detector, threshold, score)
-        self.most_images = most_images
+        self.max_images = max_images
         self.turn = asyncio.Lock()
         self._answers([Image.new("RGB", (32, 32))])  # reads all that is read when it is first needed
         self.ready = True
@@ -98,7 +98,7 @@ class Predictor(Model):
         self, payload: Any, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> InferResponse:
         """The tensors of :data:`OUTPUTS`, an element an image; what is wrong with the request is its sender's fault."""
-        files = image_files(payload, self.most_images)
+        files = image_files(payload, self.max_images)
         try:
             async with self.turn:
                 rows = await asyncio.to_thread(self._answers, files)
@@ -118,10 +118,10 @@ class Predictor(Model):
 
     def _answers(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         named = [(str(i), image) for i, image in enumerate(images)]
-        return [row_of(v) for v in judged(self.detector, named, score=self.score, limit=self.limit)]
+        return [row_of(v) for v in predict(self.detector, named, score=self.score, limit=self.limit)]
 
 
-def image_files(request: Any, most: int) -> list[bytes]:
+def image_files(request: Any, max_images: int) -> list[bytes]:
     """The image files in a request: strings are base64 (JSON knows no bytes), bytes are the files themselves.
 
     Raises:
@@ -137,8 +137,8 @@ def image_files(request: Any, most: int) -> list[bytes]:
         raise HTTPException(400, f"the tensor 'image' must be of datatype BYTES, not {tensor.datatype}")
     if list(tensor.shape) != [len(tensor.data)]:
         raise HTTPException(400, f"the tensor 'image' has shape {tensor.shape} but {len(tensor.data)} elements")
-    if not 1 <= len(tensor.data) <= most:
-        raise HTTPException(400, f"a request must hold 1 to {most} images, not {len(tensor.data)}")
+    if not 1 <= len(tensor.data) <= max_images:
+        raise HTTPException(400, f"a request must hold 1 to {max_images} images, not {len(tensor.data)}")
     wanted = {output.name for output in request.request_outputs or ()}
     if unknown := sorted(wanted - OUTPUTS.keys()):
         raise HTTPException(400, f"there is no output {unknown[0]!r}; there are {', '.join(OUTPUTS)}")
@@ -196,33 +196,33 @@ class _OneModel(ModelRepositoryExtension):
 class _LimitedBody:
     """Refuses a request with a larger body, by what it announces or else by what arrives (ASGI middleware)."""
 
-    def __init__(self, app: Any, most: int):
-        self.app, self.most = app, most
-        self.reason = f"the body is larger than {most >> 20} MB"
+    def __init__(self, app: Any, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+        self.reason = f"the body is larger than {max_bytes >> 20} MB"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         announced = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.most:
+        if announced.isdigit() and int(announced) > self.max_bytes:
             await self._discard(receive)
             await JSONResponse({"error": self.reason}, 413)(scope, receive, send)
             return
         arrived = 0
 
-        async def counted() -> Any:
+        async def receive_counting() -> Any:
             nonlocal arrived
             message = await receive()
             arrived += len(message.get("body", b""))
-            if arrived > self.most:
+            if arrived > self.max_bytes:
                 if message.get("more_body"):
                     await self._discard(receive)
                 raise HTTPException(413, self.reason)
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_counting, send)
 
     async def _discard(self, receive: Any) -> None:
         """Most clients read the answer once they have sent all, so let them, within reason; nothing is kept."""
-        left = 8 * self.most
+        left = 8 * self.max_bytes
         while left > 0:
             message = await receive()
             if not message.get("more_body"):
@@ -230,11 +230,11 @@ class _LimitedBody:
             left -= len(message["body"])
 
 
-async def _refused(_: Request, error: HTTPException) -> JSONResponse:
+async def _answer_refusal(_: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse({"error": str(error.detail)}, error.status_code)
 
 
-async def _malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+async def _answer_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"error": _first(error.errors())}, 400)
 
 

@@ -1,4 +1,4 @@
-"""Any vision transformer of timm with a class token: DINOv2, CLIP, DeiT, or one of the user's own weights."""
+"""The backbone: any vision transformer of timm with a class token (DINOv2, CLIP, DeiT), or with own weights."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from mofe.artifacts.backbone import Backbone, Preprocessing
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -22,11 +22,11 @@ RANDOM_WEIGHTS = "random"
 def describe_backbone(
     name: str, args: Mapping[str, Any], weights: str = "", weights_digest: str = "", depth: int = 1
 ) -> Backbone:
-    """What is to be known of a backbone: which weights it has, and above all how it wants its images.
+    """Describe a backbone: its weights, and the preprocessing of its images.
 
     Raises:
-        MofeError: timm does not know the name, ``args`` do not suit it, the model cannot carry a MoFE layer, or there
-            is no file of weights.
+        MofeError: timm does not know the name, ``args`` do not suit it, the model cannot have a MoFE layer, or there is
+            no file of weights.
     """
     model = _build(name, args, pretrained=False)
     blocks = len(model.blocks)
@@ -62,20 +62,20 @@ def _sha256(weights: str) -> str:
 
 
 def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: float = 0.0) -> VisionTransformer:
-    """The backbone of ``spec`` with its pre-trained weights.
+    """Create the backbone of ``spec`` with its pre-trained weights.
 
     Args:
-        spec: from :func:`describe_backbone`.
-        load_weights: False leaves the weights at their random start, for a caller that overwrites them.
-        drop_path: stochastic depth rate of the last block, rising linearly from 0 at the first.
+        spec: description from :func:`describe_backbone`.
+        load_weights: False keeps the random initial weights, for a caller that overwrites them.
+        drop_path: stochastic depth rate of the last block; it rises linearly from 0 at the first.
 
     Raises:
-        MofeError: the weights cannot be read, downloaded, do not fit the architecture, or are others than ``spec`` was
-            made from.
+        MofeError: the weights cannot be read or downloaded, do not fit the architecture, or are not those that ``spec``
+            was made from.
     """
     args = {**spec.args, "drop_path_rate": drop_path}
     if not load_weights or spec.weights == RANDOM_WEIGHTS:
-        with torch.random.fork_rng(devices=[]):  # every stage that asks for "random" gets the same weights
+        with torch.random.fork_rng(devices=[]):  # "random" gives every stage the same weights
             torch.manual_seed(0)
             return _build(spec.name, args, pretrained=False)
     if not spec.weights:
@@ -85,13 +85,13 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
         if spec.weights_sha256 not in ("", locations.sha256(file)):
             raise MofeError(
                 f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
-                f"{spec.weights_sha256}. Put those back, or run again from extract"
+                f"{spec.weights_sha256}. Restore the earlier weights, or run again from extract"
             )
         try:
             state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
             model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
-        except Exception as error:  # torch, safetensors and timm each raise their own
-            reason = " ".join(str(error).split())[:300]
+        except Exception as error:  # torch, safetensors and timm raise different types
+            reason = in_one_line(error)
             raise MofeError(f"the weights {spec.weights} do not fit {spec.name}: {reason}") from error
     return model
 
@@ -99,18 +99,18 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
 def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransformer:
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **args)
-    except Exception as error:  # timm and torch each raise their own
+    except Exception as error:  # timm and torch raise different types
         if (pretrained or name.startswith("hf-hub:")) and not isinstance(error, TypeError):
             raise MofeError(
                 f"the pre-trained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
-                "where there is no network, give a file or URI in `weights`"
+                "without a network, give a file or URI in `weights`"
             ) from error
         if isinstance(error, RuntimeError) and "Unknown model" in str(error):
             close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3])
             raise MofeError(
-                f"timm knows no model {name!r}" + (f"; it has, for example, {close}" if close else "")
+                f"timm does not have the model {name!r}" + (f"; it has, for example, {close}" if close else "")
             ) from error
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {in_one_line(error)}"
         raise MofeError(f"backbone_args {dict(args)} do not suit {name} ({reason})") from error
     if not isinstance(model, VisionTransformer) or not len(model.blocks):
         raise MofeError(f"{name} is a {type(model).__name__}: a MoFE needs timm's VisionTransformer, with blocks")
@@ -121,10 +121,10 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
 
 @contextmanager
 def local_weights(uri: str) -> Iterator[Path]:
-    """A file of weights as a local one; what reads it is to read plain tensors and no pickles.
+    """Yield a local path of a file of weights. Its reader must read plain tensors only, never pickles.
 
     Raises:
-        MofeError: there is none at ``uri``, or its name is not that of one.
+        MofeError: there is no file at ``uri``, or its suffix is not that of a file of weights.
     """
     path = locations.resolve(uri)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):

@@ -13,7 +13,7 @@ WEIGHTS = "model.safetensors"
 
 
 def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
-    """Write the model into ``folder``: weights first, then ``config.json``, which makes it whole.
+    """Write the model into ``folder``: first the weights, then ``config.json``, which completes it.
 
     Raises:
         MofeError: a weight is not finite.
@@ -21,16 +21,16 @@ def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not tensor.isfinite().all():
-            raise MofeError(f"the weights {name} of the model are not finite: it is not written to {folder}")
+            raise MofeError(f"the weights {name} of the model are not finite: the model is not written to {folder}")
     writing.write_bytes(folder / WEIGHTS, save(state))
     config.write(folder)
 
 
 def load_model(uri: str | UPath) -> tuple[MoFE, ModelConfig]:
-    """The model at ``uri`` on the CPU, in evaluation mode, with its configuration.
+    """Load the model at ``uri`` on the CPU, in evaluation mode, and its configuration.
 
     Raises:
-        MofeError: there is no model, or its weights do not belong to its configuration.
+        MofeError: there is no model, or its weights do not fit its configuration.
     """
     folder = locations.resolve(uri)
     config = ModelConfig.read(folder)

@@ -1,13 +1,13 @@
-"""The mixture of feature experts: a vision transformer whose last M blocks exist E times.
+"""The mixture of feature experts (MoFE): a vision transformer with E copies of its last M blocks.
 
     images ─ trunk (first L − M blocks) ─ z⁰ ─ router: softmax(W z⁰) → expert
                                           └─── expert e: its copy of the last M blocks ─ shared norm ─ F⁰ ─ head e
 
-A class belongs to one expert (the partition), so an expert refines the features of the classes that share its cluster,
-and its head knows those classes and one more: "others".
+A class belongs to one expert (the partition). So an expert refines the features of the classes in its cluster, and its
+head has outputs for those classes and for "others".
 
-Notable: routing is by image, all tokens of an image go to its experts; images are sorted by expert so that every
-expert's weights meet one contiguous batch; an untrained MoFE gives the untouched backbone's embedding, whatever the
+Routing is by image: all tokens of an image go to its experts. Images are sorted by expert, so that every expert's
+weights are applied to one contiguous batch. An untrained MoFE gives the pre-trained backbone's embedding, whatever the
 route.
 
 Axes: B images, T tokens, D features, E experts, S chosen experts an image (top-k), P image–expert pairs, C classes,
@@ -22,18 +22,18 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mofe.artifacts.partition import Partition, RouterKind
-from mofe.device import sent
+from mofe.device import to_device
 from mofe.errors import MofeError
 from mofe.models.class_token import class_token_after, is_known
 from mofe.models.groups import Groups, one_kernel_suits
 
 
 class MoFEOutput(NamedTuple):
-    """What the model says of B images."""
+    """Output of the model for B images."""
 
     router_logits_BE: Tensor
     expert_B: Tensor
-    """The expert of the highest router probability, or the one that the caller asked for."""
+    """Expert of the highest router probability, or the one that the caller gave."""
     embedding_BD: Tensor
     """Final class embedding F⁰ (after the norm), not L2-normalised."""
     logits: Tensor
@@ -47,11 +47,11 @@ class MoFE(nn.Module):
 
     Args:
         backbone: a timm vision transformer with class token; it is copied, not changed.
-        partition: class → expert.
-        depth: M, how many of the last blocks become experts.
-        top_k: how many experts an image is sent to; their outputs are weighted by renormalised router probabilities.
-        router: ``cluster`` has one output an expert (the paper's); ``class`` has one a class, and sends an image to
-            the expert of the likeliest class (the authors' code's).
+        partition: expert of each class.
+        depth: M, the number of last blocks that become experts.
+        top_k: number of experts an image is sent to; their outputs are weighted by renormalised router probabilities.
+        router: ``cluster`` has one output an expert (the paper's); ``class`` has one output a class, and sends an image
+            to the expert of the likeliest class (the authors' code's).
 
     With one expert there are no "others": the model is the backbone with a plain linear head.
     """
@@ -66,7 +66,7 @@ class MoFE(nn.Module):
     ):
         super().__init__()
         if not 1 <= depth < len(backbone.blocks):
-            raise MofeError(f"depth {depth} must lie between 1 and {len(backbone.blocks) - 1}")
+            raise MofeError(f"depth = {depth} must lie between 1 and {len(backbone.blocks) - 1}")
         if not 1 <= top_k <= partition.num_experts:
             raise MofeError(f"top_k = {top_k} must lie between 1 and num_experts = {partition.num_experts}")
         self.depth = depth
@@ -94,11 +94,11 @@ class MoFE(nn.Module):
 
         self.expert_of_class_C: Tensor
         self.register_buffer("expert_of_class_C", torch.tensor(partition.expert_of_class), persistent=False)
-        # which output of the router stands for class c
+        # the router's output for class c
         router_output = tuple(range(self.num_classes)) if router == "class" else partition.expert_of_class
         self.router_output_of_class_C: Tensor
         self.register_buffer("router_output_of_class_C", torch.tensor(router_output), persistent=False)
-        # the outputs of all heads one after the other: whose each is, and where class c and "others" stand
+        # the outputs of all heads in one vector: the expert of each, and the positions of class c and of "others"
         self.expert_of_output_Q: Tensor
         self.register_buffer(
             "expert_of_output_Q", torch.arange(self.num_experts).repeat_interleave(widths_E), persistent=False
@@ -113,13 +113,13 @@ class MoFE(nn.Module):
         self.register_buffer("others_output_E", widths_E.cumsum(0) - 1, persistent=False)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The layers, from the input up, as timm wants them told: a block of an expert is as deep as its original.
+        """Patterns of the layers from the input up, for timm; a block of an expert is as deep as its original.
 
-        As in timm's own models the norm belongs to the last block (99999 says so to timm). The router and the heads,
-        which no pattern matches, are the top layer.
+        As in timm's own models, the norm belongs to the last block (timm's code for that is 99999). The router and the
+        heads match no pattern, and are the top layer.
 
         Args:
-            coarse: part of timm's interface; the layers are the same.
+            coarse: part of timm's interface; has no effect.
         """
         return {
             "stem": r"^trunk\.(?!blocks\.)",
@@ -128,25 +128,28 @@ class MoFE(nn.Module):
         }
 
     def no_weight_decay(self) -> set[str]:
-        """The parameters that timm does not decay in the backbone, by their names here."""
+        """Names of the parameters that timm does not decay in the backbone."""
         return {f"trunk.{name}" for name in self.trunk.no_weight_decay()}
 
     def compile_trunk(self) -> None:
-        """Compile the blocks of the trunk, where nearly all time is spent: one program for all, in a few seconds."""
+        """Compile the trunk's blocks, which take nearly all the time; one program for all takes a few seconds."""
         for block in self.trunk.blocks:
-            block.compile(dynamic=False)  # a size of batch has one program, whatever sizes were seen before
+            block.compile(dynamic=False)  # one program for each batch size, whatever sizes came before
 
     def tokens(self, images: Tensor) -> Tensor:
-        """The tokens (B, T, D) that enter the MoFE layer, class token first; images (B, 3, H, W), normalised."""
+        """Tokens (B, T, D) that enter the MoFE layer, class token first, of normalised images (B, 3, H, W)."""
         return self.trunk.forward_features(images)
 
     def router_outputs(self, trunk_BD: Tensor) -> Tensor:
-        """The router's own outputs, an expert each or a class each, of the class embeddings; in float32."""
+        """The router's outputs for the class embeddings, one an expert or one a class, in float32."""
         with torch.autocast(trunk_BD.device.type, enabled=False):
             return self.router(trunk_BD.float())
 
     def route(self, trunk_BD: Tensor) -> Tensor:
-        """Router logits (B, E) of the class embeddings, in float32 (Eq. 4); an expert's is its likeliest class's."""
+        """Router logits (B, E) of the class embeddings, in float32 (Eq. 4).
+
+        With ``router="class"`` the logit of an expert is that of its likeliest class.
+        """
         outputs = self.router_outputs(trunk_BD)
         if not self.routes_by_class:
             return outputs
@@ -154,24 +157,24 @@ class MoFE(nn.Module):
         return lowest_BE.scatter_reduce(1, self.expert_of_class_C.expand(len(outputs), -1), outputs, "amax")
 
     def gates(self, router_logits_BE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and numbers (B, S) of the top-k experts, the likeliest first; the weights sum to 1 (Eq. 5)."""
+        """Weights and indices (B, S) of the top-k experts, the likeliest first; the weights sum to 1 (Eq. 5)."""
         weights_BS, experts_BS = router_logits_BE.softmax(dim=1).topk(self.top_k, dim=1)
         return weights_BS / weights_BS.sum(dim=1, keepdim=True), experts_BS
 
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
         """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
 
-        Pairs are sorted by expert, so that an expert's weights meet one contiguous batch; what of the last blocks has
-        no weights runs once for all. The host waits for the device at most once, never once an expert: see
-        :meth:`mofe.models.groups.Groups.of`. An expert without a pair gets gradients of zeros.
+        Pairs are sorted by expert, so that an expert's weights are applied to one contiguous batch. Operations without
+        weights run once for all experts. The host waits for the device at most once, not once an expert: see
+        :meth:`mofe.models.groups.Groups.of`. An expert without a pair gets zero gradients.
         """
         if not len(expert_P):
             return tokens_BTD.new_zeros((0, self.dim))
         lasts = [expert[-1] for expert in self.experts]
-        whole = self.depth - 1 if is_known(lasts[0]) else self.depth  # so many blocks for every token
+        whole = self.depth - 1 if is_known(lasts[0]) else self.depth  # number of blocks that compute all tokens
         sized = whole > 0 or not one_kernel_suits([*lasts[0].parameters()])
         groups = Groups.of(expert_P, self.num_experts, tokens_BTD.device, sized=sized)
-        image_P = sent(image_P, tokens_BTD.device)[groups.order_P]
+        image_P = to_device(image_P, tokens_BTD.device)[groups.order_P]
         if not whole:
             sorted_PD = class_token_after(lasts, tokens_BTD, groups, image_P)
         else:
@@ -181,13 +184,13 @@ class MoFE(nn.Module):
         return sorted_PD[torch.argsort(groups.order_P)]
 
     def head_outputs(self, embedding_BD: Tensor) -> Tensor:
-        """What all heads say (B, Q), one after the other, in float32."""
+        """Outputs (B, Q) of all heads, one after the other, in float32."""
         with torch.autocast(embedding_BD.device.type, enabled=False):
             weight_QD, bias_Q = (torch.cat([getattr(h, name) for h in self.heads]) for name in ("weight", "bias"))
             return nn.functional.linear(embedding_BD.float(), weight_QD, bias_Q)
 
     def output_for(self, class_P: Tensor, expert_P: Tensor) -> Tensor:
-        """Which output of all heads means this class to this expert: its own, or the expert's "others"."""
+        """Position, among all heads' outputs, of the class's own output if the expert has it, else of "others"."""
         is_own_P = self.expert_of_class_C[class_P] == expert_P
         return torch.where(is_own_P, self.output_of_class_C[class_P], self.others_output_E[expert_P])
 
@@ -203,13 +206,13 @@ class MoFE(nn.Module):
         return torch.cat([logits_BC, others_B1], dim=1)
 
     def as_backbone(self) -> VisionTransformer:
-        """A copy of the only expert's whole network as a plain vision transformer, to make another MoFE from.
+        """Copy the whole network of the only expert as a plain vision transformer, to make another MoFE from it.
 
         Raises:
             MofeError: there are several experts.
         """
         if self.num_experts != 1:
-            raise MofeError(f"{self.num_experts} experts do not make one backbone")
+            raise MofeError(f"the model has {self.num_experts} experts: only a model with one is a backbone")
         backbone = copy.deepcopy(self.trunk)
         backbone.blocks.extend(copy.deepcopy(self.experts[0]))
         backbone.norm = copy.deepcopy(self.norm)
@@ -219,12 +222,12 @@ class MoFE(nn.Module):
         """Embed and classify images; F⁰ is the norm of the experts' weighted sum (Eq. 7).
 
         Args:
-            images: (B, 3, H, W), normalised as the backbone wants it.
-            expert_B: send each image to this expert instead of where the router would (for building a bank of
-                training embeddings "as seen through expert e").
+            images: images (B, 3, H, W), normalised for the backbone.
+            expert_B: expert to send each image to, instead of the router's choice. It is used to build an expert's bank
+                of training embeddings.
         """
         tokens_BTD = self.tokens(images)
-        trunk_BD = tokens_BTD[:, 0].clone()  # who keeps it does not keep all tokens
+        trunk_BD = tokens_BTD[:, 0].clone()  # a view would keep all tokens in memory
         router_logits_BE = self.route(trunk_BD)
         if expert_B is None:
             weights_BS, experts_BS = self.gates(router_logits_BE)

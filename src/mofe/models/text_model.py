@@ -1,4 +1,4 @@
-"""CLIP and its like, by open_clip: the half that embeds texts, and what makes image embeddings comparable with them.
+"""CLIP and similar models, by open_clip: the text encoder, and the projection of image embeddings into its space.
 
 B images, T texts, D features of the image tower, P dimensions of the space that images and texts share.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.device import device
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.models.backbone import local_weights
 from mofe.progress import progress
 from mofe.storage import locations
@@ -31,10 +31,10 @@ class TextModel:
 
     @property
     def projection_DP(self) -> Tensor:
-        """From the image tower's final class embedding, after the norm, to the shared space; float32.
+        """Projection of the image tower's final class embedding, after the norm, into the shared space; float32.
 
         Raises:
-            MofeError: the image tower is no vision transformer that ends so.
+            MofeError: the image tower is not a vision transformer with such a projection.
         """
         projection = getattr(self.network.visual, "proj", None)
         if not isinstance(projection, Tensor):
@@ -46,12 +46,12 @@ class TextModel:
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied with before the softmax: 100 in OpenAI's models."""
+        """Factor of the cosines before the softmax, 100 in OpenAI's models."""
         return float(self.network.logit_scale.detach().float().exp())
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], label: str = "texts") -> Tensor:
-        """Each text as a vector of length one: (T, P) float32, on the CPU."""
+        """Embed each text as a vector of length one: (T, P) float32, on the CPU."""
         parts = []
         with progress(label=label, total=len(texts), unit="text") as bar:
             for start in range(0, len(texts), BATCH):
@@ -61,28 +61,28 @@ class TextModel:
         return torch.cat(parts)
 
     def embed_names(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Names in sentences, as CLIP does it: the mean over the templates of unit vectors, again of length one."""
+        """Embed names in prompts, as CLIP does: the mean of unit vectors over the templates, scaled to length one."""
         mean_TP = torch.stack([self.embed([t.replace("{}", name) for name in names]) for t in templates]).mean(dim=0)
         return torch.nn.functional.normalize(mean_TP, dim=1)
 
     @torch.inference_mode()
     def embed_images(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) by the model's own image tower: (B, P) float32 of length one, on the CPU."""
+        """Embed normalised images (B, 3, H, W) by the model's image tower: (B, P) float32 of length one, on the CPU."""
         return self.network.encode_image(images.to(device()), normalize=True).float().cpu()
 
 
 def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
-    """A model of open_clip with its pre-trained weights; nothing is unpickled.
+    """Load a model of open_clip with its pre-trained weights; nothing is unpickled.
 
     Args:
-        name: of open_clip's own ("ViT-B-16"), or "hf-hub:…", or "local-dir:" and the path or URI of a folder with
+        name: name in open_clip ("ViT-B-16"), or "hf-hub:…", or "local-dir:" and the path or URI of a folder with
             open_clip_config.json and weights.
-        weights: with a name of open_clip's own: one of its pre-trained tags, or the path or URI of a file, which has a
-            slash or a dot in it.
-        image_size: in pixels; position embeddings of the image tower are resized to it.
+        weights: only with a name in open_clip: one of its pre-trained tags, or the path or URI of a file, which must
+            contain a slash or a dot.
+        image_size: image size in pixels, to which the image tower's position embeddings are resized.
 
     Raises:
-        MofeError: open_clip is not installed, knows no such model, or its weights cannot be had.
+        MofeError: open_clip is not installed or has no such model, or the weights are unavailable.
     """
     try:
         import open_clip
@@ -90,11 +90,11 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
         raise MofeError(f"text_model = {name!r} needs {error.name}: pip install 'mofe[clip]'") from error
     if name.startswith((LOCAL_MODEL, HUB)) == bool(weights):
         if weights:
-            raise MofeError(f"text_model = {name!r} brings its own weights: leave text_weights empty")
+            raise MofeError(f"text_model = {name!r} has its own weights: leave text_weights empty")
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:5]) or "none"
         raise MofeError(f"text_model = {name!r} needs text_weights: a file, or a tag of open_clip's; it has {tags}")
     shown = f"the text model {name}" + (f" with the weights {weights}" if weights else "")
-    # the tag knows how its weights were trained; by itself open_clip only warns
+    # the tag records the activation that its weights were trained with; by default open_clip only warns
     quick_gelu = bool((open_clip.get_pretrained_cfg(name, weights) or {}).get("quick_gelu"))
     with ExitStack() as opened:
         if name.startswith(LOCAL_MODEL):
@@ -112,9 +112,9 @@ def load_text_model(name: str, weights: str, image_size: int) -> TextModel:
                 weights_only=True,
             )
             tokenize = open_clip.get_tokenizer(name)
-        except Exception as error:  # open_clip, huggingface_hub, torch and safetensors each raise their own
-            reason = " ".join(str(error).split())[:300]
+        except Exception as error:  # open_clip, huggingface_hub, torch and safetensors raise different types
+            reason = in_one_line(error)
             raise MofeError(
-                f"{shown} cannot be loaded: {reason}; where there is no network, name a folder: {LOCAL_MODEL}URI"
+                f"{shown} cannot be loaded: {reason}; without a network, give a folder: {LOCAL_MODEL}URI"
             ) from error
     return TextModel(network.eval().requires_grad_(False), tokenize)

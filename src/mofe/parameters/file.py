@@ -1,7 +1,7 @@
 """The parameters that somebody gives a pipeline: read from a file and from NAME=VALUE, held against what it takes."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,15 +66,18 @@ def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_parameters(
-    given: dict[str, Any], known: dict[str, dict[str, Any]], where: str, *, complete: bool = True
-) -> None:
+    given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str, *, complete: bool = True
+) -> dict[str, Any]:
     """Refuse unknown names, missing values and values of another type, before any work.
 
     Args:
-        given: name → value; changed where a whole number becomes a float, or text.
+        given: name → value.
         known: from :func:`pipeline_parameters`.
         where: named in errors.
         complete: whether every parameter without a default must be given.
+
+    Returns:
+        The values, each of the pipeline's type.
 
     Raises:
         MofeError: names the parameter, the value, and what was expected; or a URI carries a password.
@@ -82,24 +85,34 @@ def check_parameters(
     from mofe.parameters.rules import check_passwords, check_values
 
     check_passwords(given)
-    for name, value in given.items():
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
-            raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
-        kind, wanted = _KINDS[known[name]["parameterType"]]
-        if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
-            given[name] = float(value)  # YAML takes 1e-4 for text
-        elif kind is str and type(value) is int and str(known[name].get("defaultValue")).isdecimal():
-            given[name] = str(value)  # of CPUs and accelerators, which Kubeflow takes as text
-        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
-    missing = [
-        n for n, spec in known.items() if "defaultValue" not in spec and not spec.get("isOptional") and n not in given
-    ]
-    if complete and missing:
-        raise MofeError(f"{where}: the parameter {missing[0]} is missing: {known[missing[0]].get('description', '')}")
-    check_values(given, where, {n: spec["defaultValue"] for n, spec in known.items() if "defaultValue" in spec})
+    typed = {name: _coerce(name, value, known, where) for name, value in given.items()}
+    if complete:
+        _require(typed, known, where)
+    check_values(typed, where, {name: spec["defaultValue"] for name, spec in known.items() if "defaultValue" in spec})
+    return typed
+
+
+def _coerce(name: str, value: Any, known: Mapping[str, Mapping[str, Any]], where: str) -> Any:
+    """A value as the pipeline's type: a whole number where a float or text is wanted, and text that is a float."""
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
+        raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
+    kind, wanted = _KINDS[known[name]["parameterType"]]
+    if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
+        return float(value)  # YAML takes 1e-4 for text
+    if kind is str and type(value) is int and str(known[name].get("defaultValue")).isdecimal():
+        return str(value)  # of CPUs and accelerators, which Kubeflow takes as text
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
+    return value
+
+
+def _require(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str) -> None:
+    """Refuse to start without a parameter that has no default."""
+    for name, spec in known.items():
+        if name not in given and "defaultValue" not in spec and not spec.get("isOptional"):
+            raise MofeError(f"{where}: the parameter {name} is missing: {spec.get('description', '')}")
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which classes share an expert: WordNet super-categories seed a K-Means over the class prototypes."""
+"""Partition of the classes among experts: WordNet super-categories seed a K-Means over the class prototypes."""
 
 import lazy_loader as _lazy
 

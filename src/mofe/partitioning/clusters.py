@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from mofe.artifacts.partition import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
-from mofe.partitioning.self_learning import learnt_groups
+from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
 
@@ -25,21 +25,21 @@ def partition_classes(
 ) -> Partition:
     """Divide C classes among E experts.
 
-    With ``wordnet-kmeans`` the mean prototype of each WordNet super-category is the first centre of a cluster, and
-    K-Means (one start, these centres) moves classes to where their features are: the same data gives the same
-    partition, always.
+    With ``wordnet-kmeans`` the mean prototype of each WordNet super-category is the first centre of a cluster. K-Means
+    starts once, from these centres, and moves each class to the nearest centre. So the same data always gives the same
+    partition.
 
     Args:
-        prototypes_CD: one prototype a class, the mean of its class embeddings that enter the MoFE block.
-        synsets: each class's wnid or synset name; None (looked up by the class name) where it is not known.
+        prototypes_CD: prototype of each class, the mean of its class embeddings that enter the MoFE layer.
+        synsets: wnid or synset name of each class; None looks it up by the class name.
         num_experts: E.
         strategy: one of :data:`mofe.partitioning.strategies.STRATEGIES`.
         classes: class names; the synsets themselves if left out.
-        seed: for ``self-learning``, ``kmeans++`` and ``random``.
+        seed: seed of ``self-learning``, ``kmeans++`` and ``random``.
 
     Raises:
-        MofeError: an unknown strategy, E out of range, non-finite prototypes, a class without a synset (where WordNet
-            is needed), or fewer distinct prototypes than experts.
+        MofeError: the strategy is unknown, E is out of range, a prototype is not finite, a class has no synset (if
+            WordNet is needed), or there are fewer distinct prototypes than experts.
     """
     prototypes_CD = np.asarray(prototypes_CD, np.float64)
     names = [str(name) for name in (synsets if classes is None else classes)]
@@ -48,7 +48,7 @@ def partition_classes(
     if not 1 <= num_experts <= len(names):
         raise MofeError(f"num_experts = {num_experts} must lie between 1 and the number of classes, {len(names)}")
     if prototypes_CD.shape[0] != len(names):
-        raise MofeError(f"{prototypes_CD.shape[0]} prototypes for {len(names)} classes")
+        raise MofeError(f"expected a prototype for each of {len(names)} classes, found {prototypes_CD.shape[0]}")
     bad = np.flatnonzero(~np.isfinite(prototypes_CD).all(axis=1))
     if bad.size:
         raise MofeError(f"the prototype of class {names[bad[0]]!r} is not finite")
@@ -66,7 +66,7 @@ def partition_classes(
         expert_C = _by_taxonomy(resolved, seeds)
     elif strategy == "self-learning":
         with threadpool_limits(1):
-            expert_C = learnt_groups(prototypes_CD, num_experts, seed)
+            expert_C = learn_groups(prototypes_CD, num_experts, seed)
     elif strategy == "random":
         expert_C = np.random.default_rng(seed).permutation(np.arange(len(names)) % num_experts)
     else:
@@ -94,16 +94,18 @@ def _by_kmeans(
 ) -> tuple[np.ndarray, float, int]:
     distinct = len(np.unique(prototypes_CD, axis=0))
     if distinct < num_experts:
-        raise MofeError(f"only {distinct} of the class prototypes differ: they cannot make {num_experts} experts")
+        raise MofeError(
+            f"only {distinct} of the class prototypes differ: they cannot make {num_experts} experts; lower num_experts"
+        )
     restarts = 10 if isinstance(start, str) else 1
     kmeans = KMeans(num_experts, init=start, n_init=restarts, max_iter=1000, tol=0.0, random_state=seed)
-    with threadpool_limits(1):  # the order of a parallel sum would decide the last bits
+    with threadpool_limits(1):  # a parallel sum's order changes the last bits
         kmeans.fit(prototypes_CD)
     return kmeans.labels_, float(kmeans.inertia_), int(kmeans.n_iter_)
 
 
 def _by_taxonomy(synsets: Sequence[str | None], seeds: Sequence[Supercategory]) -> np.ndarray:
-    """Each class to its super-category; one outside them all to the most similar (Wu and Palmer), larger first."""
+    """Assign each class to its super-category, and others to the most similar one (Wu and Palmer), larger first."""
     expert_of = {c: e for e, seed in enumerate(seeds) for c in seed.classes}
     for c, synset in enumerate(synsets):
         if c not in expert_of:

@@ -1,4 +1,4 @@
-"""The prototype of a class, its mean feature, summed up batch by batch.
+"""The prototype of a class (its mean feature), computed from sums over batches.
 
 B images of a batch, C classes, D features.
 """
@@ -17,14 +17,14 @@ from mofe.errors import MofeError
 from mofe.storage import locations, writing
 
 PART = 512
-"""Features that are held in float64 at once."""
+"""Number of features that are held in float64 at once."""
 
 
 class ClassSums:
-    """Sums and counts by class; what was read is not kept.
+    """Sums and counts of features by class; the features are not kept.
 
-    Features in float16 are multiples of 2⁻²⁴, which float64 adds without an error while sums stay below 2²⁹: so neither
-    the order in which batches come, nor whether one task has added them or several, changes a bit.
+    Features in float16 are multiples of 2⁻²⁴, which float64 adds without an error while sums stay below 2²⁹. So neither
+    the order of the batches nor the number of tasks that add them changes a bit.
     """
 
     def __init__(self, num_classes: int, dim: int):
@@ -33,7 +33,7 @@ class ClassSums:
 
     def add(self, z_BD: np.ndarray, labels_B: np.ndarray) -> None:
         """Add a batch, in float64."""
-        import torch  # here, since the stage that only joins sums needs no tensors
+        import torch  # here, because the stage that only joins sums does not need torch
 
         sum_CD, label_B = torch.from_numpy(self.sum_CD), torch.from_numpy(labels_B.astype(np.int64))
         for start in range(0, len(z_BD), PART):
@@ -42,23 +42,23 @@ class ClassSums:
         self.count_C += np.bincount(labels_B, minlength=len(self.count_C))
 
     def join(self, other: Self) -> None:
-        """Add what another has summed up."""
+        """Add the sums and counts of ``other``."""
         self.sum_CD += other.sum_CD
         self.count_C += other.count_C
 
     @property
     def mean_CD(self) -> np.ndarray:
-        """Of every class that has an image; float64, NaN for others."""
+        """Mean feature of every class, float64; NaN for a class without an image."""
         with np.errstate(invalid="ignore"):
             return self.sum_CD / self.count_C[:, None]
 
     def write(self, folder: UPath) -> None:
-        """Write the sums, into a part of a feature set."""
+        """Write the sums into a part of a feature set."""
         self._write(folder / Features.SUMS, self.sum_CD, sum_schema(self.sum_CD.shape[1]))
 
     @classmethod
     def read(cls, folder: UPath) -> Self:
-        """The sums of a part of a feature set."""
+        """Read the sums of a part of a feature set."""
         table = locations.read_parquet(folder / Features.SUMS)
         sum_CD = vectors(table["sum"])
         sums = cls(*sum_CD.shape)
@@ -66,12 +66,12 @@ class ClassSums:
         return sums
 
     def write_prototypes(self, folder: UPath, classes: Sequence[str], where: str) -> None:
-        """Write the means, into a feature set.
+        """Write the means into a feature set.
 
         Args:
-            folder: the feature set.
-            classes: their names.
-            where: the images are, named in errors.
+            folder: folder of the feature set.
+            classes: names of the classes.
+            where: URI of the images, for error messages.
 
         Raises:
             MofeError: a class has no image; the message names it.

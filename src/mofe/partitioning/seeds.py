@@ -1,4 +1,4 @@
-"""Super-categories: where in WordNet the classes of a data set fall apart into E groups of about equal weight."""
+"""Super-categories: WordNet synsets that split the classes of a data set into E groups of similar size."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ class Supercategory:
 
 
 def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercategory]:
-    """The ``num_experts`` largest super-categories of the classes, largest first.
+    """Find the ``num_experts`` largest super-categories of the classes, largest first.
 
-    Start at WordNet's root. While a super-category holds more than 2/E of the classes, or there are fewer than E of
-    them, split the largest into its children along each class's hypernym path (the shortest, then alphabetical).
-    Ties go by synset name, so the same classes always give the same super-categories.
+    The search starts at WordNet's root. While a super-category holds more than 2/E of the classes, or there are fewer
+    than E super-categories, it splits the largest into its children along each class's hypernym path (the shortest,
+    then the first by alphabet). Ties are broken by synset name, so the same classes always give the same result.
 
     Args:
-        synsets: the noun synset of each of the C classes.
+        synsets: noun synset of each of the C classes.
         num_experts: E, between 1 and C.
 
     Raises:
@@ -35,7 +35,7 @@ def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercateg
         raise MofeError(f"num_experts = {num_experts} must lie between 1 and the number of classes, {num_classes}")
     paths = [path_from_root(synset) for synset in synsets]
     whole: list[tuple[int, list[int]]] = [(0, list(range(num_classes)))]  # (depth of the synset, classes under it)
-    atoms: list[tuple[int, list[int]]] = []  # those that no path leads further down
+    atoms: list[tuple[int, list[int]]] = []  # groups that no path splits further
 
     def by_size(group: tuple[int, list[int]]) -> tuple[int, str]:
         depth, classes = group
@@ -48,7 +48,7 @@ def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercateg
             break
         whole.remove((depth, classes))
         children: dict[str, list[int]] = defaultdict(list)
-        ending: list[int] = []  # classes that are this very synset
+        ending: list[int] = []  # classes whose synset this is
         for c in classes:
             if depth + 1 < len(paths[c]):
                 children[paths[c][depth + 1]].append(c)

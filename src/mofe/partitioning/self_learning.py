@@ -1,7 +1,8 @@
-"""The paper's "self-learning" grouping: a router that finds its clusters by itself, without labels or WordNet.
+"""The paper's "self-learning" grouping: a router that learns its clusters without labels or WordNet.
 
-The paper only names it, so the principle is the standard one for a linear router without supervision, regularised
-information maximisation (Krause, Perona and Gomes, 2010): its choices should be sure, and spread over all experts.
+The paper gives only the name. Therefore this uses the standard principle for a linear router without supervision,
+regularised information maximisation (Krause, Perona and Gomes, 2010): its choices should be confident, and spread over
+all experts.
 
     maximise  H(mean_c p_c) − mean_c H(p_c) − λ ‖W‖²,   p_c = softmax(W z_c + b)
 
@@ -16,13 +17,13 @@ RESTARTS = 10
 RIDGE = 1e-2
 
 
-def learnt_groups(prototypes_CD: np.ndarray, num_experts: int, seed: int) -> np.ndarray:
-    """The expert of each class (C,); each expert has at least one.
+def learn_groups(prototypes_CD: np.ndarray, num_experts: int, seed: int) -> np.ndarray:
+    """Find the expert of each class, (C,); each expert gets at least one class.
 
     Args:
-        prototypes_CD: float64; only their directions from the mean matter.
+        prototypes_CD: prototypes in float64; only their directions from the mean matter.
         num_experts: E ≤ C.
-        seed: of the router's initial weights; the best of ten starts is taken.
+        seed: seed of the router's initial weights; the best of ten starts is taken.
     """
     centred_CD = prototypes_CD - prototypes_CD.mean(axis=0)
     scale = np.linalg.norm(centred_CD, axis=1, keepdims=True)
@@ -36,14 +37,14 @@ def learnt_groups(prototypes_CD: np.ndarray, num_experts: int, seed: int) -> np.
     best = min(found, key=lambda result: result.fun).x.reshape(-1, num_experts)
     log_p_CE = log_softmax(inputs_CD @ best, axis=1)
     expert_C = log_p_CE.argmax(axis=1)
-    for expert in np.flatnonzero(np.bincount(expert_C, minlength=num_experts) == 0):  # the class it wants most
+    for expert in np.flatnonzero(np.bincount(expert_C, minlength=num_experts) == 0):  # gets its likeliest class
         spare_C = np.bincount(expert_C, minlength=num_experts)[expert_C] > 1
         expert_C[np.where(spare_C, log_p_CE[:, expert], -np.inf).argmax()] = expert
     return expert_C
 
 
 def _objective(weights: np.ndarray, inputs_CD: np.ndarray, num_experts: int) -> tuple[float, np.ndarray]:
-    """What is minimised, and its gradient in the weights."""
+    """The objective to minimise, and its gradient in the weights."""
     weights_DE = weights.reshape(-1, num_experts)
     log_p_CE = log_softmax(inputs_CD @ weights_DE, axis=1)
     p_CE = np.exp(log_p_CE)

@@ -1,5 +1,5 @@
-"""The ways of dividing classes among experts, by name."""
+"""Names of the strategies that divide classes among experts."""
 
 STRATEGIES = ("wordnet-kmeans", "taxonomy", "self-learning", "kmeans++", "random")
-"""``wordnet-kmeans``: the paper's. ``taxonomy``: WordNet alone, no features. The others need no WordNet;
+"""``wordnet-kmeans`` is the paper's. ``taxonomy`` uses WordNet alone, without features. The others do not need WordNet;
 ``self-learning`` is an unsupervised router."""

@@ -1,8 +1,8 @@
-"""WordNet: finding it on this machine, and finding the synset that a class name means.
+"""WordNet: search for its files on this machine, and for the synset of a class name.
 
 NLTK reads WordNet's files. They come from NLTK's own download, or from Debian's packages ``wordnet-base`` and
-``wordnet-sense-index``, whose files are copied (NLTK follows no links out of its folders) beside the one table that
-they lack, ``lexnames``.
+``wordnet-sense-index``. Debian's files are copied, because NLTK does not follow links out of its folders; the table
+``lexnames``, which they lack, is added.
 """
 
 import difflib
@@ -22,9 +22,9 @@ from mofe.errors import MofeError
 DEBIAN = Path("/usr/share/wordnet")
 WNID = re.compile(r"n\d{8}")
 NAMED = 5
-"""Classes without a synset that a message names."""
+"""Number of classes without a synset that an error message names."""
 
-# lexnames(5WN): the lexicographer files by number; their category is 1 noun, 2 verb, 3 adjective, 4 adverb
+# lexnames(5WN): the lexicographer files by number; categories are 1 noun, 2 verb, 3 adjective, 4 adverb
 _LEXICOGRAPHER_FILES = """
 adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition
 noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person
@@ -40,8 +40,8 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mofe" / "nltk_data"
 
 
-def _installed() -> Path | None:
-    """NLTK's copy of WordNet, or None."""
+def _find_installed() -> Path | None:
+    """Path of NLTK's copy of WordNet, or None."""
     if str(_cache_folder()) not in nltk.data.path:
         nltk.data.path.append(str(_cache_folder()))
     for resource in ("corpora/wordnet", "corpora/wordnet.zip"):
@@ -66,27 +66,27 @@ def _copy_from_debian() -> None:
     (partial / "lexnames").write_text("".join(rows))
     try:
         partial.rename(target)
-    except OSError:  # another process was quicker; its copy is as good
+    except OSError:  # another process made the same copy first
         shutil.rmtree(partial)
 
 
 def ensure_wordnet(download: bool = True) -> Path:
-    """The place of WordNet on this machine; copied from Debian's package or downloaded where NLTK has none yet.
+    """Find WordNet on this machine, or copy it from Debian's package, or download it.
 
     Raises:
-        MofeError: it is nowhere, and (if ``download``) could not be fetched.
+        MofeError: WordNet is not on this machine, and (if ``download``) could not be downloaded.
     """
-    if found := _installed():
+    if found := _find_installed():
         return found
     if all((DEBIAN / name).is_file() for name in ("data.noun", "index.noun", "index.sense")):
         _copy_from_debian()
     elif download:
         nltk.download("wordnet", download_dir=str(_cache_folder()), quiet=True, raise_on_error=False)
-    if found := _installed():
+    if found := _find_installed():
         return found
     raise MofeError(
-        "WordNet is not on this machine: run `mofe data wordnet` where there is a network, or on Debian "
-        "`apt-get install wordnet-base wordnet-sense-index`; or choose a strategy that needs none, such as kmeans++"
+        "WordNet is not on this machine: run `mofe data wordnet` with a network, or on Debian "
+        "`apt-get install wordnet-base wordnet-sense-index`; or choose a strategy without WordNet, such as kmeans++"
     )
 
 
@@ -100,7 +100,7 @@ def _reader() -> Any:
 
 
 def synset(name: str) -> Any:
-    """NLTK's synset of a wnid (``n02099601``) or a synset name (``golden_retriever.n.01``).
+    """Look up NLTK's synset of a wnid (``n02099601``) or a synset name (``golden_retriever.n.01``).
 
     Raises:
         MofeError: WordNet has no such noun synset.
@@ -111,17 +111,17 @@ def synset(name: str) -> Any:
             found = (
                 reader.synset_from_pos_and_offset("n", int(name[1:])) if WNID.fullmatch(name) else reader.synset(name)
             )
-    except Exception as error:  # NLTK raises WordNetError, ValueError, KeyError or AssertionError, by the kind of flaw
+    except Exception as error:  # NLTK raises WordNetError, ValueError, KeyError or AssertionError
         raise MofeError(f"WordNet has no noun synset {name!r}") from error
     if found is None or found.pos() != "n":
         raise MofeError(f"WordNet has no noun synset {name!r}")
     return found
 
 
-def _looked_up(class_name: str) -> Any:
-    """The synset that a class name means: a wnid, a synset name, or the first sense of a noun.
+def _look_up(class_name: str) -> Any:
+    """Look up the synset of a class name: a wnid, a synset name, or the first sense of a noun.
 
-    Of several nouns with commas between them, as ImageNet's classes are named, the sense that most of them share.
+    For several nouns separated by commas, as in ImageNet's class names, this is the sense that most of them share.
     """
     text = class_name.strip()
     if WNID.fullmatch(text) or re.fullmatch(r".+\.n\.\d+", text):
@@ -136,7 +136,7 @@ def _looked_up(class_name: str) -> Any:
         return senses[0]
     close = difflib.get_close_matches(nouns[0], _reader().all_lemma_names(pos="n"), n=3)
     hint = f" (the nearest nouns are {', '.join(close)})" if close else ""
-    raise MofeError(f"it is no noun of WordNet{hint}")
+    raise MofeError(f"it is not a WordNet noun{hint}")
 
 
 def _lemma(noun: str) -> str:
@@ -144,11 +144,11 @@ def _lemma(noun: str) -> str:
 
 
 def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> list[str]:
-    """A noun synset's name for every class: the one given, else the one that the class name means.
+    """Find the name of a noun synset for every class: the one given, else that of the class name.
 
     Args:
-        classes: C class names.
-        synsets: for each class a wnid or synset name, or None where the data does not say.
+        classes: names of the C classes.
+        synsets: wnid or synset name of each class, or None if the data does not give one.
 
     Raises:
         MofeError: classes have no synset; the message names the first of them, with the nearest nouns.
@@ -156,39 +156,39 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     found, wrong = [], []
     for name, given in zip(classes, synsets, strict=True):
         try:
-            found.append(str(_looked_up(given or name).name()))
+            found.append(str(_look_up(given or name).name()))
         except MofeError as error:
             wrong.append(f"{name!r}: {error}")
     if wrong:
         raise MofeError(
             f"{len(wrong)} of {len(classes)} classes have no synset: {'; '.join(wrong[:NAMED])}"
             f"{'; …' if len(wrong) > NAMED else ''}. Name their synsets in a synsets.csv (columns class,synset), or "
-            "choose a strategy that needs none, such as kmeans++"
+            "choose a strategy without WordNet, such as kmeans++"
         )
     return found
 
 
 def readable_name(synset_name: str) -> str:
-    """A name for people: the synset's first lemma, with spaces."""
+    """Readable name of a synset: its first lemma, with spaces."""
     return str(synset(synset_name).lemma_names()[0]).replace("_", " ")
 
 
 def name_in_words(class_name: str, given: str | None) -> str:
-    """What a sentence calls a class: the first lemma of the synset that the data gives it, else its name in words."""
+    """Name of a class in a prompt: the first lemma of the synset that the data gives, else the class name in words."""
     return readable_name(given) if given else class_name.replace("_", " ").strip()
 
 
 def words(part_of_speech: str) -> list[str]:
-    """Every noun (``n``) or adjective (``a``), in words and in the order of the alphabet."""
+    """All nouns (``n``) or adjectives (``a``), with spaces, in alphabetical order."""
     return sorted({str(lemma).replace("_", " ") for lemma in _reader().all_lemma_names(pos=part_of_speech)})
 
 
 def path_from_root(synset_name: str) -> list[str]:
-    """The synset's hypernym path from ``entity.n.01`` to itself: the shortest, then the alphabetically first."""
+    """Hypernym path from ``entity.n.01`` to the synset: the shortest, of several the alphabetically first."""
     paths = [[node.name() for node in path] for path in synset(synset_name).hypernym_paths()]
     return min(paths, key=lambda path: (len(path), path))
 
 
 def similarity(a: str, b: str) -> float:
-    """Wu and Palmer's similarity (1994) of two synsets: by the depth of their nearest common hypernym, in (0, 1]."""
+    """Wu and Palmer's similarity (1994) of two synsets, by the depth of their nearest common hypernym; in (0, 1]."""
     return float(synset(a).wup_similarity(synset(b)) or 0.0)

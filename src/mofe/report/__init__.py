@@ -1,1 +1,1 @@
-"""Results for people: the page, the pictures on it, the table on the terminal."""
+"""Reports of results: HTML pages, plots, tables on the terminal, and exports."""

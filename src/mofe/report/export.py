@@ -1,4 +1,4 @@
-"""The results of a run, or of a comparison of runs, for other programs: CSV with every figure, LaTeX for a paper."""
+"""Export of the results of a run, or of a comparison of runs: CSV with every figure, LaTeX for a paper."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ FIGURES = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
 
 
 def as_csv(metrics: Metrics) -> str:
-    """A row an OOD set and score: figures in [0, 1], and the ends of the 95 % intervals."""
+    """CSV with a row for each OOD set and score: figures in [0, 1], and the ends of the 95 % intervals."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     ends = [f"{name}_{end}" for name in ("fpr95", "auroc") for end in ("low", "high")]
@@ -24,7 +24,7 @@ def as_csv(metrics: Metrics) -> str:
 
 
 def as_latex(metrics: Metrics) -> str:
-    """A row a score: FPR95 and AUROC in percent for each OOD set and the averages, the best bold; needs booktabs."""
+    """LaTeX table with a row a score: FPR95 and AUROC in percent by OOD set and average, best bold; needs booktabs."""
     sets = list(dict.fromkeys(result.ood for result in metrics.results))
     by_score: dict[str, dict[str, Result]] = {}
     for result in metrics.results:
@@ -37,7 +37,7 @@ def as_latex(metrics: Metrics) -> str:
     columns = list(zip(*cells.values(), strict=True))
     best = [(min, max)[i % 2](column) for i, column in enumerate(columns)]
     heads_of = [*sets, *metrics.averages]
-    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escaped(name)}}}" for name in heads_of)
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{_escape(name)}}}" for name in heads_of)
     lines = [
         rf"\begin{{tabular}}{{l{'rr' * len(heads_of)}}}",
         r"\toprule",
@@ -50,12 +50,12 @@ def as_latex(metrics: Metrics) -> str:
             rf"\textbf{{{100 * value:.2f}}}" if value == top else f"{100 * value:.2f}"
             for value, top in zip(values, best, strict=True)
         ]
-        lines.append(rf"{_escaped(score)} & {' & '.join(shown)} \\")
+        lines.append(rf"{_escape(score)} & {' & '.join(shown)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def tables_as_csv(tables: Sequence[ComparedTable]) -> str:
-    """A row a configuration, score and OOD set: means and standard deviations over the seeds, figures in [0, 1]."""
+    """CSV with a row for each configuration, score and OOD set: mean and standard deviation over seeds, in [0, 1]."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     measured = [f"{name}_{part}" for name in ("id_accuracy", "fpr95", "auroc") for part in ("mean", "std")]
@@ -71,7 +71,7 @@ def tables_as_csv(tables: Sequence[ComparedTable]) -> str:
 
 
 def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
-    """A tabular a table, in percent, mean ± standard deviation, the paper's FPR95 and AUROC last; needs booktabs."""
+    """LaTeX tabulars, one a table: mean ± standard deviation in percent, the paper's figures last; needs booktabs."""
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\"
@@ -85,7 +85,7 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
     blocks = []
     for table in tables:
         sets = list(table.rows[0].fpr95)
-        heads = [*map(_escaped, sets), "paper"]
+        heads = [*map(_escape, sets), "paper"]
         lines = [
             rf"% {table.title}",
             rf"\begin{{tabular}}{{lr{'rr' * len(heads)}}}",
@@ -97,10 +97,10 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
         for row in table.rows:
             figures = [cell(spread) for ood in sets for spread in (row.fpr95[ood], row.auroc[ood])]
             papers = map(printed, (row.paper_fpr95, row.paper_auroc))
-            lines.append(line([_escaped(row.label), cell(row.id_accuracy), *figures, *papers]))
+            lines.append(line([_escape(row.label), cell(row.id_accuracy), *figures, *papers]))
         blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
     return "\n".join(blocks)
 
 
-def _escaped(name: str) -> str:
+def _escape(name: str) -> str:
     return "".join(f"\\{letter}" if letter in "#$%&_{}" else letter for letter in name)

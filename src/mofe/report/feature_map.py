@@ -10,31 +10,35 @@ from threadpoolctl import threadpool_limits
 from mofe.report.figures import EXPERT_COLOURS, INK, colour_of, new_axes, svg
 
 COMPONENTS = 50
-"""That PCA leaves for t-SNE, as its authors advise."""
+"""Number of PCA components that t-SNE gets, as its authors advise."""
 
 
 def project(embeddings_ND: np.ndarray) -> np.ndarray:
-    """Two coordinates (N, 2) for each embedding: cosine t-SNE (van der Maaten and Hinton, 2008), seeded.
+    """Project embeddings to two coordinates (N, 2) by cosine t-SNE (van der Maaten and Hinton, 2008), seeded.
+
+    It takes about 2.5 s for 1000 embeddings.
 
     Args:
-        embeddings_ND: ID and OOD together; N > 3. About 2.5 s for 1000.
+        embeddings_ND: embeddings of ID and OOD images together; N > 3.
     """
     normalised_ND = embeddings_ND / np.maximum(np.linalg.norm(embeddings_ND, axis=1, keepdims=True), 1e-12)
     components = min(COMPONENTS, *normalised_ND.shape)
     reduced = PCA(components, svd_solver="full", random_state=0).fit_transform(normalised_ND)
     perplexity = min(30.0, (len(reduced) - 1) / 3)
     tsne = TSNE(2, init="pca", perplexity=perplexity, max_iter=500, random_state=0)
-    with threadpool_limits(1):  # several wait for one another at every step: where cores are shared, ten times as long
+    with threadpool_limits(
+        1
+    ):  # threads wait for one another at every step; on shared cores that takes ten times as long
         return tsne.fit_transform(reduced)
 
 
 def feature_map(spaces: Mapping[str, np.ndarray], experts_N: np.ndarray, sets_N: Sequence[str]) -> str:
-    """One map a feature space: ID test images in the colour of their expert, OOD images as crosses.
+    """Draw one map a feature space: ID test images in the colour of their expert, OOD images as crosses.
 
     Args:
-        spaces: title → embeddings (N, D) of the same images.
-        experts_N: the expert of an ID image's class; −1 for an OOD image.
-        sets_N: name of the OOD set that an image is from; "" for an ID image.
+        spaces: embeddings (N, D) of the same images in each space, by title.
+        experts_N: expert of an ID image's class; −1 for an OOD image.
+        sets_N: name of the OOD set of an image; "" for an ID image.
     """
     figure, every = new_axes(10.5, 5.2, columns=len(spaces))
     names = np.array(sets_N)

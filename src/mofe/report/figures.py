@@ -1,4 +1,4 @@
-"""How every picture is drawn: its style, its colours, and how it becomes an SVG that stands in a page."""
+"""Style and colours of the plots, and their conversion to SVG elements of a page."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ INK, RULE = "#3c4250", "#c9cfd8"
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element; the same figure gives the same bytes."""
+    """Convert a figure to an ``<svg>`` element; the same figure gives the same bytes."""
     text = io.StringIO()
     with rc_context({"svg.hashsalt": "mofe", "svg.fonttype": "none"}):
         figure.savefig(
@@ -42,5 +42,5 @@ def new_axes(width: float, height: float, columns: int = 1) -> tuple[Figure, lis
 
 
 def colour_of(names: Sequence[str]) -> dict[str, str]:
-    """One colour a set, the same in every picture."""
+    """Colour of each set, the same in every plot."""
     return {name: OOD_COLOURS[i % len(OOD_COLOURS)] for i, name in enumerate(names)}

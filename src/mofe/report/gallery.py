@@ -1,4 +1,4 @@
-"""Which images of an evaluation set are shown: the most confident mistakes, and what lies next to the threshold."""
+"""Choice of the images to show of an evaluation set: the most confident mistakes, and images near the threshold."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ GALLERY_SIZE = 12
 
 
 def chosen(role: Role, columns: Mapping[str, np.ndarray], threshold: float) -> dict[str, list[int]]:
-    """The rows to show by kind, see :data:`mofe.artifacts.scores.GALLERY_SCHEMA`; of several alike, always the same.
+    """Choose the rows to show by kind, see :data:`mofe.artifacts.scores.GALLERY_SCHEMA`; ties are always broken alike.
 
-    What is chosen of all rows is also chosen of any part of them that it lies in.
+    A row that is chosen from all rows is also chosen from any part of them that contains it.
 
     Args:
         role: test or ood.
         columns: ``label``, ``predicted`` and ``knn`` of every image.
-        threshold: of the KNN score.
+        threshold: threshold of the KNN score.
     """
     by_score = np.argsort(columns["knn"], kind="stable")
     wrong = columns["predicted"] != columns["label"]

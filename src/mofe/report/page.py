@@ -1,4 +1,4 @@
-"""The report: one HTML file with everything in it, to be read on a screen of any size, without a network."""
+"""The report: one self-contained HTML file for screens of any size, which needs no network."""
 
 import base64
 from statistics import fmean
@@ -21,16 +21,16 @@ from mofe.report.plots import class_plot, confusion_plot, histogram, roc_plot, t
 from mofe.report.shell import environment
 
 PRIMARY = "knn"
-"""The method's own score, which the plots show."""
+"""Score of the method itself, which the plots show."""
 
 MISTAKES = {
-    "accepted": "Unknown, but taken for known: the OOD images with the highest scores",
-    "rejected": "Known, but looks unknown: the ID test images with the lowest scores",
-    "misclassified": "Known, but taken for another class: with the highest scores",
-    "borderline": "Next to the threshold: what could have gone either way",
+    "accepted": "Unknown, but accepted as known: the OOD images with the highest scores",
+    "rejected": "Known, but rejected as unknown: the ID test images with the lowest scores",
+    "misclassified": "Known, but predicted as another class: the ID test images with the highest scores",
+    "borderline": "Borderline: the images whose scores are nearest to the threshold",
 }
 SPACES = {
-    "pretrained": "untouched backbone",
+    "pretrained": "pre-trained backbone",
     "tuned": "fine-tuned",
     "expert": "inside the expert",
     "text": "by class names",
@@ -38,14 +38,14 @@ SPACES = {
 
 
 def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition: Partition, history: History) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        metrics: what evaluate measured.
+        metrics: metrics from evaluate.
         test: scores of the ID test set.
         ood: scores of the OOD sets.
         partition: experts and their classes.
-        history: of training.
+        history: history of training.
     """
     template = environment().get_template("page.html")
     parameters = yaml.safe_dump(metrics.parameters, sort_keys=False, allow_unicode=True) if metrics.parameters else ""
@@ -89,7 +89,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
 
 
 def _rows(metrics: Metrics) -> list[dict[str, Any]]:
-    """The result table: a row an OOD set, then averages; per score the metrics, and whether they are the best."""
+    """Rows of the result table: OOD sets, then averages; a cell has a score's metrics and flags of the best."""
     sets = list(dict.fromkeys(result.ood for result in metrics.own))
     value = {(result.ood, result.score): result for result in metrics.own}
     scores = list(dict.fromkeys(result.score for result in metrics.own))
@@ -109,13 +109,13 @@ def _rows(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _spaces(metrics: Metrics) -> dict[str, str]:
-    """The feature spaces of this run, with their titles: ``text`` only where there is a text model."""
+    """Titles of this run's feature spaces by name; ``text`` only if there is a text model."""
     has_text = any(result.score.startswith("text.") for result in metrics.results)
     return {name: title for name, title in SPACES.items() if name != "text" or has_text}
 
 
 def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
-    """A row a detector, the best first: mean FPR95 and AUROC over the OOD sets in each feature space that it has."""
+    """Rows of the baselines, the best first: mean FPR95 and AUROC over the OOD sets in each feature space."""
     by_score: dict[str, list[Result]] = {}
     for result in metrics.results:
         by_score.setdefault(result.score, []).append(result)
@@ -139,7 +139,7 @@ def _comparison(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _confusion(test: ScoreTable, partition: Partition) -> np.ndarray:
-    """How many images of expert i (row) the router sent to expert j."""
+    """Number of images of expert i (row) that the router sent to expert j (column)."""
     true = np.array(partition.expert_of_class)[test.table["label"].to_numpy()]
     counts_EE = np.zeros((partition.num_experts, partition.num_experts), int)
     np.add.at(counts_EE, (true, test.table["expert"].to_numpy()), 1)
@@ -162,7 +162,7 @@ def _experts(metrics: Metrics, partition: Partition) -> list[dict[str, Any]]:
 
 
 def _layer_rates(history: History) -> list[dict[str, Any]]:
-    """The learning rate of each layer, from the top down: its share of the peak, its highest, and its last."""
+    """Rows of the layers' learning rates, from the top down: share of the peak, highest rate, last rate."""
     epochs = [epoch for epoch in history.epochs if epoch.layer_rates]
     if not epochs:
         return []
@@ -176,19 +176,19 @@ def _layer_rates(history: History) -> list[dict[str, Any]]:
 
 
 def _class_plot(history: History, partition: Partition) -> str:
-    """Classes by expert, those of an expert by their last accuracy."""
+    """Plot the classes by expert, those of one expert by their last accuracy."""
     last = history.epochs[-1].class_accuracy
     groups = [sorted(partition.classes_of(e), key=lambda c: -last[c]) for e in range(partition.num_experts)]
     return class_plot(history.epochs, [c for group in groups for c in group], [len(group) for group in groups])
 
 
 def _spread(table: pa.Table, rows: int) -> pa.Table:
-    """At most so many rows, evenly from the whole table."""
+    """At most ``rows`` rows, evenly spaced in the table."""
     return table.take(np.unique(np.linspace(0, table.num_rows - 1, rows).round().astype(int)))
 
 
 def _feature_map(test: ScoreTable, ood: list[ScoreTable], partition: Partition) -> str:
-    """The kept sample of the ID test set, and as many images of all OOD sets together."""
+    """Map the stored sample of the ID test set, and as many images of all OOD sets together."""
     share = -(-test.embeddings.num_rows // len(ood))
     tables = [test.embeddings, *(_spread(table.embeddings, share) for table in ood)]
     labels = test.embeddings["label"].to_numpy()
@@ -201,7 +201,7 @@ def _feature_map(test: ScoreTable, ood: list[ScoreTable], partition: Partition) 
 
 
 def _mistakes(tables: list[ScoreTable], partition: Partition) -> list[dict[str, Any]]:
-    """The galleries: a kind of mistake in a data set, with its images."""
+    """Galleries, one for each data set and kind of mistake, with their images."""
     galleries = []
     for table in tables:
         rows = table.gallery.to_pylist()

@@ -1,4 +1,4 @@
-"""The pictures of the report, each an SVG string: no scripts, no fonts from elsewhere."""
+"""Plots of the report, each an SVG string without scripts or external fonts."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from mofe.report.figures import ID_COLOUR, INK, OOD_COLOURS, RULE, colour_of, ne
 
 
 def roc_plot(curves: Mapping[str, ROC], auroc: Mapping[str, float]) -> str:
-    """ROC curves, ID positive, one line an OOD set, and where 95 % of ID images are kept."""
+    """Draw ROC curves with ID positive, one line an OOD set, and the line at which 95 % of ID images are kept."""
     figure, (axes,) = new_axes(5.2, 4.6)
     colours = colour_of(list(curves))
     axes.plot([0, 1], [0, 1], color=RULE, lw=1)
@@ -18,7 +18,7 @@ def roc_plot(curves: Mapping[str, ROC], auroc: Mapping[str, float]) -> str:
     axes.annotate("95 % of ID kept", (1, 0.95), (0, -4), textcoords="offset points", ha="right", va="top", size=8.5)
     for name, curve in curves.items():
         axes.plot(curve.fpr, curve.tpr, color=colours[name], lw=2, label=f"{name}  (AUROC {auroc[name]:.2%})")
-    axes.set(xlabel="OOD images taken for ID", ylabel="ID images kept", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel="OOD images accepted as ID", ylabel="ID images kept", xlim=(0, 1), ylim=(0, 1.01))
     axes.legend(loc="lower right", frameon=False, fontsize=9)
     return svg(figure)
 
@@ -26,7 +26,7 @@ def roc_plot(curves: Mapping[str, ROC], auroc: Mapping[str, float]) -> str:
 def histogram(
     id_scores: np.ndarray, ood_scores: np.ndarray, threshold: float, name: str, colour: str, score: str
 ) -> str:
-    """Densities of the ID test set and one OOD set, and the threshold that keeps 95 % of ID."""
+    """Draw score densities of the ID test set and one OOD set, and the threshold that keeps 95 % of ID."""
     figure, (axes,) = new_axes(5.2, 2.5)
     low, high = np.quantile(np.r_[id_scores, ood_scores], [0.001, 0.999])
     bins = np.linspace(low, high if high > low else low + 1e-6, 50)
@@ -35,14 +35,14 @@ def histogram(
         axes.stairs(density, bins, fill=True, color=tint, alpha=0.35)
         axes.stairs(density, bins, color=tint, lw=1.4, label=label)
     axes.axvline(threshold, color=INK, lw=1, ls=(0, (4, 3)))
-    axes.set(xlabel=f"{score} score (higher: more like what was taught)", yticks=[])
+    axes.set(xlabel=f"{score} score (higher: more in-distribution)", yticks=[])
     axes.spines["left"].set_visible(False)
     axes.legend(loc="upper left", frameon=False, fontsize=9)
     return svg(figure)
 
 
 def confusion_plot(counts_EE: np.ndarray) -> str:
-    """Share of the images of each true expert (row) that the router sends to each expert (column)."""
+    """Draw the share of the images of each true expert (row) that the router sends to each expert (column)."""
     experts = len(counts_EE)
     share_EE = counts_EE / np.maximum(counts_EE.sum(axis=1, keepdims=True), 1)
     figure, (axes,) = new_axes(1.6 + 0.42 * experts, 1.2 + 0.42 * experts)
@@ -62,12 +62,12 @@ def confusion_plot(counts_EE: np.ndarray) -> str:
 
 
 def class_plot(epochs: Sequence[Epoch], order_C: Sequence[int], groups: Sequence[int]) -> str:
-    """Accuracy on the validation split and σ of every class (rows) over epochs (columns).
+    """Draw validation accuracy and σ of every class (rows) over epochs (columns).
 
     Args:
-        epochs: of training, the first after the linear probe.
+        epochs: epochs of training; the first is the state after the linear probe.
         order_C: classes from top to bottom, those of one expert together.
-        groups: how many classes each expert has, in that order.
+        groups: number of classes of each expert, in that order.
     """
     figure, (accuracies, sigmas) = new_axes(10.5, 3.6, columns=2)
     borders = np.cumsum(groups)
@@ -92,7 +92,7 @@ def class_plot(epochs: Sequence[Epoch], order_C: Sequence[int], groups: Sequence
 
 
 def training_plot(epochs: Sequence[Epoch]) -> str:
-    """Losses; accuracies on the validation split; σ of Mixup over the classes."""
+    """Draw losses, accuracies on the validation split, and σ of Mixup over the classes."""
     figure, (losses, accuracies, sigmas) = new_axes(10.5, 2.9, columns=3)
     x = [e.epoch for e in epochs]
     trained = [e for e in epochs if e.epoch > 0]

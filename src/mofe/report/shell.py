@@ -1,10 +1,10 @@
-"""What every page of a report has around its content: the head, the style, the way numbers are written."""
+"""Parts that all pages of a report share: head, style, and format of numbers."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def environment() -> Environment:
-    """Where the templates of this package are found; they extend ``shell.html`` and escape what they are given."""
+    """Create the environment of this package's templates, which extend ``shell.html`` and escape their values."""
     templates = Environment(
         loader=PackageLoader("mofe.report", ""),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Tables that set configurations beside each other and beside the paper: as values, as text, as a page."""
+"""Tables that compare configurations with each other and with the paper: as values, as text, as a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,24 +15,24 @@ from mofe.storage.typed_json import read_json
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over seeds; the latter is None of one seed."""
+    """Mean and sample standard deviation over seeds; the latter is None for one seed."""
 
     mean: float
     std: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of the values of all seeds."""
+        """Compute the spread of the values of all seeds."""
         return cls(fmean(values), stdev(values) if len(values) > 1 else None)
 
     def percent(self) -> str:
-        """``12.34 ± 0.56``."""
+        """Format in percent: ``12.34 ± 0.56``."""
         return f"{100 * self.mean:.2f}" + ("" if self.std is None else f" ± {100 * self.std:.2f}")
 
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """A configuration under a score; fractions in [0, 1]. ``fpr95`` and ``auroc`` are by OOD set, and their average."""
+    """Results of a configuration under a score, fractions in [0, 1]; ``fpr95`` and ``auroc`` by OOD set and average."""
 
     label: str
     settings: dict[str, Any]
@@ -54,39 +54,39 @@ class ComparedTable:
     rows: list[ComparedRow]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Convert to plain JSON values."""
         return asdict(self)
 
 
 def read_tables(file: locations.Location) -> list[ComparedTable]:
-    """The tables that compare_runs wrote; errors as for :func:`mofe.storage.typed_json.read_json`."""
+    """Read the tables that compare_runs wrote; errors as for :func:`mofe.storage.typed_json.read_json`."""
     return read_json(file, list[ComparedTable], "comparison")
 
 
 def compare(
     tables: Sequence[Table], runs: Sequence[Mapping[str, Any]], measured: Sequence[Metrics]
 ) -> list[ComparedTable]:
-    """Each table with what was measured.
+    """Fill each table with its measured results.
 
     Args:
-        tables: which configurations stand together.
-        runs: what the stage plan_runs listed: the rows that the runs of a name stand for.
-        measured: of every run; those of one name differ by their seed.
+        tables: tables of configurations.
+        runs: runs that stage plan_runs listed, with their names and the rows that each stands for.
+        measured: metrics of every run; runs of one name differ by their seed.
 
     Raises:
         MofeError: a row has no run.
     """
-    name_of_run = {asked: run["name"] for run in runs for asked in run["rows"]}
+    name_of_run = {configuration: run["name"] for run in runs for configuration in run["rows"]}
     return [
-        ComparedTable(table.title, [_compared(row, name_of_run, measured) for row in table.rows]) for table in tables
+        ComparedTable(table.title, [_compare_row(row, name_of_run, measured) for row in table.rows]) for table in tables
     ]
 
 
-def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
-    asked = name_of(row.settings)
-    runs = [run for run in measured if run.name == name_of_run.get(asked)]
+def _compare_row(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
+    configuration = name_of(row.settings)
+    runs = [run for run in measured if run.name == name_of_run.get(configuration)]
     if not runs:
-        raise MofeError(f"there is no run of the configuration {asked!r}")
+        raise MofeError(f"there is no run of the configuration {configuration!r}: run it, or leave its row out")
 
     def by_set(metric: str) -> dict[str, Spread]:
         of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]
@@ -111,7 +111,7 @@ def _compared(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metri
 
 
 def format_tables(tables: Sequence[ComparedTable]) -> str:
-    """For the terminal, and for a Markdown page: one table after the other, in percent."""
+    """Format tables as Markdown for the terminal or a page, one after the other, in percent."""
     blocks = []
     for table in tables:
         sets = list(table.rows[0].fpr95)
@@ -132,7 +132,7 @@ def _seeds(table: ComparedTable) -> str:
 
 
 def render_tables(tables: Sequence[ComparedTable]) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     templates = environment()
     templates.filters["seeds"] = _seeds
     return templates.get_template("tables.html").render(tables=tables)

@@ -6,7 +6,7 @@ from mofe.artifacts.metrics import Metrics
 
 
 def format_table(metrics: Metrics) -> str:
-    """ID accuracy, then FPR95 and AUROC in percent for each OOD set and score, then their averages."""
+    """Format ID accuracy, then FPR95 and AUROC in percent by OOD set and score, then their averages."""
     sets = list(dict.fromkeys(result.ood for result in metrics.own))
     scores = list(dict.fromkeys(result.score for result in metrics.own))
     value = {(result.ood, result.score): result for result in metrics.own}

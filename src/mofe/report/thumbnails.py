@@ -1,4 +1,4 @@
-"""The gallery of an evaluation set: small pictures of the images that :mod:`mofe.report.gallery` chooses."""
+"""The gallery of an evaluation set: thumbnails of the images that :mod:`mofe.report.gallery` chooses."""
 
 import io
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from mofe.data.images import decode
 from mofe.report.gallery import chosen
 
 THUMBNAIL = 112
-"""Longest side in pixels."""
+"""Longest side of a thumbnail in pixels."""
 
 
 def gallery(
@@ -23,15 +23,15 @@ def gallery(
     bank: pa.Table,
     threshold: float,
 ) -> pa.Table:
-    """Thumbnails of the most confident mistakes and of borderline images, of :data:`GALLERY_SCHEMA`.
+    """Make thumbnails of the most confident mistakes and of borderline images, a table of :data:`GALLERY_SCHEMA`.
 
     Args:
-        source: the images.
-        mine: positions of those B that were scored.
-        columns: ``label``, ``predicted``, ``expert`` and ``knn`` of each, (B,).
-        nearest_B: the row of the known image next to each.
-        bank: the known images, ``id`` and ``label``.
-        threshold: of the KNN score.
+        source: image set.
+        mine: positions of the B images that were scored.
+        columns: ``label``, ``predicted``, ``expert`` and ``knn`` of each of these images, (B,).
+        nearest_B: row of the known image that is nearest to each of these images.
+        bank: ``id`` and ``label`` of the known images.
+        threshold: threshold of the KNN score.
     """
     rows = []
     for kind, places in chosen(source.info.role, columns, threshold).items():

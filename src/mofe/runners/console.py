@@ -27,19 +27,19 @@ class Console:
         self.live = self.terminal.isatty()
         record.write(logs)
 
-    def found_in_cache(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
+    def note_cached(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
         if all(execution.key != key for execution in self.record.executions):  # once is enough, if asked for twice
             self._done(Execution(stage, label, True, 0.0))
-            self.made(key, outputs)
+            self.note_outputs(key, outputs)
 
-    def made(self, key: str, outputs: dict[str, Any]) -> None:
+    def note_outputs(self, key: str, outputs: dict[str, Any]) -> None:
         """Note what the latest stage has made."""
         latest = self.record.executions[-1]
         latest.key = key
         latest.outputs = {name: _place(output) for name, output in outputs.items()}
         self.record.write(self.logs)
 
-    def failed(self, message: str) -> str:
+    def note_failure(self, message: str) -> str:
         """Note why the run ends."""
         self.record.failure = message
         self.record.write(self.logs)
@@ -77,7 +77,9 @@ class Console:
         if status == 0:
             self._done(Execution(stage, label, False, seconds))
         else:
-            self.failed(f"stage {named(stage, label)} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}")
+            self.note_failure(
+                f"stage {format_stage(stage, label)} failed after {seconds:.0f} s: {_cause(log, status)}\nlog: {log}"
+            )
         return status
 
     def _done(self, execution: Execution) -> None:
@@ -120,7 +122,7 @@ def _data_set(arguments: dict[str, Any]) -> str:
     return ""
 
 
-def named(stage: str, label: str) -> str:
+def format_stage(stage: str, label: str) -> str:
     return f"{stage} ({label})" if label else stage
 
 

@@ -85,7 +85,8 @@ def source_files(module: str) -> list[Path]:
     """The files of this package that ``module`` may run or read.
 
     They are the modules that it imports, those whose full names stand in their code as texts (MLflow or a process of
-    their own runs these), the packages above them, and the templates beside them.
+    their own runs these), the packages above them, and the templates and stubs beside them (a lazy package reads its
+    stub).
     """
     graph = _import_graph()
     reached: set[str] = set()
@@ -99,11 +100,8 @@ def source_files(module: str) -> list[Path]:
             named = re.findall(rf'"({PACKAGE}(?:\.\w+)+)"', _file_of(name).read_text("utf-8"))
             pending += [other for other in named if other in graph.modules]
     files: set[Path] = set()
-    for name in reached:
-        place = _root().joinpath(*name.split(".")[1:])
-        files.add(_file_of(name))
-        if place.with_suffix(".html").is_file():  # the template of the module beside it
-            files.add(place.with_suffix(".html"))
+    for file in map(_file_of, reached):
+        files |= {file, *(other for suffix in (".html", ".pyi") if (other := file.with_suffix(suffix)).is_file())}
     return sorted(files)
 
 

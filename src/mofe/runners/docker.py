@@ -63,9 +63,7 @@ def run_container(
             first process hears of no other.
         options: further options of ``containers.create``.
     """
-    if not any(image in known.tags for known in client.images.list()):
-        on_output(f"pulling {image}\n".encode())
-        client.images.pull(image)
+    _pull_if_missing(client, image, on_output)
     container = client.containers.create(image=image, command=command, volumes=volumes, **options)
     try:
         with stoppable(lambda _: container.kill()):
@@ -77,6 +75,12 @@ def run_container(
         container.remove(force=True)
 
 
+def _pull_if_missing(client: Any, image: str, on_output: Callable[[bytes], None]) -> None:
+    if not any(image in known.tags for known in client.images.list()):
+        on_output(f"pulling {image}\n".encode())
+        client.images.pull(image)
+
+
 def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
     """Options of ``containers.create`` that let a stage work here as it does in a process of its own.
 
@@ -84,11 +88,8 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
     its folder, since stages read what lies beside it; this machine's network; the user who started the run, to whom
     the files then belong; memory that loader processes share.
     """
-    places = {place for place in _local_paths(parameters) if not place.is_relative_to(work)}
-    volumes = {str(place): {"bind": str(place), "mode": "ro"} for place in sorted(places)}
-    volumes[str(work)] = {"bind": str(work), "mode": "rw"}
     return {
-        "volumes": volumes,
+        "volumes": _volumes(parameters, work),
         "environment": {name: value for name, value in os.environ.items() if PASSED_ON.match(name)},
         "network_mode": "host",
         "shm_size": "2g",
@@ -97,21 +98,39 @@ def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
     }
 
 
+def _volumes(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
+    """What is mounted, each under its own name: the work folder to write to, what parameters name to read."""
+    places = {place for place in _local_paths(parameters) if not place.is_relative_to(work)}
+    volumes = {str(place): {"bind": str(place), "mode": "ro"} for place in sorted(places)}
+    return {**volumes, str(work): {"bind": str(work), "mode": "rw"}}
+
+
 def _local_paths(value: Any) -> Iterator[Path]:
     """What a parameter's value names: files and folders, and the folders of data and of patterns."""
-    if isinstance(value, str):
-        place = value.removeprefix(LOCAL_MODEL).removeprefix("file://")
-        fixed, star, _ = place.partition("*")
-        if star and "://" not in place and (matches := locations.glob(locations.resolve(place))):
-            folder = _absolute(fixed[: fixed.rfind("/") + 1])
-            yield from [Path(match.path) for match in matches] if _is_own(folder) else [folder]
-        elif not star and place and Path(place).exists():
-            for found in (_absolute(place), Path(place).resolve()):  # a link, and what it leads to
-                has_neighbours = found.is_file() and found.name.endswith(WITH_NEIGHBOURS)
-                yield found.parent if has_neighbours and not _is_own(found.parent) else found
-    elif isinstance(value, dict | list):
+    if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _local_paths(item)
+    elif isinstance(value, str):
+        place = value.removeprefix(LOCAL_MODEL).removeprefix("file://")
+        if "*" in place:
+            yield from _paths_of_pattern(place)
+        elif place and Path(place).exists():
+            yield from _paths_of_place(place)
+
+
+def _paths_of_pattern(pattern: str) -> Iterator[Path]:
+    """The folder that a pattern looks into; what matches, where the container has such a folder for itself."""
+    if "://" not in pattern and (matches := locations.glob(locations.resolve(pattern))):
+        fixed = pattern.partition("*")[0]
+        folder = _absolute(fixed[: fixed.rfind("/") + 1])
+        yield from [Path(match.path) for match in matches] if _is_own(folder) else [folder]
+
+
+def _paths_of_place(place: str) -> Iterator[Path]:
+    """A file or folder and, if it is a link, what it leads to; of data the folder."""
+    for found in (_absolute(place), Path(place).resolve()):
+        has_neighbours = found.is_file() and found.name.endswith(WITH_NEIGHBOURS)
+        yield found.parent if has_neighbours and not _is_own(found.parent) else found
 
 
 def _is_own(folder: Path) -> bool:

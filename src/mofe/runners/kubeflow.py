@@ -21,16 +21,18 @@ from typing import Any
 import yaml
 
 from mofe import __version__
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, server_message
 from mofe.runners.digests import stamp
-from mofe.runners.pipeline_spec import Documents, EarlierRun, cut, renewed, uncached
+from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, subgraph, with_image, without_cache
 from mofe.runners.pod_resources import RESOURCES, with_resources
-from mofe.runners.workflow import Failure, cause_in, ended, failures, is_elsewhere, nodes_of
+from mofe.runners.workflow import Failure, cause_in, failures, is_elsewhere, nodes_of, report_ended
 
+EXPERIMENT = "mofe"
+"""In which runs and schedules appear; made if it is not there."""
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
-WAIT = 10.0
+POLL_INTERVAL = 10.0
 """Seconds between two looks at a run."""
-PATIENCE = 30
+MAX_MISSES = 30
 """Looks in a row that may fail before we give up following; the run itself goes on."""
 
 
@@ -40,10 +42,9 @@ def submit(
     *,
     host: str,
     name: str,
-    experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str:
     """Submit a run and follow it to its end.
 
@@ -52,10 +53,9 @@ def submit(
         parameters: values of its parameters.
         host: address of Kubeflow Pipelines; "" takes the one of the cluster that this runs in or is configured for.
         name: of the run.
-        experiment: in which the run appears; made if it is not there.
         namespace: of the user, where Kubeflow has several.
         registry: where the images are; "" leaves that of the YAML.
-        say: takes a line for the person who waits.
+        log: takes a line for the person who waits.
 
     Returns:
         The run's id.
@@ -64,8 +64,8 @@ def submit(
         MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
     """
     return _submit(
-        _client(host), _asking(pipeline, registry, parameters), parameters, host, say,
-        run_name=name, experiment_name=experiment, namespace=namespace or None,
+        _client(host), _asking(pipeline, registry, parameters), parameters, host, log,
+        run_name=name, experiment_name=EXPERIMENT, namespace=namespace or None,
     )  # fmt: skip
 
 
@@ -81,23 +81,19 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
         MofeError: Kubeflow cannot be reached, or knows no such run.
     """
     client = _client(host)
-    try:
+    with _access(host, f"has no run {run_id}"):
         run = client.get_run(run_id)
-        spec, version = run.pipeline_spec, run.pipeline_version_reference
-        if spec is None:
-            spec = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} has no run {run_id}: {in_one_line(error)}"
-        ) from error
-    documents = [spec["pipeline_spec"], spec["platform_spec"]] if "pipeline_spec" in spec else [spec]
+        found, version = run.pipeline_spec, run.pipeline_version_reference
+        if found is None:
+            found = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
+    spec = [found["pipeline_spec"], found["platform_spec"]] if "pipeline_spec" in found else [found]
     config = run.runtime_config
     place = {
         "experiment_id": run.experiment_id,
         "pipeline_root": config.pipeline_root if config else None,
         "service_account": run.service_account,
     }
-    return EarlierRun(run_id, run.display_name, documents, (config.parameters if config else None) or {}, place)
+    return EarlierRun(run_id, run.display_name, spec, (config.parameters if config else None) or {}, place)
 
 
 def submit_again(
@@ -108,7 +104,7 @@ def submit_again(
     host: str,
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str:
     """Submit a run of one stage of an earlier run, and of what comes before it; follow it to its end.
 
@@ -123,32 +119,27 @@ def submit_again(
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: where the image with the stage's present code is; "" takes the very image that ran then.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: there is no such stage, or as for :func:`submit`.
     """
-    documents = renewed(earlier.documents, stage, registry.rstrip("/")) if registry else earlier.documents
+    spec = with_image(earlier.spec, stage, registry.rstrip("/")) if registry else earlier.spec
     # what its pods ask for is the stage's own: where it is an input of the others, the cache compares it
-    documents = with_resources(uncached(cut(documents, stage), stage), parameters, stage)
+    spec = with_resources(without_cache(subgraph(spec, stage), stage), parameters, stage)
     before = {name: value for name, value in earlier.parameters.items() if name in RESOURCES}
     given = {name: value for name, value in parameters.items() if name not in RESOURCES} | before
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host), documents, given, host, say, run_name=name, **earlier.place)
+    return _submit(_client(host), spec, given, host, log, run_name=name, **earlier.place)
 
 
 def _submit(
-    client: Any, pipeline: Documents, parameters: dict[str, Any], host: str, say: Callable[[str], None], **more: Any
+    client: Any, pipeline: PipelineSpec, parameters: dict[str, Any], host: str, log: Callable[[str], None], **more: Any
 ) -> str:
-    with _file(_text(pipeline)) as file, redirect_stdout(StringIO()):  # the client prints links of its own
-        try:
-            run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id
-        except Exception as error:  # of the client, of the API, of the connection
-            raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the run: {in_one_line(error)}"
-            ) from error
-    say(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
-    return _follow(client, run_id, pipeline, say)
+    with _file(_text(pipeline)) as file, _access(host, "refused the run"), redirect_stdout(StringIO()):
+        run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id  # prints links of its own
+    log(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
+    return _follow(client, run_id, pipeline, log)
 
 
 def register(
@@ -158,7 +149,7 @@ def register(
     host: str,
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make pipelines known in the UI, each as a new version, unless just this version is there already.
 
@@ -168,7 +159,7 @@ def register(
         host: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
-        say: takes a line for the person who waits.
+        log: takes a line for the person who waits.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
@@ -178,23 +169,24 @@ def register(
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
         content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-        with _file(content) as file, redirect_stdout(StringIO()):
-            try:
-                named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-                found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
-                if found:
-                    known = found[0].pipeline_id
-                else:
-                    known = client.upload_pipeline(file, name, namespace=namespace or None).pipeline_id
-                listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
-                there = version in {v.display_name for v in listed.pipeline_versions or []}
-                if not there:
-                    client.upload_pipeline_version(file, version, pipeline_id=known)
-            except Exception as error:
-                raise MofeError(
-                    f"Kubeflow at {host or 'the current context'} refused {name}: {in_one_line(error)}"
-                ) from error
-        say(f"{name} {version} {'was there already' if there else 'registered'}")
+        with _file(content) as file, redirect_stdout(StringIO()), _access(host, f"refused {name}"):
+            is_new = _upload(client, file, name, version, namespace)
+        log(f"{name} {version} {'registered' if is_new else 'was there already'}")
+
+
+def _upload(client: Any, file: str, name: str, version: str, namespace: str) -> bool:
+    """Make a version of a pipeline known; whether it was not there already."""
+    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+    found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
+    if found:
+        known = found[0].pipeline_id
+    else:
+        known = client.upload_pipeline(file, name, namespace=namespace or None).pipeline_id
+    listed = client.list_pipeline_versions(known, page_size=100, sort_by="created_at desc")
+    if version in {v.display_name for v in listed.pipeline_versions or []}:
+        return False
+    client.upload_pipeline_version(file, version, pipeline_id=known)
+    return True
 
 
 def schedule(
@@ -204,10 +196,9 @@ def schedule(
     *,
     name: str,
     host: str,
-    experiment: str = "mofe",
     namespace: str = "",
     registry: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Let Kubeflow run a pipeline again and again, one run at a time; in place of a schedule of the same name.
 
@@ -217,10 +208,9 @@ def schedule(
         cron: when: seconds, minutes, hours, day of the month, month, day of the week.
         name: of the schedule, and of its runs.
         host: as for :func:`submit`.
-        experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
         registry: as for :func:`submit`.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: the times are no cron expression; Kubeflow cannot be reached or refuses.
@@ -230,60 +220,44 @@ def schedule(
             f"{cron!r} has {len(cron.split())} fields: Kubeflow's six begin with seconds, for example '0 0 3 * * 1'"
         )
     client = _client(host)
-    place, old = _scheduled(client, name, host, experiment, namespace)
-    with _file(_text(_asking(pipeline, registry, parameters))) as file:
-        try:
-            client.create_recurring_run(
-                place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
-            )
-            for recurring_run in old:
-                _end(client, place, recurring_run)
-        except Exception as error:
-            raise MofeError(
-                f"Kubeflow at {host or 'the current context'} refused the schedule: {in_one_line(error)}"
-            ) from error
-    say(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
+    place, old = _find_schedules(client, name, host, namespace)
+    with _file(_text(_asking(pipeline, registry, parameters))) as file, _access(host, "refused the schedule"):
+        client.create_recurring_run(
+            place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
+        )
+        for recurring_run in old:
+            _end(client, place, recurring_run)
+    log(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
 
 
-def unschedule(
-    name: str, *, host: str, experiment: str = "mofe", namespace: str = "", say: Callable[[str], None] = print
-) -> None:
+def unschedule(name: str, *, host: str, namespace: str = "", log: Callable[[str], None] = print) -> None:
     """End a schedule; a run of it that has begun goes on.
 
     Args:
         name: of the schedule; it is no error if there is none.
         host: as for :func:`submit`.
-        experiment: as for :func:`submit`.
         namespace: as for :func:`submit`.
-        say: as for :func:`submit`.
+        log: as for :func:`submit`.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
     """
     client = _client(host)
-    place, old = _scheduled(client, name, host, experiment, namespace)
-    try:
+    place, old = _find_schedules(client, name, host, namespace)
+    with _access(host, "kept the schedule"):
         for recurring_run in old:
             _end(client, place, recurring_run)
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} kept the schedule: {in_one_line(error)}"
-        ) from error
-    say(f"{name} runs no more" if old else f"there is no schedule {name}")
+    log(f"{name} runs no more" if old else f"there is no schedule {name}")
 
 
-def _scheduled(client: Any, name: str, host: str, experiment: str, namespace: str) -> tuple[str, list[str]]:
-    """An experiment, made if it is not there, and the schedules of this name in it: their ids."""
-    try:
+def _find_schedules(client: Any, name: str, host: str, namespace: str) -> tuple[str, list[str]]:
+    """The experiment, and the schedules of this name in it: their ids."""
+    with _access(host, "lists no schedules"):
         with redirect_stdout(StringIO()):  # the client prints a link
-            place = client.create_experiment(experiment, namespace=namespace or None).experiment_id
+            place = client.create_experiment(EXPERIMENT, namespace=namespace or None).experiment_id
         pages = _pages(client.list_recurring_runs, experiment_id=place)
         listed = [run for page in pages for run in page.recurring_runs or []]
         return place, [run.recurring_run_id for run in listed if run.display_name == name]
-    except Exception as error:
-        raise MofeError(
-            f"Kubeflow at {host or 'the current context'} lists no schedules: {in_one_line(error)}"
-        ) from error
 
 
 def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
@@ -306,13 +280,13 @@ def _pages(listing: Callable[..., Any], **of: Any) -> Iterator[Any]:
             return
 
 
-def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> Documents:
+def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> PipelineSpec:
     """A pipeline with the images by content, and with what the pods of a run ask for."""
     stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
     return with_resources(list(yaml.safe_load_all(stamped)), parameters)
 
 
-def _text(pipeline: Documents) -> str:
+def _text(pipeline: PipelineSpec) -> str:
     return str(yaml.safe_dump_all(pipeline, sort_keys=False, allow_unicode=True))
 
 
@@ -328,14 +302,14 @@ def _file(pipeline: str) -> Iterator[str]:
 def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
     if not defaults:
         return pipeline
-    documents = list(yaml.safe_load_all(pipeline))
-    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    spec = list(yaml.safe_load_all(pipeline))
+    parameters = spec[0]["root"]["inputDefinitions"]["parameters"]
     for name in defaults.keys() & parameters.keys():
         parameters[name]["defaultValue"] = defaults[name]
-    return _text(documents)
+    return _text(spec)
 
 
-def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], None]) -> str:
+def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str], None]) -> str:
     told: set[str] = set()
     misses, elsewhere = 0, False
     while True:
@@ -346,25 +320,29 @@ def _follow(client: Any, run_id: str, pipeline: Documents, say: Callable[[str], 
             misses = 0
         except Exception as error:
             misses += 1
-            if misses >= PATIENCE:
+            if misses >= MAX_MISSES:
                 raise MofeError(
-                    f"lost sight of run {run_id} ({in_one_line(error)}); it may still be running: look in the UI"
+                    f"lost sight of run {run_id} ({server_message(error)}); it may still be running: look in the UI"
                 ) from error
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
             continue
         if is_elsewhere(status) and not elsewhere:
             elsewhere = True
-            say("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
-        for line in ended(nodes, pipeline, told):
-            say(line)
+            log("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
+        for line in report_ended(nodes, pipeline, told):
+            log(line)
         if run.state in FINISHED:
             break
-        time.sleep(WAIT)
+        time.sleep(POLL_INTERVAL)
     if run.state != "SUCCEEDED":
-        why = [f"{failure.stage} ({_cause(client, run_id, failure)})" for failure in failures(nodes, pipeline)]
-        reason = "; ".join(why) or (in_one_line(run.error) if run.error else "the UI may say why")
-        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {reason}")
+        raise MofeError(f"run {run_id} ended as {run.state.lower()}: {_reason(client, run, nodes, pipeline)}")
     return run_id
+
+
+def _reason(client: Any, run: Any, nodes: list[dict[str, Any]], pipeline: PipelineSpec) -> str:
+    """Why a run failed: its stages with their causes, or what Kubeflow says of it."""
+    why = [f"{failure.stage} ({_cause(client, run.run_id, failure)})" for failure in failures(nodes, pipeline)]
+    return "; ".join(why) or (server_message(run.error) if run.error else "the UI may say why")
 
 
 def _workflow(client: Any, run_id: str) -> dict[str, Any]:
@@ -395,6 +373,16 @@ def _get(client: Any, path: str) -> str:
     return str(answer.data.decode("utf-8", errors="replace"))
 
 
+@contextmanager
+def _access(host: str, refusal: str) -> Iterator[None]:
+    """Within it an error of the client, of the API or of the connection is a refusal of Kubeflow's."""
+    try:
+        yield
+    except Exception as error:
+        where = host or "the current context"
+        raise MofeError(f"Kubeflow at {where} {refusal}: {server_message(error)}") from error
+
+
 def _client(host: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -405,4 +393,4 @@ def _client(host: str) -> Any:
             return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
         except Exception as error:
             named = f"Kubeflow at {host}" if host else "no --host was given, and Kubeflow at kubectl's current context"
-            raise MofeError(f"{named} cannot be reached: {in_one_line(error)}") from error
+            raise MofeError(f"{named} cannot be reached: {server_message(error)}") from error

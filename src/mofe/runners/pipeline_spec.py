@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from mofe.runners.digests import present_image
 FINDS = "find OOD set"
 """The display name of a task that only finds in the cache what another has made."""
 
-Documents = list[dict[str, Any]]
+PipelineSpec = list[dict[str, Any]]
 """A compiled pipeline as its YAML holds it: the graph and, where there is one, what is Kubernetes' own in it."""
 
 
@@ -22,20 +22,20 @@ class EarlierRun:
 
     run_id: str
     name: str
-    documents: Documents
+    spec: PipelineSpec
     """The pipeline, with the images it ran in."""
     parameters: dict[str, Any]
     place: dict[str, Any] = field(default_factory=dict)
     """On Kubeflow: the experiment it is in, and what else it was submitted with."""
 
 
-def cut(documents: Documents, stage: str) -> Documents:
+def subgraph(spec: PipelineSpec, stage: str) -> PipelineSpec:
     """A pipeline without the tasks that are neither the stage's nor come before it.
 
     Raises:
         MofeError: the pipeline has no such stage; with those that it has.
     """
-    pipeline, *platform = copy.deepcopy(documents)
+    pipeline, *platform = copy.deepcopy(spec)
     components = {**pipeline["components"], "root": pipeline["root"]}
     there = {stage_of(c["executorLabel"]): None for c in components.values() if "executorLabel" in c}
     if stage not in there:
@@ -50,9 +50,9 @@ def cut(documents: Documents, stage: str) -> Documents:
     return [pipeline, *platform]
 
 
-def uncached(documents: Documents, stage: str) -> Documents:
+def without_cache(spec: PipelineSpec, stage: str) -> PipelineSpec:
     """A pipeline in which a stage takes nothing from Kubeflow's cache."""
-    changed = copy.deepcopy(documents)
+    changed = copy.deepcopy(spec)
     components = changed[0]["components"]
     for owner in (changed[0]["root"], *components.values()):
         for task in owner.get("dag", {}).get("tasks", {}).values():
@@ -61,15 +61,15 @@ def uncached(documents: Documents, stage: str) -> Documents:
     return changed
 
 
-def renewed(documents: Documents, stage: str, registry: str = "") -> Documents:
+def with_image(spec: PipelineSpec, stage: str, registry: str = "") -> PipelineSpec:
     """A pipeline in which one stage runs the present code, and all others what they ran before.
 
     Args:
-        documents: with images by content.
+        spec: with images by content.
         stage: whose image is replaced.
         registry: where that image is; "" takes the registry of the one that it replaces.
     """
-    changed = copy.deepcopy(documents)
+    changed = copy.deepcopy(spec)
     for name, executor in changed[0]["deploymentSpec"]["executors"].items():
         if stage_of(name) == stage:
             container = executor["container"]
@@ -83,9 +83,21 @@ def stage_of(name: str) -> str:
 
 
 def _trim(name: str, components: dict[str, Any], stage: str) -> None:
+    """Leave in a graph, and in those below it, only the tasks that the stage needs."""
     dag = components[name]["dag"]
-    tasks = dag["tasks"]
-    wanted = [task for task in tasks if _is_wanted(tasks[task], components, stage)]
+    wanted = [task for task, spec in dag["tasks"].items() if _is_wanted(spec, components, stage)]
+    kept = _with_those_before(wanted, dag["tasks"])
+    needed_whole = {before for task in kept for before in dag["tasks"][task].get("dependentTasks", [])}
+    for task in wanted:
+        component = dag["tasks"][task]["componentRef"]["name"]
+        if "dag" in components[component] and task not in needed_whole:
+            _trim(component, components, stage)
+    dag["tasks"] = {task: spec for task, spec in dag["tasks"].items() if task in kept}
+    _drop_unmade_outputs(components[name], components)
+
+
+def _with_those_before(wanted: Sequence[str], tasks: dict[str, Any]) -> set[str]:
+    """Tasks, and all that come before them."""
     kept: set[str] = set()
     pending = list(wanted)
     while pending:
@@ -93,13 +105,13 @@ def _trim(name: str, components: dict[str, Any], stage: str) -> None:
         if task not in kept:
             kept.add(task)
             pending += tasks[task].get("dependentTasks", [])
-    needed = {before for task in kept for before in tasks[task].get("dependentTasks", [])}
-    for task in wanted:
-        component = tasks[task]["componentRef"]["name"]
-        if "dag" in components[component] and task not in needed:
-            _trim(component, components, stage)
-    dag["tasks"] = {task: spec for task, spec in tasks.items() if task in kept}
-    outputs, defined = dag.get("outputs", {}), components[name].get("outputDefinitions", {})
+    return kept
+
+
+def _drop_unmade_outputs(component: dict[str, Any], components: dict[str, Any]) -> None:
+    """Remove the outputs of a graph that none of its tasks makes any more."""
+    dag = component["dag"]
+    outputs, defined = dag.get("outputs", {}), component.get("outputDefinitions", {})
     for kind in ("artifacts", "parameters"):
         for output, source in list(outputs.get(kind, {}).items()):
             if not all(_is_made(*made, dag["tasks"], components) for made in _sources(source)):

@@ -8,7 +8,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from mofe.runners.pipeline_spec import Documents, stage_of
+from mofe.runners.pipeline_spec import PipelineSpec, stage_of
 
 RESOURCES = ("accelerator", "accelerators", "train_accelerators", "cpu", "memory")
 """The parameters of the pipelines that are asked for, and change no result."""
@@ -19,17 +19,17 @@ INPUTS = {
 """Under which kfp hands them to tasks."""
 
 
-def with_resources(documents: Documents, parameters: Mapping[str, Any], stage: str = "") -> Documents:
+def with_resources(spec: PipelineSpec, parameters: Mapping[str, Any], stage: str = "") -> PipelineSpec:
     """A compiled pipeline whose pods of the pool ask for what a run's parameters say, or the pipeline's defaults.
 
     The pool's are the pods whose nodes can be chosen. A pipeline into which this was written before asks anew.
 
     Args:
-        documents: the pipeline.
+        spec: the pipeline.
         parameters: of the run.
         stage: only its pods; those of the others, and so what the cache compares of them, remain as they are.
     """
-    changed = copy.deepcopy(documents)
+    changed = copy.deepcopy(spec)
     pipeline, platform = changed[0], changed[1]["platforms"]["kubernetes"] if changed[1:] else {}
     known = pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
     asked = {name: str(parameters.get(name, known.get(name, {}).get("defaultValue", ""))) for name in RESOURCES}

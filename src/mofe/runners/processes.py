@@ -18,7 +18,7 @@ from types import FrameType
 
 from mofe.errors import MofeError
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 """Seconds that a stage has to end by itself, as on Kubernetes."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,7 +59,7 @@ class StageProcesses:
 
     @contextmanager
     def stoppable(self, send: Send) -> Iterator[None]:
-        """While it lasts, ``send`` gets the signal that ends the run: SIGTERM, and SIGKILL after :data:`PATIENCE`.
+        """While it lasts, ``send`` gets the signal that ends the run: SIGTERM, and SIGKILL after :data:`TIMEOUT`.
 
         Raises:
             MofeError: the run has been told to end.
@@ -94,7 +94,7 @@ class StageProcesses:
     def _end(self, number: int, frame: FrameType | None) -> None:
         self._told += 1
         self._send_all(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
-        late = threading.Timer(PATIENCE, self._send_all, (signal.SIGKILL,))
+        late = threading.Timer(TIMEOUT, self._send_all, (signal.SIGKILL,))
         late.daemon = True
         late.start()
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
@@ -105,8 +105,8 @@ class StageProcesses:
 
 
 def _hear_out(output: int, on_output: Callable[[bytes], None]) -> None:
-    """Until all processes of a stage have ended, and none longer than :data:`PATIENCE`."""
-    end = time.monotonic() + PATIENCE
+    """Until all processes of a stage have ended, and none longer than :data:`TIMEOUT`."""
+    end = time.monotonic() + TIMEOUT
     while (left := end - time.monotonic()) > 0 and select.select([output], [], [], left)[0]:
         if not (piece := os.read(output, 1 << 16)):
             return

@@ -57,3 +57,15 @@ class RunRecord:
                 f"there is no record of a run {run!r} in {work}; runs there: {', '.join(known[:5]) or 'none'}"
             )
         return read_json(file, cls, "record of a run")
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """One stage of an earlier run is run again: the cache holds all that comes before it, and nothing for it."""
+
+    stage: str
+    earlier: RunRecord
+
+    def outputs_of(self, key: str) -> dict[str, Any] | None:
+        """What a stage that no cache holds gave in the earlier run."""
+        return next((e.outputs for e in self.earlier.executions if e.key == key), None)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mofe.runners.pipeline_spec import FINDS, Documents, stage_of
+from mofe.runners.pipeline_spec import FINDS, PipelineSpec, stage_of
 from mofe.runners.stage_log import exception_in
 
 ENDED = {"Succeeded", "Failed", "Error"}
@@ -50,17 +50,17 @@ def is_elsewhere(status: dict[str, Any]) -> bool:
     return "offloadNodeStatusVersion" in status
 
 
-def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> Iterator[str]:
+def report_ended(nodes: list[dict[str, Any]], spec: PipelineSpec, told: set[str]) -> Iterator[str]:
     """A line for each stage that has come to its end since the last look.
 
     Args:
         nodes: from :func:`nodes_of`.
-        documents: the compiled pipeline.
+        spec: the compiled pipeline.
         told: the nodes that were told; written to.
     """
     skipped = {_way(node) for node in nodes if node.get("phase") in ("Skipped", "Omitted")}
     for node in nodes:
-        stage, whole = _stage(node["name"], documents)
+        stage, whole = _stage(node["name"], spec)
         if not whole or node.get("phase") not in ENDED or node["id"] in told or not node.get("finishedAt"):
             continue
         told.add(node["id"])
@@ -72,11 +72,11 @@ def ended(nodes: list[dict[str, Any]], documents: Documents, told: set[str]) -> 
         yield f"{'✗' if how == 'failed' else '✓'} {stage:<24}{how:>10}"
 
 
-def failures(nodes: list[dict[str, Any]], documents: Documents) -> list[Failure]:
+def failures(nodes: list[dict[str, Any]], spec: PipelineSpec) -> list[Failure]:
     """The pods that ended a run: of each task's tries the last, if it failed."""
     last = {_way(node): node for node in nodes if node.get("type") == "Pod" and node.get("finishedAt")}
     return [
-        Failure(_stage(node["name"], documents)[0], _pod(node), node["id"], node.get("message", ""))
+        Failure(_stage(node["name"], spec)[0], _pod(node), node["id"], node.get("message", ""))
         for node in last.values()
         if node["phase"] in ("Failed", "Error")
     ]
@@ -90,9 +90,9 @@ def cause_in(log: str) -> str:
     return exception_in(re.sub(r"(?m)^Error: (exit status|signal).*$", "", log))[1]  # Argo's last words
 
 
-def _stage(name: str, documents: Documents) -> tuple[str, bool]:
+def _stage(name: str, spec: PipelineSpec) -> tuple[str, bool]:
     """To which stage a node belongs, with the rounds of its loops; and whether it is the whole of it."""
-    component, stage, rounds, whole = documents[0]["root"], "the pipeline", [], False
+    component, stage, rounds, whole = spec[0]["root"], "the pipeline", [], False
     for segment in name.split(".")[2:]:
         tasks = component.get("dag", {}).get("tasks", {})
         task = segment.partition("(")[0]
@@ -101,7 +101,7 @@ def _stage(name: str, documents: Documents) -> tuple[str, bool]:
         if begun := re.match(r"iteration-iterations\((\d+):", segment):
             rounds.append(str(int(begun[1]) + 1))
         elif driven in tasks:
-            component = documents[0]["components"][tasks[driven]["componentRef"]["name"]]
+            component = spec[0]["components"][tasks[driven]["componentRef"]["name"]]
             stage = _shown(tasks[driven]["taskInfo"]["name"], component)
     return f"{stage} {'.'.join(rounds)}".rstrip(), whole and "executorLabel" in component
 

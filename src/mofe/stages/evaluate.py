@@ -1,7 +1,7 @@
 """From scores to metrics and a report."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -19,7 +19,7 @@ from mofe.report.text import format_table
 from mofe.storage import locations, writing
 from mofe.tracking import journal
 
-MOST_AT_ONCE = 4
+MAX_AT_ONCE = 4
 """Pairs of set and score that are measured at once: each bootstrap of 60 000 images holds 190 MB."""
 
 
@@ -56,58 +56,89 @@ def evaluate(
     """
     with journal.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
-        classes, course = Partition.read(partition), History.read(history)
-        for what, made in ((f"the scores {test.uri}", test.info), (f"the training history {history}", course)):
-            if not made.check_source("partition", classes):
-                raise MofeError(f"{what} and the partition {partition} are not of the same model")
-        labels = test.table["label"].to_numpy()
-        right = test.table["predicted"].to_numpy() == labels
-        routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
-        pairs = [(table, score) for table in ood for score in test.info.scores]
-        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-            measured = pool.map(lambda pair: _result(test, *pair), pairs)
-            results = list(progress(measured, label="evaluate", total=len(pairs), unit="score"))
-        by_name = {item["dataset"]: item for item in ood_data or []}
-        sets = [by_name.get(table.info.dataset, {"dataset": table.info.dataset}) for table in ood]
-        found = Metrics(
-            made_from={table.info.dataset: table.info.identity for table in (test, *ood)},
-            name=name,
-            id_accuracy=float(right.mean()),
-            router_accuracy=float(routed_right.mean()),
-            zero_shot_accuracy=test.info.zero_shot_accuracy,
-            results=tuple(results),
-            experts=_by_expert(test, ood, classes),
-            class_accuracy={classes.classes[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
-            kinds={item["dataset"]: item["kind"] for item in sets if item.get("kind")},
-            parameters={
-                **test.info.parameters,
-                "ood_data": [
-                    {name: item[name] for name in ("dataset", "uri", "kind") if item.get(name)} for item in sets
-                ],
-            },
-        )
-        curves = []
-        for table in ood:
-            curve = roc_points(test.table[PRIMARY].to_numpy(), table.table[PRIMARY].to_numpy())
-            points = {name: values.tolist() for name, values in curve._asdict().items()}
-            curves.append({"ood": table.info.dataset, "score": PRIMARY, **points})
+        classes, course = _read_training(partition, history, test)
+        results = _measure(test, ood)
+        found = _summarise(test, ood, classes, results, name, ood_data or [])
 
-        writing.write_bytes(locations.resolve(metrics), found.sealed())
-        writing.write_json(locations.resolve(roc), {"curves": curves})
+        writing.write_bytes(locations.resolve(metrics), found.to_bytes())
+        writing.write_json(locations.resolve(roc), {"curves": [_curve(test, table) for table in ood]})
         page = render(found, test, ood, classes, course)
         writing.write_bytes(locations.resolve(report), page.encode())
         print(format_table(found))
-        figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
-        if found.zero_shot_accuracy is not None:
-            figures["zero_shot_accuracy"] = found.zero_shot_accuracy
-        own = [result for result in results if result.is_own]
-        figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in own}
-        figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in own}
+        figures = _figures(found)
         run.metrics(figures)
         run.file(metrics)
         run.file(report)
     pooled = np.concatenate([table.table[PRIMARY].to_numpy() for table in ood])
     return Evaluation(figures, roc_points(test.table[PRIMARY].to_numpy(), pooled))
+
+
+def _read_training(partition: str, history: str, test: ScoreTable) -> tuple[Partition, History]:
+    """What the scored model was trained with, and how it went.
+
+    Raises:
+        MofeError: they are of another model.
+    """
+    classes, course = Partition.read(partition), History.read(history)
+    for what, made in ((f"the scores {test.uri}", test.info), (f"the training history {history}", course)):
+        if not made.check_source("partition", classes):
+            raise MofeError(f"{what} and the partition {partition} are not of the same model")
+    return classes, course
+
+
+def _measure(test: ScoreTable, ood: list[ScoreTable]) -> tuple[Result, ...]:
+    """Every score on every OOD set, several at once."""
+    pairs = [(table, score) for table in ood for score in test.info.scores]
+    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
+        measured = pool.map(lambda pair: _result(test, *pair), pairs)
+        return tuple(progress(measured, label="evaluate", total=len(pairs), unit="score"))
+
+
+def _summarise(
+    test: ScoreTable,
+    ood: list[ScoreTable],
+    classes: Partition,
+    results: tuple[Result, ...],
+    name: str,
+    ood_data: list[dict[str, str]],
+) -> Metrics:
+    """All figures of the evaluation."""
+    labels = test.table["label"].to_numpy()
+    right = test.table["predicted"].to_numpy() == labels
+    routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
+    by_name = {item["dataset"]: item for item in ood_data}
+    sets = [by_name.get(table.info.dataset, {"dataset": table.info.dataset}) for table in ood]
+    shown = [{key: item[key] for key in ("dataset", "uri", "kind") if item.get(key)} for item in sets]
+    return Metrics(
+        made_from={table.info.dataset: table.info.identity for table in (test, *ood)},
+        name=name,
+        id_accuracy=float(right.mean()),
+        router_accuracy=float(routed_right.mean()),
+        zero_shot_accuracy=test.info.zero_shot_accuracy,
+        results=results,
+        experts=_by_expert(test, ood, classes),
+        class_accuracy={classes.classes[c]: float(right[labels == c].mean()) for c in np.unique(labels).tolist()},
+        kinds={item["dataset"]: item["kind"] for item in sets if item.get("kind")},
+        parameters={**test.info.parameters, "ood_data": shown},
+    )
+
+
+def _curve(test: ScoreTable, ood: ScoreTable) -> dict[str, Any]:
+    """The ROC curve of the KNN score on one OOD set."""
+    curve = roc_points(test.table[PRIMARY].to_numpy(), ood.table[PRIMARY].to_numpy())
+    points = {name: values.tolist() for name, values in curve._asdict().items()}
+    return {"ood": ood.info.dataset, "score": PRIMARY, **points}
+
+
+def _figures(found: Metrics) -> dict[str, float]:
+    """What a dashboard shows: accuracies, and the detector's own scores."""
+    figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
+    if found.zero_shot_accuracy is not None:
+        figures["zero_shot_accuracy"] = found.zero_shot_accuracy
+    own = [result for result in found.results if result.is_own]
+    figures |= {f"{r.score}.{r.ood}.fpr95": r.fpr95 for r in own}
+    figures |= {f"{r.score}.{r.ood}.auroc": r.auroc for r in own}
+    return figures
 
 
 def _result(test: ScoreTable, ood: ScoreTable, score: str) -> Result:

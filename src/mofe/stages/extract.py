@@ -1,5 +1,6 @@
-"""Features of the training images under the untouched backbone, and the prototype of each class."""
+"""Features of the training images under the pre-trained backbone, and the prototype of each class."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.parts import images_of
 from mofe.artifacts.tables import fixed_size_lists, vectors
 from mofe.device import one_thread
-from mofe.inference.embedding import embed_shards, untouched
+from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards
 from mofe.models.backbone import describe_backbone
+from mofe.models.mofe import MoFE
 from mofe.partitioning.prototypes import ClassSums
 from mofe.storage import writing
 from mofe.tracking import journal
@@ -57,39 +59,23 @@ def extract(
         source = ImageShards(images)
         mine = images_of(shard, shards, len(source), batch_size)
         spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
-        model = untouched(spec, source.info.classes)
-        schema = feature_schema(model.dim)
+        model = create_pretrained(spec, source.info.classes)
         sums = ClassSums(len(source.info.classes), model.dim)
+        tables = _embed(model, source, EmbedOptions(spec.preprocessing, batch_size, num_workers, precision), mine)
+        about = FeatureInfo(
+            backbone=spec,
+            dim=model.dim,
+            num_images=len(source),
+            classes=source.info.classes,
+            synsets=source.info.synsets,
+            made_from={"images": source.info.identity},
+        )
         with writing.staged(features) as folder:
             with writing.file(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
-                for positions_B, labels_B, (output,), _ in embed_shards(
-                    [model],
-                    source,
-                    spec.preprocessing,
-                    label="extract",
-                    batch_size=batch_size,
-                    num_workers=num_workers,
-                    precision=precision,
-                    positions=np.array(mine),
-                ):
-                    columns = {
-                        "id": source.paths.take(positions_B),
-                        "label": pa.array(labels_B, pa.int32()),
-                        "trunk": fixed_size_lists(output.trunk_BD.numpy(), pa.float16()),
-                        "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
-                    }
-                    table = pa.table(columns, schema=schema)
+                for table in tables:
                     write(table)
-                    with one_thread():
-                        sums.add(vectors(table["trunk"]), labels_B)  # as they are stored: their sums are exact
-            about = FeatureInfo(
-                backbone=spec,
-                dim=model.dim,
-                num_images=len(source),
-                classes=source.info.classes,
-                synsets=source.info.synsets,
-                made_from={"images": source.info.identity},
-            )
+                    with one_thread():  # as they are stored: their sums are exact
+                        sums.add(vectors(table["trunk"]), table["label"].to_numpy())
             if shards == 1:
                 sums.write_prototypes(folder, about.classes, images)
                 about.write(folder)
@@ -97,6 +83,21 @@ def extract(
                 sums.write(folder)
                 FeaturePart(**dict(about), start=mine.start, stop=mine.stop).write(folder)
         run.metrics({"images": len(mine), "classes": len(sums.count_C), "dim": model.dim})
+
+
+def _embed(model: MoFE, source: ImageShards, options: EmbedOptions, mine: range) -> Iterator[pa.Table]:
+    """The features of the images at these positions, batch by batch, as they are stored."""
+    schema = feature_schema(model.dim)
+    for positions_B, labels_B, (output,), _ in embed_shards(
+        [model], source, options, label="extract", positions=np.array(mine)
+    ):
+        columns = {
+            "id": source.paths.take(positions_B),
+            "label": pa.array(labels_B, pa.int32()),
+            "trunk": fixed_size_lists(output.trunk_BD.numpy(), pa.float16()),
+            "embedding": fixed_size_lists(output.embedding_BD.numpy(), pa.float16()),
+        }
+        yield pa.table(columns, schema=schema)
 
 
 def _whole_numbers(value: Any) -> Any:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -14,22 +15,25 @@ from upath import UPath
 from mofe import __version__
 from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
+from mofe.artifacts.keywords import takes
 from mofe.artifacts.model import Epoch, History, ModelConfig
-from mofe.artifacts.partition import Partition, RouterKind
+from mofe.artifacts.partition import Partition
+from mofe.artifacts.recipe import KEYWORDS, Recipe
 from mofe.errors import MofeError
-from mofe.inference.embedding import embed_shards
+from mofe.inference.embedding import EmbedOptions, embed_shards
 from mofe.models.backbone import create_backbone
 from mofe.models.checkpoint import save_model
 from mofe.models.mofe import MoFE
 from mofe.storage import locations, writing
 from mofe.tracking import journal
+from mofe.tracking.journal import StageRun
 from mofe.training import distributed
 from mofe.training.checkpoint import forget_handed_on, handed_on
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.nodes import train_on_nodes
-from mofe.training.recipe import Recipe
 
 
+@takes(KEYWORDS, after="top_k")
 def finetune(
     images: str,
     features: str,
@@ -38,36 +42,13 @@ def finetune(
     history: str,
     *,
     top_k: int = 1,
-    epochs: int = 40,
-    probe_epochs: int = 3,
-    probe_learning_rate: float = 1e-3,
-    batch_size: int = 1024,
-    micro_batch_size: int = 128,
-    learning_rate: float = 1e-4,
-    min_learning_rate: float = 1e-6,
-    warmup_epochs: float = 5.0,
-    weight_decay: float = 0.05,
-    layer_decay: float = 0.75,
-    drop_path: float = 0.1,
-    clip_norm: float = 1.0,
-    augmentation: str = "randaugment",
-    mixup: str = "dynamic",
-    mixup_scale: float = 0.9,
-    mixup_sigma: float = 1.0,
-    fold_lambda: bool = True,
-    regulariser: str = "label-smoothing",
-    regulariser_weight: float = 0.1,
-    negative_weight: float = 1.0,
-    router: RouterKind = "cluster",
-    expert_init: str = "backbone",
-    validation_fraction: float = 0.05,
-    seed: int = 0,
     num_workers: int = 4,
     precision: str = "auto",
     processes: int = 0,
     num_nodes: int = 1,
     node_resources: dict[str, Any] | None = None,
     checkpoints: str = "",
+    **training: Any,
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
@@ -82,31 +63,7 @@ def finetune(
         model: where to write the model (path or URI of a folder).
         history: where to write what was measured after each epoch (path or URI of a folder).
         top_k: experts an image is sent to at inference; more than one are weighted by router probability.
-        epochs: of fine-tuning; 0 leaves the pre-trained backbone with a linear probe.
-        probe_epochs: of the linear probe that router and heads begin with.
-        probe_learning_rate: of the linear probe (AdamW, cosine to 0, batches of micro_batch_size).
-        batch_size: images an optimiser step, over all devices and accumulated micro-batches.
-        micro_batch_size: images at once on a device.
-        learning_rate: highest learning rate, of the top layer.
-        min_learning_rate: where the cosine ends.
-        warmup_epochs: of linear warm-up from 0.
-        weight_decay: of AdamW, for matrices.
-        layer_decay: factor on the learning rate from each layer to the one below.
-        drop_path: stochastic depth of the last block, rising linearly from 0 at the first.
-        clip_norm: largest norm of the gradient; 0 does not clip.
-        augmentation: randaugment (crop, flip, RandAugment), crop-flip, crop (no mirror images), or none.
-        mixup: dynamic (σ by class accuracy), fixed (σ = mixup_sigma for all) or none.
-        mixup_scale: w in σ = 1 - w·s, where s is the accuracy of the class; from 0 to 1.
-        mixup_sigma: σ of fixed Mixup.
-        fold_lambda: whether λ is folded to [½, 1], so that the image whose expert is trained is the larger part.
-        regulariser: label-smoothing, l2 (squared norm of the final embedding) or none.
-        regulariser_weight: smoothed share of the target, or the factor of the norm.
-        negative_weight: of images of other clusters in an expert's loss.
-        router: cluster (an output an expert) or class (an output a class; the likeliest class decides).
-        expert_init: what experts are copies of: backbone (as it is), or naive (after the same fine-tuning without
-            experts and Mixup, with labels smoothed by 0.1; takes twice the time).
-        validation_fraction: of each class's training images, set aside to measure s and to set thresholds.
-        seed: of the split, of the order of images, of augmentation and of Mixup.
+        training: the fields of :class:`~mofe.artifacts.recipe.Recipe`.
         num_workers: processes that decode images.
         precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
         processes: that train together on this machine; 0 starts one for each GPU.
@@ -116,115 +73,60 @@ def finetune(
             {"nvidia.com/gpu": 8}.
         checkpoints: folder (path or URI) for checkpoints; "" keeps none.
     """
-    arguments = {name: value for name, value in locals().items() if name not in ("num_nodes", "node_resources")}
-    recipe = Recipe(
-        epochs=epochs,
-        probe_epochs=probe_epochs,
-        probe_learning_rate=probe_learning_rate,
-        batch_size=batch_size,
-        micro_batch_size=micro_batch_size,
-        learning_rate=learning_rate,
-        min_learning_rate=min_learning_rate,
-        warmup_epochs=warmup_epochs,
-        weight_decay=weight_decay,
-        layer_decay=layer_decay,
-        drop_path=drop_path,
-        clip_norm=clip_norm,
-        augmentation=augmentation,
-        mixup=mixup,
-        mixup_scale=mixup_scale,
-        mixup_sigma=mixup_sigma,
-        regulariser=regulariser,
-        fold_lambda=fold_lambda,
-        regulariser_weight=regulariser_weight,
-        negative_weight=negative_weight,
-        router=router,
-        expert_init=expert_init,
-        validation_fraction=validation_fraction,
-        seed=seed,
-    )
+    arguments = {**locals(), **training}
+    for name in ("training", "num_nodes", "node_resources"):
+        del arguments[name]
+    recipe = Recipe(**training)
     if num_nodes < 1:
         raise MofeError(f"num_nodes = {num_nodes}: at least one node trains")
     if num_nodes > 1:
         train_on_nodes(arguments, num_nodes, node_resources or {})
         return
-    devices = torch.accelerator.device_count()
-    if 0 < devices < processes:
-        raise MofeError(f"processes = {processes}, but this machine has {devices} GPUs: each process needs its own")
-    together = processes or max(1, devices)
+    together = _num_processes(processes)
     if together > 1 and not distributed.started():
         distributed.launch(finetune, arguments, together)
         return
     with distributed.process_group():
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with journal.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
-            shards, known, classes = _sources(images, features, partition)
-            made_from = {"images": shards.info, "features": known.info, "partition": classes}
-            config = ModelConfig(
-                made_from={what: source.identity for what, source in made_from.items()},
-                library_version=__version__,
-                backbone=known.info.backbone,
-                top_k=top_k,
-                router=router,
-                partition=classes,
-                validation_fraction=validation_fraction,
-                seed=seed,
-                training=recipe.to_dict(),
-            )
+            sources = _read_sources(images, features, partition)
+            config = _model_config(sources, recipe, top_k)
+            place = _checkpoint_folder(checkpoints, config, precision)
+            tuning = _FineTuning(sources.shards, config, num_workers, precision)
 
-            def report(epoch: Epoch) -> None:
-                measured = epoch.model_dump(exclude={"epoch", "layer_rates", "class_accuracy", "sigma"})
-                if run is not None:
-                    run.metrics(measured, step=epoch.epoch)
-
-            def fine_tune(
-                backbone: VisionTransformer,
-                partition: Partition,
-                recipe: Recipe,
-                embeddings: Callable[[], Embeddings],
-                checkpoints: UPath | None,
-                on_epoch: Callable[[Epoch], None] = lambda _: None,
-            ) -> Trainer:
-                torch.manual_seed(seed)  # of the router and the heads
-                trainer = Trainer(
-                    model=MoFE(
-                        backbone, partition, config.backbone.depth, top_k if partition is classes else 1, recipe.router
-                    ),
-                    shards=shards,
-                    embeddings=embeddings,
-                    preprocessing=config.backbone.preprocessing,
-                    recipe=recipe,
-                    num_workers=num_workers,
-                    precision=precision,
-                    checkpoints=checkpoints,
-                    on_epoch=on_epoch,
-                )
-                trainer.train()
-                return trainer
-
-            place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
-            if place and distributed.is_first():
-                forget_handed_on(place)
-            distributed.wait_for_all()
-            start = create_backbone(config.backbone, drop_path=drop_path)
-            embeddings = partial(stored_embeddings, known)
-            if expert_init == "naive":
-                only = Partition.of_one_expert(classes.classes)
-                naive = fine_tune(start, only, recipe.naive(), embeddings, place / "naive" if place else None).model
-                start = naive.as_backbone()
-                embeddings = partial(computed_embeddings, naive, shards, config, num_workers, precision)
-            trainer = fine_tune(start, classes, recipe, embeddings, place, report)
+            start = create_backbone(config.backbone, drop_path=recipe.drop_path)
+            embeddings: Callable[[], Embeddings] = partial(stored_embeddings, sources.features)
+            if recipe.expert_init == "naive":
+                start, embeddings = tuning.naive_start(start, recipe, embeddings, place)
+            trainer = tuning.run(start, sources.partition, recipe, embeddings, place, top_k, _report_to(run))
             if distributed.is_first():
-                with writing.staged(history) as folder:
-                    History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
-                with writing.staged(model) as folder:
-                    save_model(folder, trainer.model, config)
+                _write(model, history, trainer, config)
                 if place:
                     handed_on(place)
             distributed.wait_for_all()
 
 
-def _sources(images: str, features: str, partition: str) -> tuple[ImageShards, Features, Partition]:
+def _num_processes(wanted: int) -> int:
+    """How many processes train together on this machine.
+
+    Raises:
+        MofeError: there are more than GPUs.
+    """
+    devices = torch.accelerator.device_count()
+    if 0 < devices < wanted:
+        raise MofeError(f"processes = {wanted}, but this machine has {devices} GPUs: each process needs its own")
+    return wanted or max(1, devices)
+
+
+class _Sources(NamedTuple):
+    """What a model is made from."""
+
+    shards: ImageShards
+    features: Features
+    partition: Partition
+
+
+def _read_sources(images: str, features: str, partition: str) -> _Sources:
     """What a model is made from, read and checked to be of one run.
 
     Raises:
@@ -239,7 +141,7 @@ def _sources(images: str, features: str, partition: str) -> tuple[ImageShards, F
         raise MofeError(f"the features {features} are not of the images {images}")
     if not classes.check_source("features", known.info):
         raise MofeError(f"the partition {partition} was not made from the features {features}")
-    return shards, known, classes
+    return _Sources(shards, known, classes)
 
 
 def stored_embeddings(known: Features) -> Embeddings:
@@ -247,28 +149,114 @@ def stored_embeddings(known: Features) -> Embeddings:
     return Embeddings(torch.from_numpy(known.column("trunk")), torch.from_numpy(known.column("embedding")))
 
 
-def computed_embeddings(
-    model: MoFE, shards: ImageShards, config: ModelConfig, num_workers: int, precision: str
-) -> Embeddings:
-    """What a model of one expert makes of the training images now."""
-    found = Embeddings(*(torch.empty(len(shards), model.dim) for _ in Embeddings._fields))
-    for positions_B, _, (output,), _ in embed_shards(
-        [model],
-        shards,
-        config.backbone.preprocessing,
-        label="embed",
-        batch_size=config.training["micro_batch_size"],
-        num_workers=num_workers,
-        precision=precision,
-    ):
-        found.trunk_ND[positions_B] = output.trunk_BD
-        found.embedding_ND[positions_B] = output.embedding_BD
-    model.zero_grad(set_to_none=True)
-    model.cpu()  # room on the device for the model that is trained next
-    return found
+def _model_config(sources: _Sources, recipe: Recipe, top_k: int) -> ModelConfig:
+    made_from = {"images": sources.shards.info, "features": sources.features.info, "partition": sources.partition}
+    return ModelConfig(
+        made_from={what: source.identity for what, source in made_from.items()},
+        library_version=__version__,
+        backbone=sources.features.info.backbone,
+        top_k=top_k,
+        router=recipe.router,
+        partition=sources.partition,
+        validation_fraction=recipe.validation_fraction,
+        seed=recipe.seed,
+        training=recipe.to_dict(),
+    )
+
+
+def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) -> UPath | None:
+    """The folder of this run's checkpoints, without those of a run that came to its end; None keeps none."""
+    place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
+    if place and distributed.is_first():
+        forget_handed_on(place)
+    distributed.wait_for_all()
+    return place
 
 
 def _digest_of(config: ModelConfig, precision: str) -> str:
     """What a checkpoint must agree in to be gone on from: everything that shapes the result."""
     shape = {**config.model_dump(mode="json"), "precision": precision}
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _FineTuning:
+    """One or two trainings on the same images."""
+
+    shards: ImageShards
+    config: ModelConfig
+    num_workers: int
+    precision: str
+
+    def run(
+        self,
+        backbone: VisionTransformer,
+        partition: Partition,
+        recipe: Recipe,
+        embeddings: Callable[[], Embeddings],
+        checkpoints: UPath | None,
+        top_k: int = 1,
+        on_epoch: Callable[[Epoch], None] = lambda _: None,
+    ) -> Trainer:
+        """Make the MoFE of a backbone and a partition, and train it."""
+        torch.manual_seed(self.config.seed)  # of the router and the heads
+        trainer = Trainer(
+            model=MoFE(backbone, partition, self.config.backbone.depth, top_k, recipe.router),
+            shards=self.shards,
+            embeddings=embeddings,
+            preprocessing=self.config.backbone.preprocessing,
+            recipe=recipe,
+            num_workers=self.num_workers,
+            precision=self.precision,
+            checkpoints=checkpoints,
+            on_epoch=on_epoch,
+        )
+        trainer.train()
+        return trainer
+
+    def naive_start(
+        self,
+        backbone: VisionTransformer,
+        recipe: Recipe,
+        embeddings: Callable[[], Embeddings],
+        checkpoints: UPath | None,
+    ) -> tuple[VisionTransformer, Callable[[], Embeddings]]:
+        """The backbone after fine-tuning without experts, and what it makes of the training images."""
+        only = Partition.of_one_expert(self.config.partition.classes)
+        place = checkpoints / "naive" if checkpoints else None
+        naive = self.run(backbone, only, recipe.naive(), embeddings, place).model
+        return naive.as_backbone(), partial(self._embed, naive)
+
+    def _embed(self, model: MoFE) -> Embeddings:
+        """What a model of one expert makes of the training images now."""
+        options = EmbedOptions(
+            self.config.backbone.preprocessing,
+            self.config.training["micro_batch_size"],
+            self.num_workers,
+            self.precision,
+        )
+        found = Embeddings(*(torch.empty(len(self.shards), model.dim) for _ in Embeddings._fields))
+        for positions_B, _, (output,), _ in embed_shards([model], self.shards, options, label="embed"):
+            found.trunk_ND[positions_B] = output.trunk_BD
+            found.embedding_ND[positions_B] = output.embedding_BD
+        model.zero_grad(set_to_none=True)
+        model.cpu()  # room on the device for the model that is trained next
+        return found
+
+
+def _report_to(run: StageRun | None) -> Callable[[Epoch], None]:
+    """Hands the figures of an epoch on to tracking; in processes but the first to nobody."""
+
+    def report(epoch: Epoch) -> None:
+        if run is not None:
+            figures = epoch.model_dump(exclude={"epoch", "layer_rates", "class_accuracy", "sigma"})
+            run.metrics(figures, step=epoch.epoch)
+
+    return report
+
+
+def _write(model: str, history: str, trainer: Trainer, config: ModelConfig) -> None:
+    with writing.staged(history) as folder:
+        History(epochs=tuple(trainer.history), made_from=config.made_from).write(folder)
+    with writing.staged(model) as folder:
+        save_model(folder, trainer.model, config)

@@ -1,7 +1,8 @@
 """The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
 
-from functools import partial
-from typing import Any, NamedTuple, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,18 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import ModelConfig
 from mofe.artifacts.texts import TextInfo
 from mofe.data.validation_split import validation_mask
-from mofe.detection.baselines import Comparison, Head, Space
+from mofe.detection.baselines import Baselines, Embedded, KnownImages
 from mofe.detection.knn import ExpertKNN, default_k
 from mofe.detection.metrics import threshold_at_tpr
+from mofe.detection.seen import Seen
+from mofe.detection.spaces import Head
 from mofe.detection.texts import Texts, read_texts
 from mofe.errors import MofeError
-from mofe.inference.detector import SCORES, scores_of, write_detector
-from mofe.inference.embedding import embed_shards, together, untouched
+from mofe.inference.detector import SCORES, scores_of, seen_by, write_detector
+from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, group_batches
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model
-from mofe.models.mofe import MoFE
+from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.tracking import journal
 
 MLFLOW_MODEL = "mofe.inference.mlflow_model"
@@ -58,126 +61,112 @@ def index(
         knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
             the training images, held-out ones included: 1000 for the 1 281 167 of ImageNet-1K, at least 5.
         bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
-        compare: also fit the detectors of the literature, on the untouched backbone and on the model.
+        compare: also fit the detectors of the literature, on the pre-trained backbone and on the model.
         batch_size: images at once.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
     """
     with journal.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
-        if bank not in get_args(Bank):
-            raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
-        if knn_k < 0:
-            raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to take it in proportion to the training images")
-        shards, found, network, config, about, words = _sources(images, features, model, texts)
-        experts_C = np.array(config.partition.expert_of_class)
-        is_validation_N = validation_mask(shards.labels_N, config.validation_fraction, config.seed)
-        known, held = np.flatnonzero(~is_validation_N), np.flatnonzero(is_validation_N)
-        embed = partial(
-            embed_shards,
-            shards=shards,
-            preprocessing=config.backbone.preprocessing,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            precision=precision,
-        )
+        _check_arguments(knn_k, bank)
+        sources = _read_sources(images, features, model, texts)
+        options = EmbedOptions(sources.config.backbone.preprocessing, batch_size, num_workers, precision)
+        k = knn_k or default_k(len(sources.shards))
 
-        bank_ND = np.empty((len(known), network.dim), np.float32)
-        start = 0
-        for positions_B, _, (output,), _ in embed([network], label="index", positions=known, expert_of_class=experts_C):
-            bank_ND[start : start + len(positions_B)] = output.embedding_BD
-            start += len(positions_B)
-        experts_N = experts_C[shards.labels_N[known]]
-        k = knn_k or default_k(len(shards))
-        knn = ExpertKNN.build(bank_ND, experts_N if bank == "expert" else None, k)
-        sizes = np.bincount(experts_N, minlength=network.num_experts)
-        if bank == "expert" and sizes.min() < k:
-            print(
-                f"expert {sizes.argmin()} has only {sizes.min()} images: its farthest stands for its {k}-th neighbour"
-            )
-
-        # the untouched backbone is needed for its patches alone: what it makes of images, extract has stored
-        words = words if compare else None
-        before = [untouched(config.backbone, config.partition.classes)] if words else []
-        patches = LocalScores(before[0], words) if words else None
-        batches = embed(
-            [network, *before], label="thresholds", positions=held, local=patches.latest if patches else None
-        )
-        _, _, (seen, *_), local_M = next(together(batches))
-        calibration = scores_of(seen, knn).values
-        comparison = None
-        if compare:
-            before_ND, held_experts_M = found.column("embedding"), seen.expert_B.numpy()
-            comparison, refused = Comparison.fit(
-                pretrained=Space(before_ND[known], before_ND[held]),
-                tuned=Space(bank_ND, seen.embedding_BD.numpy()),
-                labels_N=shards.labels_N[known],
-                held_labels_M=shards.labels_N[held],
-                held_experts_M=held_experts_M,
-                experts_C=experts_C,
-                heads=_heads_of(network),
-                k=k,
-                texts=words,
-            )
-            for name, reason in refused.items():
-                print(f"left out of the comparison: {name}: {reason}")
-            held_before_MD = torch.from_numpy(before_ND[held]).float()
-            calibration |= comparison.score_pretrained(held_before_MD)
-            calibration |= comparison.score_tuned(seen.embedding_BD, held_experts_M)
-            if comparison.text:
-                calibration |= comparison.text.score(held_before_MD, local_M, seen.logits[:, :-1])
+        bank_ND = _embed_bank(sources, options)
+        knn = _build_knn(sources, bank_ND, k, bank)
+        output, seen = _embed_held(sources, options, compare)
+        baselines = _fit_baselines(sources, bank_ND, seen, k) if compare else None
+        calibration = scores_of(output, knn).values | (baselines.score(seen) if baselines else {})
         thresholds = {name: threshold_at_tpr(values) for name, values in calibration.items()}
 
-        rows = {"id": shards.paths.take(known), "label": shards.labels_N[known], "expert": experts_N}
         info = DetectorInfo(
-            made_from={
-                "model": config.identity,
-                **config.made_from,
-                **({"texts": about.identity} if about else {}),
-            },
+            made_from=sources.made_from,
             knn_k=k,
             bank=bank,
-            bank_sizes=tuple(sizes.tolist()),
+            bank_sizes=sources.bank_sizes,
             thresholds=thresholds,
-            num_validation=len(held),
-            compared=comparison.names if comparison else (),
+            num_validation=len(sources.held),
+            baselines=baselines.names if baselines else (),
             parameters={
-                **_parameters(shards.info, config),
-                **(about.parameters if about else {}),
+                **_parameters(sources.shards.info, sources.config),
+                **(sources.text_info.parameters if sources.text_info else {}),
                 **{"knn_k": knn_k, "bank": bank, "compare": compare, "precision": precision},
             },
         )
         write_detector(
             detector,
             info,
-            model=(network, config),
+            model=(sources.network, sources.config),
             knn=knn,
-            comparison=comparison,
-            bank=pa.table(rows, schema=BANK_SCHEMA),
+            baselines=baselines,
+            bank=_bank_table(sources),
             calibration=pa.table(calibration, schema=calibration_schema(calibration)),
         )
-        run.metrics({"knn_k": k, "bank": len(known), **{f"threshold.{name}": thresholds[name] for name in SCORES}})
+        figures = {f"threshold.{name}": thresholds[name] for name in SCORES}
+        run.metrics({"knn_k": k, "bank": len(bank_ND), **figures})
         run.detector(detector, MLFLOW_MODEL)
 
 
-def _heads_of(model: MoFE) -> list[Head]:
-    """The head of each expert, on the CPU."""
-    state = {name: tensor.detach().cpu() for name, tensor in model.heads.state_dict().items()}
-    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(model.num_experts)]
+def _check_arguments(knn_k: int, bank: str) -> None:
+    if bank not in get_args(Bank):
+        raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
+    if knn_k < 0:
+        raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to take it in proportion to the training images")
 
 
-class _Sources(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Sources:
     """What a detector is made of."""
 
     shards: ImageShards
     features: Features
     network: MoFE
     config: ModelConfig
-    about_texts: TextInfo | None
+    text_info: TextInfo | None
     texts: Texts | None
 
+    @property
+    def made_from(self) -> dict[str, str]:
+        texts = {"texts": self.text_info.identity} if self.text_info else {}
+        return {"model": self.config.identity, **self.config.made_from, **texts}
 
-def _sources(images: str, features: str, model: str, texts: str) -> _Sources:
-    """All of them read, and checked to be of one run.
+    @cached_property
+    def experts_C(self) -> np.ndarray:
+        """The expert of each class."""
+        return np.array(self.config.partition.expert_of_class)
+
+    @cached_property
+    def is_validation_N(self) -> np.ndarray:
+        return validation_mask(self.shards.labels_N, self.config.validation_fraction, self.config.seed)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Positions of the training images, which the bank holds."""
+        return np.flatnonzero(~self.is_validation_N)
+
+    @cached_property
+    def held(self) -> np.ndarray:
+        """Positions of the validation images."""
+        return np.flatnonzero(self.is_validation_N)
+
+    @cached_property
+    def stored_ND(self) -> np.ndarray:
+        """What the pre-trained backbone makes of each image; read when it is first needed."""
+        return self.features.column("embedding")
+
+    @cached_property
+    def bank_experts_N(self) -> np.ndarray:
+        """The expert of each image of the bank: that of its class."""
+        return self.experts_C[self.shards.labels_N[self.known]]
+
+    @cached_property
+    def bank_sizes(self) -> tuple[int, ...]:
+        """Images of each expert in the bank."""
+        return tuple(np.bincount(self.bank_experts_N, minlength=self.network.num_experts).tolist())
+
+
+def _read_sources(images: str, features: str, model: str, texts: str) -> _Sources:
+    """All sources, checked to be of one run.
 
     Raises:
         MofeError: one is missing, damaged, or made from something else.
@@ -195,6 +184,86 @@ def _sources(images: str, features: str, model: str, texts: str) -> _Sources:
     if about and about.made_from.get("features") != config.made_from["features"]:
         raise MofeError(f"the texts {texts} and the model {model} were not made from the same features")
     return _Sources(shards, found, network, config, about, words)
+
+
+def _embed_bank(sources: _Sources, options: EmbedOptions) -> np.ndarray:
+    """The embeddings (N, D) of the training images, each through the expert of its class."""
+    bank_ND = np.empty((len(sources.known), sources.network.dim), np.float32)
+    start = 0
+    for positions_B, _, (output,), _ in embed_shards(
+        [sources.network],
+        sources.shards,
+        options,
+        label="index",
+        positions=sources.known,
+        expert_of_class=sources.experts_C,
+    ):
+        bank_ND[start : start + len(positions_B)] = output.embedding_BD
+        start += len(positions_B)
+    return bank_ND
+
+
+def _build_knn(sources: _Sources, bank_ND: np.ndarray, k: int, bank: Bank) -> ExpertKNN:
+    knn = ExpertKNN.build(bank_ND, sources.bank_experts_N if bank == "expert" else None, k)
+    smallest = min(sources.bank_sizes)
+    if bank == "expert" and smallest < k:
+        expert = sources.bank_sizes.index(smallest)
+        print(f"expert {expert} has only {smallest} images: its farthest stands for its {k}-th neighbour")
+    return knn
+
+
+def _embed_held(sources: _Sources, options: EmbedOptions, compare: bool) -> tuple[MoFEOutput, Seen]:
+    """What the model makes of the validation images, and what the other detectors score them by."""
+    # the pre-trained backbone is needed for its patches alone: what it makes of images, extract has stored
+    texts = sources.texts if compare else None
+    pretrained = create_pretrained(sources.config.backbone, sources.config.partition.classes) if texts else None
+    patches = LocalScores(pretrained, texts) if pretrained and texts else None
+    batches = embed_shards(
+        [sources.network, *([pretrained] if pretrained else [])],
+        sources.shards,
+        options,
+        label="thresholds",
+        positions=sources.held,
+        local=patches.latest if patches else None,
+    )
+    _, _, (output, *_), local_M = next(group_batches(batches))
+    seen = seen_by(output, local_B=local_M)
+    if compare:
+        seen = seen._replace(pretrained_BD=torch.from_numpy(sources.stored_ND[sources.held]).float())
+    return output, seen
+
+
+def _fit_baselines(sources: _Sources, bank_ND: np.ndarray, seen: Seen, k: int) -> Baselines:
+    """The detectors of the literature, as far as the images allow them."""
+    stored_ND, labels_N = sources.stored_ND, sources.shards.labels_N
+    known = KnownImages(
+        pretrained=Embedded(stored_ND[sources.known], stored_ND[sources.held]),
+        tuned=Embedded(bank_ND, seen.tuned_BD.numpy()),
+        labels_N=labels_N[sources.known],
+        held_labels_M=labels_N[sources.held],
+        held_experts_M=seen.experts_B,
+        experts_C=sources.experts_C,
+    )
+    baselines, refused = Baselines.fit(known, _heads_of(sources.network), k, sources.texts)
+    for name, reason in refused.items():
+        print(f"left out of the comparison: {name}: {reason}")
+    return baselines
+
+
+def _heads_of(model: MoFE) -> list[Head]:
+    """The head of each expert, on the CPU."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.heads.state_dict().items()}
+    return [Head(state[f"{e}.weight"], state[f"{e}.bias"]) for e in range(model.num_experts)]
+
+
+def _bank_table(sources: _Sources) -> pa.Table:
+    """Which training image each row of the indexes is."""
+    rows = {
+        "id": sources.shards.paths.take(sources.known),
+        "label": sources.shards.labels_N[sources.known],
+        "expert": sources.bank_experts_N,
+    }
+    return pa.table(rows, schema=BANK_SCHEMA)
 
 
 def _parameters(images: ImageSet, model: ModelConfig) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """Predictions on one shard of a batch of images."""
 
-from collections import Counter
-from collections.abc import Iterator
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -10,7 +7,7 @@ from mofe.artifacts.predictions import FileList, PredictionSet
 from mofe.errors import MofeError
 from mofe.inference.detect import detect
 from mofe.inference.detector import load_detector
-from mofe.inference.predictions import UNREADABLE_SCHEMA, Prediction, Unreadable, write
+from mofe.inference.predictions import UNREADABLE_SCHEMA, Counts, Unreadable, write
 from mofe.progress import progress
 from mofe.stages.list_files import FILES
 from mofe.storage import locations, writing
@@ -52,35 +49,22 @@ def predict(
     model = load_detector(detector)
     asked = {"threshold": threshold, "score": score, "neighbours": neighbours, "detector": detector}
     with journal.stage_run("predict", asked, label=f"shard {shard}") as run:
-        known: Counter[str] = Counter()
-        unreadable: list[dict[str, str]] = []
-        unknown = 0
-
-        def readable() -> Iterator[Prediction]:
-            nonlocal unknown
-            found = detect(
-                model,
-                map(locations.resolve, names),
-                threshold=threshold,
-                score=score,
-                neighbours=neighbours,
-                batch_size=batch_size,
-            )
-            with progress(label=f"predict shard {shard}") as bar:
-                for prediction in found:
-                    bar.update()
-                    if isinstance(prediction, Unreadable):
-                        unreadable.append({"image": prediction.image, "reason": prediction.reason})
-                        continue
-                    known[prediction.class_name] += prediction.known
-                    unknown += not prediction.known
-                    yield prediction
-
+        found = detect(
+            model,
+            map(locations.resolve, names),
+            threshold=threshold,
+            score=score,
+            neighbours=neighbours,
+            batch_size=batch_size,
+        )
+        counts = Counts()
+        unreadable: list[Unreadable] = []
         with writing.staged(predictions) as folder:
             with writing.file(folder / "predictions" / f"{shard:05d}.parquet") as stream:
-                write(readable(), stream, "parquet")
+                seen = progress(found, label=f"predict shard {shard}")
+                write(counts.count(seen, unreadable.append), stream, "parquet")
             with writing.file(folder / "unreadable" / f"{shard:05d}.parquet") as stream:
-                pq.write_table(pa.Table.from_pylist(unreadable, UNREADABLE_SCHEMA), stream)
+                pq.write_table(pa.Table.from_pylist([vars(item) for item in unreadable], UNREADABLE_SCHEMA), stream)
             PredictionSet(
                 made_from={"files": batch.identity, "detector": model.info.identity},
                 shards=(shard,),
@@ -88,8 +72,8 @@ def predict(
                 digest=batch.digest,
                 threshold=threshold,
                 score=score,
-                known=dict(sorted((+known).items())),
-                unknown=unknown,
-                unreadable=len(unreadable),
+                known=dict(sorted(counts.known.items())),
+                unknown=counts.unknown,
+                unreadable=counts.unreadable,
             ).write(folder)
-        run.metrics({"known": known.total(), "unknown": unknown, "unreadable": len(unreadable)})
+        run.metrics(counts.totals())

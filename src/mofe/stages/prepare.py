@@ -1,18 +1,14 @@
 """Images from anywhere become shards in one form."""
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-
 from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
-from mofe.data.sources import LabelledImage, Source, as_text, open_source
+from mofe.data.read_ahead import read_ahead
+from mofe.data.sources import open_source
 from mofe.errors import MofeError
 from mofe.progress import progress
 from mofe.storage import writing
 from mofe.tracking import journal
 
-THREADS = 4
 AHEAD = 64
 """Images read ahead of the writer: what bounds the memory."""
 LISTED = 1000
@@ -62,7 +58,8 @@ def prepare(
         bad = 0
         with writing.staged(images) as folder:
             with write_image_shards(folder, found.classes) as writer:
-                for image, content, reason in _checked(found, f"prepare {name}"):
+                images_read = read_ahead(found.images(), stored_form, ahead=AHEAD)
+                for image, content, reason in progress(images_read, label=f"prepare {name}", total=found.total):
                     if content is not None:
                         writer.add(content, image.path, image.label)
                         continue
@@ -85,32 +82,6 @@ def prepare(
             ).write(folder)
         print(f"{name}: {writer.num_images} images of {len(found.classes)} classes, {bad} set aside")
         run.metrics({"images": writer.num_images, "classes": len(found.classes), "rejected": bad})
-
-
-def _checked(source: Source, label: str) -> Iterator[tuple[LabelledImage, bytes | None, str]]:
-    """Each image with its stored form, or None and the reason why it has none; read and decoded a little ahead."""
-
-    def check(image: LabelledImage) -> tuple[bytes | None, str]:
-        try:
-            return stored_form(image.read()), ""
-        except (OSError, ValueError) as error:
-            return None, as_text(str(error)) or type(error).__name__
-
-    waiting: deque[tuple[LabelledImage, Future[tuple[bytes | None, str]]]] = deque()
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        with progress(label=label, total=source.total) as bar:
-            for image in source.images():
-                waiting.append((image, pool.submit(check, image)))
-                if len(waiting) == AHEAD:
-                    first, result = waiting.popleft()
-                    yield first, *result.result()
-                    bar.update()
-            for first, result in waiting:
-                yield first, *result.result()
-                bar.update()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error nobody waits for the images that are ahead
 
 
 def _check_result(

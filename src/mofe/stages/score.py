@@ -1,10 +1,11 @@
 """Scores of one evaluation set."""
 
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
 from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
@@ -12,8 +13,8 @@ from mofe.artifacts.parts import TOGETHER, images_of
 from mofe.artifacts.scores import ScoreInfo, ScorePart, ScoreTable, embedding_schema, score_schema, write_scores
 from mofe.artifacts.tables import fixed_size_lists
 from mofe.errors import MofeError
-from mofe.inference.detector import SCORES, load_detector, scores_of
-from mofe.inference.embedding import embed_shards, together
+from mofe.inference.detector import SCORES, Detector, load_detector, scores_of, seen_by
+from mofe.inference.embedding import EmbedOptions, embed_shards, group_batches
 from mofe.report.thumbnails import gallery
 from mofe.storage import writing
 from mofe.tracking import journal
@@ -49,103 +50,162 @@ def score(
         shards: how many there are, see plan_shards; 1 leaves the images undivided.
     """
     source = ImageShards(images)
-    info = source.info
-    label = info.name if shards == 1 else f"{info.name} shard {shard:g}"
-    with journal.stage_run("score", {"dataset": info.name}, label=label) as run:
+    name = source.info.name
+    label = name if shards == 1 else f"{name} shard {shard:g}"
+    with journal.stage_run("score", {"dataset": name}, label=label) as run:
         trained = load_detector(detector)
-        label_of = _labels_in_model(info, trained.classes)
         mine = images_of(shard, shards, len(source), batch_size)
-        sample = np.unique(np.linspace(0, len(source) - 1, SAMPLE).round().astype(int))
-        sample = sample[(mine.start <= sample) & (sample < mine.stop)]
-        embed = partial(
-            embed_shards,
-            shards=source,
-            preprocessing=trained.config.backbone.preprocessing,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            precision=precision,
-        )
-        names = (*SCORES, *trained.info.compared)
-        columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
-        nothing = np.empty((0, trained.model.dim), np.float32)  # a shard may have no image of the sample
-        before, after, nearest, right = [nothing], [nothing], [], []
-        compared = [trained.pretrained] if trained.info.compared else []
-        text, patches = (trained.comparison.text, trained.local) if compared else (None, None)
-        local = patches.latest if patches else None
-        seen = embed([trained.model, *compared], label=f"score {label}", positions=np.array(mine), local=local)
-        for positions_B, labels_B, (output, *untouched), local_B in together(seen, TOGETHER):
-            batch = scores_of(output, trained.knn, neighbours=1)
-            nearest.append(batch.nearest_Bn[:, 0])
-            columns["label"].append(label_of[labels_B])
-            columns["predicted"].append(batch.predicted_B)
-            columns["expert"].append(batch.expert_B)
-            values = dict(batch.values)
-            sampled_B = np.isin(positions_B, sample)
-            after.append(output.embedding_BD.numpy()[sampled_B])
-            if untouched:
-                z_BD = untouched[0].embedding_BD
-                before.append(z_BD.numpy()[sampled_B])
-                values |= trained.comparison.score_tuned(output.embedding_BD, batch.expert_B)
-                values |= trained.comparison.score_pretrained(z_BD)
-                if text:
-                    values |= text.score(z_BD, local_B, output.logits[:, :-1])
-                    right.append(text.classify(z_BD) == label_of[labels_B])
-            for name, values_B in values.items():
-                columns[name].append(values_B)
-        if not compared and len(sample):  # one by one, for batches of a sample would depend on how the set is divided
-            seen = embed([trained.pretrained], label=f"embed {label} as before", positions=sample, batch_size=1)
-            before += [output.embedding_BD.numpy() for _, _, (output,), _ in seen]
-        schema = score_schema(names)
-        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-        for name in names:
-            bad = np.flatnonzero(~np.isfinite(arrays[name]))
-            if bad.size:
-                image = source.image(mine[bad[0]])[1]
-                raise MofeError(f"{info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others")
-        table = pa.table({"id": source.paths.slice(mine.start, len(mine)), **arrays}, schema=schema)
+        options = EmbedOptions(trained.config.backbone.preprocessing, batch_size, num_workers, precision)
+
+        found = _score_images(trained, source, mine, options, label)
+        _check_finite(found, source, mine)
         with writing.staged(scores) as folder:
-            with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, names) as write:
-                write(table)
-            shown = gallery(source, mine, arrays, np.concatenate(nearest), trained.bank, trained.thresholds["knn"])
-            with writing.file(folder / ScoreTable.GALLERY) as file:
-                pq.write_table(shown, file)
-            with writing.file(folder / ScoreTable.EMBEDDINGS) as file:
-                embeddings = {
-                    "label": arrays["label"][sample - mine.start],
-                    "expert": arrays["expert"][sample - mine.start],
-                    "before": fixed_size_lists(np.concatenate(before), pa.float16()),
-                    "after": fixed_size_lists(np.concatenate(after), pa.float16()),
-                }
-                pq.write_table(pa.table(embeddings, schema=embedding_schema(trained.pretrained.dim)), file)
-            parameters = dict(trained.info.parameters)
-            if info.role == "test":
-                parameters["test_data"] = info.source
-                parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
-            about = ScoreInfo(
-                made_from={
-                    "images": info.identity,
-                    "detector": trained.info.identity,
-                    "partition": trained.config.made_from["partition"],
-                },
-                dataset=info.name,
-                role=info.role,
-                scores=names,
-                num_images=len(source),
-                parameters=parameters,
+            _write_tables(folder, found, trained, source, mine)
+            _describe(found, trained, source, mine, whole=shards == 1).write(folder)
+        means = {f"mean.{score}": float(found.columns[score].mean()) for score in SCORES}
+        run.metrics({"images": len(mine), **means})
+
+
+class _Found(NamedTuple):
+    """What was found of B images, and of the S of them that are in the sample."""
+
+    scores: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+    """``label``, ``predicted``, ``expert`` and every score, (B,)."""
+    nearest_B: np.ndarray
+    """The row of the known image next to each."""
+    right_B: np.ndarray | None
+    """Whether the text that is nearest is that of its class; None without texts."""
+    in_sample: np.ndarray
+    """Which of the B."""
+    before_SD: np.ndarray
+    """Under the pre-trained backbone."""
+    after_SD: np.ndarray
+
+
+def _score_images(trained: Detector, source: ImageShards, mine: range, options: EmbedOptions, label: str) -> _Found:
+    """See the images at these positions, and score them batch by batch."""
+    names = (*SCORES, *trained.info.baselines)
+    sample = _sample(len(source), mine)
+    label_of = _labels_in_model(source.info, trained.classes)
+    baselines = trained.baselines if trained.info.baselines else None
+    patches = trained.local if baselines else None
+    text = baselines.text if baselines else None
+    nothing = np.empty((0, trained.model.dim), np.float32)  # a shard may have no image of the sample
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "predicted", "expert", *names)}
+    before, after, nearest, right = [nothing], [nothing], [], []
+    batches = embed_shards(
+        [trained.model, *([trained.pretrained] if baselines else [])],
+        source,
+        options,
+        label=f"score {label}",
+        positions=np.array(mine),
+        local=patches.latest if patches else None,
+    )
+    for positions_B, labels_B, (output, *others), local_B in group_batches(batches, TOGETHER):
+        batch = scores_of(output, trained.knn, neighbours=1)
+        seen = seen_by(output, others[0] if others else None, local_B)
+        is_sampled_B = np.isin(positions_B, sample)
+        values = batch.values | (baselines.score(seen) if baselines else {})
+        values |= {"label": label_of[labels_B], "predicted": batch.predicted_B, "expert": batch.expert_B}
+        for name, values_B in values.items():
+            columns[name].append(values_B)
+        nearest.append(batch.nearest_Bn[:, 0])
+        after.append(seen.tuned_BD.numpy()[is_sampled_B])
+        if baselines:
+            before.append(seen.pretrained_BD.numpy()[is_sampled_B])
+        if text:
+            right.append(text.classify(seen.pretrained_BD) == label_of[labels_B])
+    if not baselines and len(sample):
+        before += _embed_one_by_one(trained, source, sample, options, label)
+    return _Found(
+        scores=names,
+        columns={name: np.concatenate(parts) for name, parts in columns.items()},
+        nearest_B=np.concatenate(nearest),
+        right_B=np.concatenate(right) if text else None,
+        in_sample=sample - mine.start,
+        before_SD=np.concatenate(before),
+        after_SD=np.concatenate(after),
+    )
+
+
+def _sample(num_images: int, mine: range) -> np.ndarray:
+    """Positions of the sample of all images, of those that are to be scored."""
+    sample = np.unique(np.linspace(0, num_images - 1, SAMPLE).round().astype(int))
+    return sample[(mine.start <= sample) & (sample < mine.stop)]
+
+
+def _embed_one_by_one(
+    trained: Detector, source: ImageShards, sample: np.ndarray, options: EmbedOptions, label: str
+) -> list[np.ndarray]:
+    """The sample under the pre-trained backbone; batches of it would depend on how the set is divided."""
+    seen = embed_shards(
+        [trained.pretrained],
+        source,
+        options._replace(batch_size=1),
+        label=f"embed {label} as before",
+        positions=sample,
+    )
+    return [output.embedding_BD.numpy() for _, _, (output,), _ in seen]
+
+
+def _check_finite(found: _Found, source: ImageShards, mine: range) -> None:
+    for name in found.scores:
+        bad = np.flatnonzero(~np.isfinite(found.columns[name]))
+        if bad.size:
+            image = source.image(mine[bad[0]])[1]
+            raise MofeError(
+                f"{source.info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others"
             )
-            right_N = np.concatenate(right) if text and info.role == "test" else None
-            if shards == 1:
-                accuracy = None if right_N is None else float(right_N.mean())
-                about.model_copy(update={"zero_shot_accuracy": accuracy}).write(folder)
-            else:
-                ScorePart(
-                    **dict(about),
-                    start=mine.start,
-                    stop=mine.stop,
-                    threshold=trained.thresholds["knn"],
-                    zero_shot_right=None if right_N is None else int(right_N.sum()),
-                ).write(folder)
-        run.metrics({"images": len(mine), **{f"mean.{name}": float(arrays[name].mean()) for name in SCORES}})
+
+
+def _write_tables(folder: UPath, found: _Found, trained: Detector, source: ImageShards, mine: range) -> None:
+    """Scores, gallery and the sample of embeddings."""
+    rows = {"id": source.paths.slice(mine.start, len(mine)), **found.columns}
+    with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, found.scores) as write:
+        write(pa.table(rows, schema=score_schema(found.scores)))
+    shown = gallery(source, mine, found.columns, found.nearest_B, trained.bank, trained.thresholds["knn"])
+    with writing.file(folder / ScoreTable.GALLERY) as file:
+        pq.write_table(shown, file)
+    embeddings = {
+        "label": found.columns["label"][found.in_sample],
+        "expert": found.columns["expert"][found.in_sample],
+        "before": fixed_size_lists(found.before_SD, pa.float16()),
+        "after": fixed_size_lists(found.after_SD, pa.float16()),
+    }
+    with writing.file(folder / ScoreTable.EMBEDDINGS) as file:
+        pq.write_table(pa.table(embeddings, schema=embedding_schema(trained.model.dim)), file)
+
+
+def _describe(found: _Found, trained: Detector, source: ImageShards, mine: range, whole: bool) -> ScoreInfo:
+    """The manifest of the scores of all images, or of a part of them."""
+    info = source.info
+    parameters = dict(trained.info.parameters)
+    if info.role == "test":
+        parameters["test_data"] = info.source
+        parameters["evaluation_images_per_class"] = info.parameters["images_per_class"]
+    about = ScoreInfo(
+        made_from={
+            "images": info.identity,
+            "detector": trained.info.identity,
+            "partition": trained.config.made_from["partition"],
+        },
+        dataset=info.name,
+        role=info.role,
+        scores=found.scores,
+        num_images=len(source),
+        parameters=parameters,
+    )
+    right_B = found.right_B if info.role == "test" else None
+    if whole:
+        return about.model_copy(update={"zero_shot_accuracy": None if right_B is None else float(right_B.mean())})
+    return ScorePart(
+        **dict(about),
+        start=mine.start,
+        stop=mine.stop,
+        threshold=trained.thresholds["knn"],
+        zero_shot_right=None if right_B is None else int(right_B.sum()),
+    )
 
 
 def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:

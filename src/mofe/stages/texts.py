@@ -15,7 +15,7 @@ from mofe.data.loader import ShardDataset, evaluation_transform, normalised
 from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups
 from mofe.detection.texts import Texts, write_texts
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.models.backbone import local_weights
 from mofe.models.text_model import TextModel, load_text_model
 from mofe.partitioning.wordnet import name_in_words, words
@@ -93,29 +93,42 @@ def texts(
             write_texts(folder, info, None)
         return
     with journal.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
-        for template in text_templates or ("",):
-            if "{}" not in template:
-                raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")
+        _check_templates(text_templates)
         model = load_text_model(text_model, text_weights, found.info.backbone.preprocessing.image_size)
         _refuse_another_tower(model, text_model, ImageShards(images, hashed=False), found)
         names = [name_in_words(*pair) for pair in zip(found.info.classes, found.info.synsets, strict=True)]
-        nice_CP = negative_KP = None
-        negatives: list[str] = []
-        if text_negatives:
-            nice_CP = model.embed_names(names, [NICE["n"]])
-            negatives, negative_KP = _negative_words(text_negatives, nice_CP, model.embed)
-        embedded = Texts(
-            projection_DP=model.projection_DP,
-            logit_scale=model.logit_scale,
-            class_CP=model.embed_names(names, text_templates),
-            nice_CP=nice_CP,
-            negative_KP=negative_KP,
-            **_given(text_embeddings, found.info.classes, model.projection_DP.shape[1]),
-        )
+        given = _read_prompts(text_embeddings, found.info.classes, model.projection_DP.shape[1])
+        embedded, negatives = _embed(model, names, text_templates, text_negatives, given)
         with writing.staged(texts) as folder:
             told = {"names": tuple(names), "negatives": tuple(negatives)}
             write_texts(folder, info.model_copy(update=told), embedded)
         run.metrics({"classes": len(names), "negatives": len(negatives), "logit_scale": embedded.logit_scale})
+
+
+def _check_templates(templates: Sequence[str]) -> None:
+    for template in templates or ("",):
+        if "{}" not in template:
+            raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")
+
+
+def _embed(
+    model: TextModel, names: Sequence[str], templates: Sequence[str], num_negatives: int, given: dict[str, Tensor]
+) -> tuple[Texts, list[str]]:
+    """The names of the classes and, if any are wanted, negative words as the model sees them; those words."""
+    nice_CP = negative_KP = None
+    negatives: list[str] = []
+    if num_negatives:
+        nice_CP = model.embed_names(names, [NICE["n"]])
+        negatives, negative_KP = _negative_words(num_negatives, nice_CP, model.embed)
+    embedded = Texts(
+        projection_DP=model.projection_DP,
+        logit_scale=model.logit_scale,
+        class_CP=model.embed_names(names, templates),
+        nice_CP=nice_CP,
+        negative_KP=negative_KP,
+        **given,
+    )
+    return embedded, negatives
 
 
 def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, found: Features) -> None:
@@ -151,7 +164,7 @@ def _negative_words(
     kinds = {kind: words(kind) for kind in NICE}
     random = np.random.default_rng(0)
     chosen, parts = [], []
-    for kind, wanted in _divided(count, {kind: len(of_kind) for kind, of_kind in kinds.items()}).items():
+    for kind, wanted in _divide(count, {kind: len(of_kind) for kind, of_kind in kinds.items()}).items():
         needed = min(int(np.ceil((wanted + 1) / SHARE)), len(kinds[kind]))
         candidates = [kinds[kind][i] for i in np.sort(random.choice(len(kinds[kind]), needed, replace=False))]
         candidate_KP = embed([NICE[kind].replace("{}", word) for word in candidates], "negative words")
@@ -162,7 +175,7 @@ def _negative_words(
     return [chosen[i] for i in order_K.tolist()], torch.cat(parts)[order_K]
 
 
-def _divided(count: int, there_are: dict[str, int]) -> dict[str, int]:
+def _divide(count: int, there_are: dict[str, int]) -> dict[str, int]:
     """So many words in proportion to the nouns and adjectives that there are, of neither more than are kept."""
     most = {kind: int(SHARE * size) for kind, size in there_are.items()}
     if not GROUPS <= count <= sum(most.values()):
@@ -172,17 +185,11 @@ def _divided(count: int, there_are: dict[str, int]) -> dict[str, int]:
     return {"n": nouns, "a": count - nouns}
 
 
-def _given(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
+def _read_prompts(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
     """Embeddings of learned prompts from a file, of length one, rows in the order of the classes."""
     if not uri:
         return {}
-    with local_weights(uri) as file:
-        try:
-            with safe_open(file, "pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                rows = json.loads((opened.metadata() or {}).get("classes", "[]"))
-        except Exception as error:  # safetensors has errors of its own
-            raise MofeError(f"text_embeddings {uri} cannot be read: {' '.join(str(error).split())}") from error
+    tensors, rows = _read_safetensors(uri)
     missing = [name for name in classes if name not in rows]
     if missing:
         raise MofeError(
@@ -198,3 +205,14 @@ def _given(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
             raise MofeError(f"text_embeddings {uri}: {name} is {tuple(tensor.shape)}, not … × {len(rows)} × {width}")
         ordered[GIVEN[name]] = unit(tensor.float())[..., order_C, :]
     return ordered
+
+
+def _read_safetensors(uri: str) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a file, and the names of their rows."""
+    with local_weights(uri) as file:
+        try:
+            with safe_open(file, "pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                return tensors, json.loads((opened.metadata() or {}).get("classes", "[]"))
+        except Exception as error:  # safetensors has errors of its own
+            raise MofeError(f"text_embeddings {uri} cannot be read: {in_one_line(error)}") from error

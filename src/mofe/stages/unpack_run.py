@@ -11,4 +11,4 @@ def unpack_run(run: dict[str, Any]) -> Configuration:
     Args:
         run: from plan_runs.
     """
-    return Configuration(run["name"], int(run["seed"]), **checked(run["parameters"]))
+    return Configuration(run["name"], int(run["seed"]), **checked(run["parameters"]))  # type: ignore[call-arg]

@@ -1,1 +1,1 @@
-"""Where things lie and how they are read and written: local paths and URIs, whole or not at all, with checksums."""
+"""Reading and writing at local paths and URIs: every file is written completely or not at all, with checksums."""

@@ -1,4 +1,4 @@
-"""JSON that vouches for itself: its last line is the SHA-256 of all its other bytes."""
+"""JSON with its own checksum: the last line is the SHA-256 of all other bytes."""
 
 import hashlib
 import json
@@ -7,30 +7,30 @@ from typing import Any
 
 
 def as_json(content: Any) -> bytes:
-    """Indented JSON; NaN and infinity are refused."""
+    """Encode as indented JSON; NaN and infinity are refused."""
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 _NAME, _END = "sha256", b'"\n}\n'
 
 
-def sealed(content: dict[str, Any]) -> bytes:
-    """JSON whose last line is the SHA-256 of all other bytes; :func:`unsealed` reads it."""
+def with_checksum(content: dict[str, Any]) -> bytes:
+    """Encode as JSON whose last line is the SHA-256 of all other bytes; :func:`verify` reads it."""
     blank = as_json({**content, _NAME: ""})
     digest = hashlib.sha256(blank).hexdigest()
     return blank.removesuffix(_END) + digest.encode() + _END
 
 
-def is_sealed(content: bytes) -> bool:
-    """Whether it ends as what :func:`sealed` gives; a byte before that may have changed."""
+def has_checksum(content: bytes) -> bool:
+    """Whether the last line is a checksum as from :func:`with_checksum`; the checksum itself is not verified."""
     return bool(re.search(rb'"sha256": "[0-9a-f]{64}"\n}\n\Z', content))
 
 
-def unsealed(content: bytes) -> tuple[Any, str]:
-    """What :func:`sealed` was given, and the digest; "" in its place if a byte is not as it was written.
+def verify(content: bytes) -> tuple[Any, str]:
+    """Decode JSON from :func:`with_checksum`: its content, and the digest, or "" if a byte has changed.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: ``content`` is not JSON.
     """
     head, digest = content[: -64 - len(_END)], content[-64 - len(_END) : -len(_END)]
     whole = hashlib.sha256(head + content[-len(_END) :]).hexdigest().encode() == digest

@@ -1,7 +1,7 @@
-"""Places and reading at any URI: a local path, ``s3://``, ``gs://``, ``az://``, ``hf://`` or whatever fsspec knows.
+"""Locations and reading at any URI: a local path, ``s3://``, ``gs://``, ``az://``, ``hf://`` or others of fsspec.
 
-A store that does not answer is asked again, with growing pauses, by the library that speaks to it; how often is settled
-here for S3 (:data:`ATTEMPTS`). What goes wrong in the end is a :class:`MofeError` that names the URI (:func:`access`).
+The library of a store repeats requests that get no answer, with growing pauses; for S3 the number of attempts is set
+here (:data:`ATTEMPTS`). A final failure is a :class:`MofeError` that names the URI (:func:`access`).
 """
 
 import errno
@@ -22,58 +22,59 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
 
 ATTEMPTS = 9
-"""Of each S3 request, unless ``AWS_MAX_ATTEMPTS`` says otherwise: enough for a server that is being restarted."""
+"""Attempts of each S3 request, unless ``AWS_MAX_ATTEMPTS`` is set; enough to outlast the restart of a server."""
 LONGEST_PAUSE = 20
-"""Seconds; botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, and none longer than this."""
+"""Longest pause in seconds. botocore's standard back-off draws pauses of up to 1, 2, 4, … seconds, up to this limit."""
 LONGEST_ANSWER = 60
-"""Seconds without a byte after which a connection to S3 is given up, and the request tried again."""
+"""Seconds without a byte after which a connection to S3 is closed, and the request repeated."""
 READS = 2
-"""Tries of s3fs, which begin where botocore's end: five, its own choice, would make 225 of the nine attempts."""
+"""Attempts of s3fs, each of which includes all of botocore's. Its default of five would make 225 of nine attempts."""
 
 USER_INFO = re.compile(
     r"(?:(?<=http://)|(?<=https://))[^/?#\s]+@"  # a token may be the name
     r"|(?<=://)(?<!git://)(?<!github://)(?!arn:|\[)[^/@:\s]*:(?!:|\d+[/?#])(?:(?!::)[^@\s])*@",
     re.IGNORECASE,
 )
-"""What is secret at the beginning of a URI: name and password (there may be slashes in it), a token.
+"""Secrets at the beginning of a URI: a name and password (which may contain slashes), or a token.
 
-Not a name alone: ``abfs://container@account/…``, ``sftp://user@host/…``. Nor what else has a colon and later an @: a
-port and a path, a chain of protocols (``tar://…::file://…``), an ARN, ``github://owner:repository@version/…``.
+The pattern does not match a name alone: ``abfs://container@account/…``, ``sftp://user@host/…``. It also does not match
+other URIs with a colon and a later @: a port and a path, a chain of protocols (``tar://…::file://…``), an ARN,
+``github://owner:repository@version/…``.
 """
 
 
 _NO_ANSWER = {"ConnectionError", "HTTPClientError", "ClientError", "TimeoutError"}
-"""Names of the classes of botocore, aiohttp and Python under which a server that does not answer is reported."""
+"""Names of the exceptions of botocore, aiohttp and Python that mean that a server does not answer."""
 
 
 def check_uri(uri: str) -> None:
-    """Refuse a URI that carries a password or token: it would be written down wherever the URI is.
+    """Refuse a URI that contains a password or token, because URIs are written into logs and artifacts.
 
     Raises:
-        MofeError: it does; the message does not.
+        MofeError: the URI contains one; the message does not.
     """
     if USER_INFO.search(uri):
         raise MofeError(
             f"{without_secrets(uri)} was given with a user name and password, or a token: URIs are written into logs "
-            "and artifacts, so give credentials in the environment instead (docs/your-images.md)"
+            "and artifacts, so give credentials in the environment instead (docs/how-to/your-images.md)"
         )
 
 
 def without_secrets(text: str) -> str:
-    """A text with URIs in it, without what :data:`USER_INFO` finds in them."""
+    """Remove the matches of :data:`USER_INFO` from a text with URIs."""
     return USER_INFO.sub("", text)
 
 
 def resolve(uri: Location) -> UPath:
-    """The path object of a local path (made absolute) or fsspec URI."""
+    """Make the path object of a local path (absolute) or fsspec URI."""
     if "\0" in str(uri):
-        raise MofeError(f"{str(uri)!r} holds a NUL character, which no path or URI can")
+        raise MofeError(f"{str(uri)!r} holds a NUL character, which is not allowed in a path or URI")
     check_uri(str(uri))
     try:
         if str(uri).startswith(("s3://", "s3a://")):
@@ -91,28 +92,28 @@ def _attempts() -> int:
 
 
 def _s3_options() -> dict[str, Any]:
-    """What botocore does not take from the environment by itself."""
+    """Options that botocore does not read from the environment itself."""
     patience = {"connect_timeout": LONGEST_ANSWER, "read_timeout": LONGEST_ANSWER}
     retries = {"mode": "standard", "max_attempts": _attempts()}
     options: dict[str, Any] = {"config_kwargs": {"retries": retries, **patience}}
     if "AWS_DEFAULT_REGION" not in os.environ and (region := os.environ.get("AWS_REGION")):
-        options["client_kwargs"] = {"region_name": region}  # what Amazon's other libraries read
+        options["client_kwargs"] = {"region_name": region}  # Amazon's other libraries read it
     return options
 
 
 def is_local(path: UPath) -> bool:
-    """Whether ``path`` lies in this machine's file system."""
+    """Whether ``path`` is in this machine's file system."""
     return path.protocol in ("", "file", "local")
 
 
 def is_path(name: str) -> bool:
-    """Whether ``name`` is a path or URI, and not a plain word: there is a slash or a dot in it."""
+    """Whether ``name`` is a path or URI and not a plain word, that is, whether it contains a slash or a dot."""
     return "/" in name or "." in name
 
 
 @contextmanager
 def access(uri: Location, what: str = "file") -> Iterator[None]:
-    """What goes wrong with a file or store inside the block becomes a MofeError that names ``what`` and ``uri``."""
+    """Turn errors of files and stores inside the block into a MofeError that names ``what`` and ``uri``."""
     begun = time.monotonic()
     try:
         yield
@@ -133,7 +134,7 @@ def access(uri: Location, what: str = "file") -> Iterator[None]:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    """What the libraries behind fsspec raise beside OSError: of those that have been imported."""
+    """OSError, and the other exceptions of those libraries behind fsspec that have been imported."""
     known = {
         "botocore.exceptions": "BotoCoreError",
         "aiohttp": "ClientError",
@@ -148,15 +149,15 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 
 def _own_words(error: Exception) -> str:
-    """What a store says of an error in one line; nothing where it only repeats the path."""
+    """The store's message of an error in one line; "" if it only repeats the path."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        text = "" if error.strerror else str(error)  # of the operating system's there is no more to say
-        return " ".join(text.split()) if " " in text and "bucket" in text.lower() else ""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        text = "" if error.strerror else str(error)  # the operating system's message adds nothing
+        return in_one_line(text) if " " in text and "bucket" in text.lower() else ""
+    return in_one_line(error) or type(error).__name__
 
 
 def file_system(path: UPath) -> AbstractFileSystem:
-    """The file system of ``path``; a new one in a forked process, since asynchronous ones do not survive that."""
+    """The file system of ``path``; a new one in a forked process, because asynchronous ones do not survive a fork."""
     fs = path.fs
     if getattr(fs, "_pid", os.getpid()) != os.getpid():
         return type(fs)(*fs.storage_args, **fs.storage_options)
@@ -164,7 +165,7 @@ def file_system(path: UPath) -> AbstractFileSystem:
 
 
 def kind(path: UPath) -> str:
-    """``file``, ``directory``, or nothing where nothing is; a missing bucket is an error."""
+    """``file``, ``directory``, or "" if there is nothing at ``path``; a missing bucket is an error."""
     with access(path):
         try:
             return str(file_system(path).info(path.path)["type"])
@@ -175,7 +176,7 @@ def kind(path: UPath) -> str:
 
 
 def glob(pattern: UPath) -> list[UPath]:
-    """The files and folders that match, sorted."""
+    """The files and folders that match ``pattern``, sorted."""
     with access(pattern, "data"):
         found = sorted(file_system(pattern).glob(pattern.path))
     if is_local(pattern):
@@ -184,7 +185,7 @@ def glob(pattern: UPath) -> list[UPath]:
 
 
 def children(folder: UPath, pattern: str) -> list[UPath]:
-    """What lies in ``folder`` under a name that matches, sorted; nothing if there is no such folder."""
+    """The files and folders in ``folder`` whose name matches ``pattern``, sorted; empty if there is no such folder."""
     with access(folder, "folder"):
         try:
             names = file_system(folder).ls(folder.path, detail=False)
@@ -196,16 +197,16 @@ def children(folder: UPath, pattern: str) -> list[UPath]:
 
 
 def folders(folder: UPath) -> list[str]:
-    """The names of the folders in ``folder``, sorted; links to folders are none."""
+    """The names of the folders in ``folder``, sorted, without links to folders."""
     with access(folder, "folder"):
         found = file_system(folder).ls(folder.path, detail=True)
     return sorted(PurePosixPath(info["name"]).name for info in found if info["type"] == "directory")
 
 
 def names(folder: UPath) -> list[str]:
-    """The files in ``folder`` at any depth, relative to it, sorted; nothing if there is no such folder.
+    """The files in ``folder`` at any depth, relative to it, sorted; empty if there is no such folder.
 
-    A link to a folder is not followed: it is among them, with a slash at its end.
+    A link to a folder is not followed; it is listed with a slash at its end.
     """
     base = folder.path.rstrip("/") + "/"
     with access(folder, "folder"):
@@ -218,9 +219,9 @@ def names(folder: UPath) -> list[str]:
 
 @contextmanager
 def local_copy(uri: Location) -> Iterator[Path]:
-    """The folder at ``uri`` on this machine: itself if it is local, else a copy that lives as long as the block.
+    """Yield the folder at ``uri`` if it is local, else a copy on this machine, which is removed after the block.
 
-    It has the name that the folder has at ``uri``.
+    The copy has the same name as the folder at ``uri``.
     """
     source = resolve(uri)
     if is_local(source):
@@ -234,7 +235,7 @@ def local_copy(uri: Location) -> Iterator[Path]:
 
 
 def sha256(path: UPath | Path) -> str:
-    """The SHA-256 of a file, read once from front to back."""
+    """Compute the SHA-256 of a file, which is read once from front to back."""
     digest = hashlib.sha256()
     with reading(UPath(path), "file") as file:
         while piece := file.read(1 << 22):
@@ -243,25 +244,25 @@ def sha256(path: UPath | Path) -> str:
 
 
 def read_bytes(path: UPath, what: str) -> bytes:
-    """The content of one file; a missing or unreadable one is an error that names ``what`` and the URI."""
+    """Read one file; if it is missing or unreadable, the error names ``what`` and the URI."""
     with access(path, what):
         return bytes(file_system(path).cat_file(path.path))
 
 
 @contextmanager
 def reading(path: UPath, what: str) -> Iterator[IO[bytes]]:
-    """A file to read from front to back, a few megabytes at a time."""
+    """Open a file to read it from front to back, a few megabytes at a time."""
     with access(path, what), file_system(path).open(path.path, "rb") as file:
         yield file
 
 
 @contextmanager
 def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """A Parquet file at any URI: memory-mapped if it is local, else read in the ranges that are asked for, no more.
+    """Open a Parquet file: memory-mapped if it is local, else only the requested ranges are read.
 
     Args:
-        path: the file.
-        metadata: its footer, if it has been read before.
+        path: path or URI of the file.
+        metadata: footer of the file, if it was read before.
     """
     local = is_local(path)
     with access(path, "Parquet file"), ExitStack() as opened:
@@ -273,21 +274,21 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
                 source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
             )
             yield opened.enter_context(parquet)
-        except (pa.ArrowException, UnicodeDecodeError) as error:  # a damaged file can be found out at any page
-            reason = " ".join(str(error).split())[:300]
+        except (pa.ArrowException, UnicodeDecodeError) as error:  # damage can show at any page
+            reason = in_one_line(error)
             raise MofeError(f"{path} is not a readable Parquet file: {reason}") from error
 
 
 def read_parquet(path: UPath, columns: list[str] | None = None) -> Any:
-    """The ``pyarrow.Table`` of a Parquet file at any URI."""
+    """Read a Parquet file at any URI as a ``pyarrow.Table``."""
     with open_parquet(path) as parquet:
         return parquet.read(columns=columns)
 
 
 def digest_of_listing(uri: Location) -> str:
-    """A digest of what lies at ``uri``: every file's relative path, size and version (etag, checksum or mtime).
+    """Compute a digest of the files at ``uri``: their relative paths, sizes and versions (etag, checksum or mtime).
 
-    Two listings agree exactly when no file was added, removed or rewritten; no file content is read.
+    Two digests are equal exactly if no file was added, removed or rewritten. No file content is read.
     """
     root = resolve(uri)
     fs, base = file_system(root), root.path.rstrip("/")
@@ -299,7 +300,7 @@ def digest_of_listing(uri: Location) -> str:
     for name, info in sorted(files.items()):
         if info.get("islink"):
             with suppress(OSError):
-                info["mtime"] = Path(name).stat().st_mtime  # of the file that is read, not of the link
+                info["mtime"] = Path(name).stat().st_mtime  # of the link's target, which is read
         version = next(
             (
                 info[key]

@@ -1,4 +1,4 @@
-"""JSON that is held against the types of what it should hold; files without a seal."""
+"""JSON files that are validated against types; they have no checksum."""
 
 from typing import TypeVar
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def read_json(file: locations.Location, kind: type[T], what: str) -> T:
-    """The content of a JSON file as a ``kind``: a dataclass, or a list of them.
+    """Read a JSON file as a ``kind``: a dataclass, or a list of dataclasses.
 
     Raises:
-        MofeError: it is missing, not JSON, or holds something else; with the first thing that is wrong.
+        MofeError: the file is missing, is not JSON, or does not fit ``kind``; the message gives the first fault.
     """
     path = locations.resolve(file)
     content = locations.read_bytes(path, what)
@@ -25,7 +25,7 @@ def read_json(file: locations.Location, kind: type[T], what: str) -> T:
 
 
 def first_reason(error: ValidationError) -> str:
-    """The first thing that is wrong, and where."""
+    """The first fault, and its place."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

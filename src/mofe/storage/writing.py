@@ -1,7 +1,8 @@
-"""Writing at any URI, so that nothing half-written is ever visible, and nothing of somebody else's is lost.
+"""Writing at any URI: incomplete artifacts are never visible, and foreign files are never overwritten.
 
-A local artifact is written beside its place and renamed onto it; in an object store every object is whole or absent,
-and an artifact's manifest, which its reader asks for first, is written last. What is written is hashed on its way.
+A local artifact is written to a temporary folder beside its path, and then renamed. In an object store every object is
+complete or absent, and the manifest of an artifact, which is read first, is written last. Files are hashed while they
+are written.
 """
 
 import fcntl
@@ -21,36 +22,37 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations
-from mofe.storage.checksummed_json import as_json, is_sealed
+from mofe.storage.checksummed_json import as_json, has_checksum
 
 _staged: dict[str, dict[str, str]] = {}
-"""Artifacts that this process is writing: by folder, the SHA-256 of each file that is in it, by name."""
+"""Artifacts that this process is writing: for each folder, the SHA-256 of each of its files, by name."""
 
 PARTIAL, OLD = "partial", "old"
-"""In the names beside an artifact: what becomes it, and what it replaces."""
+"""Parts of the names beside an artifact: of the new version, and of the version that it replaces."""
 
 A_MOMENT = 60
-"""Seconds that a writer may take from the name of what it writes to its lock."""
+"""Seconds that a writer may take between creating a file or folder and locking it."""
 
 UNFINISHED = ".unfinished"
-"""An object beside those of an artifact that is being written, or whose writer was killed."""
+"""Name of the object that marks an artifact that is being written, or whose writer was killed."""
 
 
 @contextmanager
 def staged(uri: locations.Location) -> Iterator[UPath]:
-    """A folder to fill, which becomes ``uri`` when the block ends without an error.
+    """Yield a folder to fill, which becomes ``uri`` when the block ends without an error.
 
-    Locally the folder lies beside ``uri`` until it is whole. An older artifact at ``uri`` is then renamed, the folder
-    takes its name, and the older one is removed; if the process is killed between the two, nothing is at ``uri`` until
-    it is written again. In an object store the folder is ``uri`` itself, emptied first: write the manifest last.
+    Locally the folder is beside ``uri`` until it is complete. Then an older artifact at ``uri`` is renamed, the folder
+    gets its name, and the older artifact is removed. If the process is killed between the two renames, there is nothing
+    at ``uri`` until it is written again. In an object store the folder is ``uri`` itself, which is emptied first; write
+    the manifest last.
 
     Raises:
-        MofeError: what is at ``uri`` is neither an artifact nor an empty folder; it is left as it is.
+        MofeError: ``uri`` is neither an artifact nor an empty folder; it is not changed.
     """
     final = locations.resolve(uri)
     if not locations.is_local(final):
-        with locations.access(uri, "artifact"), _noted(final):
-            mark = _emptied(final)
+        with locations.access(uri, "artifact"), _record_digests(final):
+            mark = _empty(final)
             yield final
             locations.file_system(mark).rm(mark.path)
         return
@@ -65,11 +67,11 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
         partial, old = _beside(target, PARTIAL), _beside(target, OLD)
         partial.mkdir()
     try:
-        with _held(partial):
-            with _noted(UPath(partial)):
+        with _lock(partial):
+            with _record_digests(UPath(partial)):
                 yield UPath(partial)
             if target.is_dir():
-                with _held(target):
+                with _lock(target):
                     target.rename(old)
                     partial.rename(target)
                     shutil.rmtree(old)
@@ -80,21 +82,21 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
 
 
 def _beside(target: Path, kind: str) -> Path:
-    """A name of this writer's own; :func:`_clear` finds all of a kind."""
+    """A unique name beside ``target``; :func:`_clear` finds all names of a kind."""
     return target.with_name(f".{target.name}.{kind}-{uuid.uuid4().hex[:12]}")
 
 
 def _clear(target: Path) -> None:
-    """Remove what killed writers of ``target`` left, or put back what they had put aside.
+    """Remove the files that killed writers of ``target`` left, or restore the version that they had renamed.
 
-    Whether a writer still lives, its number does not say where containers share a disk, nor its age where a stage
-    takes a day. Its lock does (:func:`_held`), which ends as the process ends. What cannot be locked is left alone.
+    A lock shows whether a writer is alive (:func:`_lock`), because it ends with the process. A process id does not show
+    it where containers share a disk, nor does the age where a stage takes a day. Files that cannot be locked are kept.
     """
     for left in target.parent.glob(f".{escape(target.name)}.{OLD}-*"):
         if not _is_held(left):
             if target.exists():
                 shutil.rmtree(left, ignore_errors=True)
-            else:  # killed before the new one had its name
+            else:  # killed before the new version was renamed
                 left.rename(target)
     for left in target.parent.glob(f".{escape(target.name)}.{PARTIAL}-*"):
         with suppress(FileNotFoundError):
@@ -103,11 +105,11 @@ def _clear(target: Path) -> None:
 
 
 @contextmanager
-def _held(place: Path) -> Iterator[None]:
-    """While it lasts, no other writer takes the file or folder for something that was left."""
+def _lock(place: Path) -> Iterator[None]:
+    """Lock the file or folder, so that no other writer removes it as left by a killed writer."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: there nothing is ever removed
+        with suppress(OSError):  # a file system without locks, where nothing is removed
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -129,8 +131,8 @@ def _is_held(place: Path) -> bool:
 
 
 @contextmanager
-def _noted(folder: UPath) -> Iterator[None]:
-    """While it lasts, what is written into ``folder`` is hashed on its way."""
+def _record_digests(folder: UPath) -> Iterator[None]:
+    """Record the SHA-256 of the files that are written into ``folder`` inside the block."""
     place = str(folder).rstrip("/")
     _staged[place] = {}
     try:
@@ -146,7 +148,7 @@ def _note(path: UPath, digest: str) -> None:
 
 
 def written(folder: UPath) -> dict[str, str]:
-    """The SHA-256 of each file, by name, that has been written into ``folder`` or below since :func:`staged` began."""
+    """The SHA-256, by name, of each file written into ``folder`` or below it since :func:`staged` began."""
     place = str(folder).rstrip("/")
     for top, files in _staged.items():
         if f"{place}/".startswith(f"{top}/"):
@@ -156,7 +158,7 @@ def written(folder: UPath) -> dict[str, str]:
 
 
 class _Hashed:
-    """A file to write, and the SHA-256 of what has been written."""
+    """A file to write, and the SHA-256 of the bytes written so far."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -171,26 +173,24 @@ class _Hashed:
 
 
 def _check_artifact(folder: UPath, names: list[str]) -> None:
-    """Refuse to replace what no :func:`staged` has made; an empty folder may be."""
+    """Refuse to replace a folder that :func:`staged` did not make, unless it is empty."""
     if not names:
         return
     manifests = [folder / name for name in names if name.endswith(".json") and "/" not in name]
-    if UNFINISHED not in names and not any(is_sealed(locations.read_bytes(file, "manifest")) for file in manifests):
-        raise MofeError(
-            f"{folder} is not empty, and holds no artifact that could be replaced: name another folder, or remove it"
-        )
+    if UNFINISHED not in names and not any(has_checksum(locations.read_bytes(file, "manifest")) for file in manifests):
+        raise MofeError(f"{folder} is not empty, and holds no artifact to replace: name another folder, or remove it")
 
 
-def _emptied(folder: UPath) -> UPath:
-    """Remove an older artifact, its manifest first, so that a reader never takes a mixture for whole.
+def _empty(folder: UPath) -> UPath:
+    """Remove an older artifact, its manifest first, so that a reader never accepts a mixture of two.
 
     Returns:
-        The mark of an artifact that is being written, which is all that is left.
+        The mark of an artifact that is being written, the only object left.
     """
     fs = locations.file_system(folder)
     if "/" not in folder.path.strip("/"):
         raise MofeError(f"{folder} is a whole bucket: name a folder in it")
-    found = [name for name in locations.names(folder) if name]  # a folder that was made in a console is an object
+    found = [name for name in locations.names(folder) if name]  # a console makes a folder as an object
     _check_artifact(folder, found)
     mark = folder / UNFINISHED
     fs.pipe_file(mark.path, b"")
@@ -202,7 +202,7 @@ def _emptied(folder: UPath) -> UPath:
 
 
 def copy_folder(source: Path, target: UPath) -> None:
-    """Put the files of a local folder, at any depth, to ``target``; each appears whole."""
+    """Copy the files of a local folder, at any depth, to ``target``; each file appears only when it is complete."""
     for found in sorted(source.rglob("*")):
         if found.is_file():
             with found.open("rb") as content, file(target.joinpath(*found.relative_to(source).parts)) as copy:
@@ -211,9 +211,9 @@ def copy_folder(source: Path, target: UPath) -> None:
 
 @contextmanager
 def file(path: UPath) -> Iterator[IO[bytes]]:
-    """A file to fill piece by piece, which is at ``path`` once the block ends without an error, and not before.
+    """Open a file to write piece by piece, which appears at ``path`` only when the block ends without an error.
 
-    To an object store it goes out in parts of 50 MB: a large file is neither held in memory nor put on this disk.
+    It is sent to an object store in parts of 50 MB, so a large file is neither held in memory nor stored on this disk.
     """
     if locations.is_local(path):
         target = Path(path.path)
@@ -221,12 +221,12 @@ def file(path: UPath) -> Iterator[IO[bytes]]:
             raise MofeError(f"{path} is a folder: name a file")
         with locations.access(path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which begin empty
+            if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which start empty
                 _clear(target)
             partial = _beside(target, PARTIAL)
             try:
                 partial.touch()
-                with _held(partial):
+                with _lock(partial):
                     with partial.open("wb") as local:
                         hashed = _Hashed(local)
                         yield cast(IO[bytes], hashed)
@@ -247,12 +247,12 @@ def file(path: UPath) -> Iterator[IO[bytes]]:
             if isinstance(remote, AbstractBufferedFile):
                 with suppress(Exception):
                     remote.discard()
-                remote.closed = True  # else it would upload what it has when it is collected
+                remote.closed = True  # otherwise it would upload its buffer on garbage collection
             raise
 
 
 def write_bytes(path: UPath, content: bytes) -> None:
-    """Write one file so that a reader sees the old content or the new, never a part."""
+    """Write one file so that a reader sees the old content or the new, never a mixture."""
     if locations.is_local(path):
         with file(path) as stream:
             stream.write(content)

@@ -4,6 +4,7 @@ import logging
 import os
 from typing import Any
 
+from mofe.errors import in_one_line
 from mofe.storage import locations
 
 log = logging.getLogger("mofe.tracking")
@@ -17,5 +18,5 @@ PAUSE = 600.0
 def warn(error: Exception) -> None:
     """Say, without secrets, that tracking has failed."""
     where = locations.without_secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    reason = locations.without_secrets(" ".join(str(error).split())[:200])
+    reason = locations.without_secrets(in_one_line(error)[:200])
     log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)

@@ -18,16 +18,19 @@ import shlex
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
 from mofe.storage import locations, writing
 from mofe.tracking.events import EXPERIMENT, PAUSE, Event, log, warn
 
-MOST_CHARACTERS = 500
+if TYPE_CHECKING:
+    from mofe.tracking.mlflow_store import StageSender
+
+MAX_CHARACTERS = 500
 
 
 class StageRun:
@@ -42,7 +45,7 @@ class StageRun:
         self.journal = journal
         self._events: list[Event] = []
         self._sent = 0
-        self._take: Callable[[Event], None] | None = None
+        self._sender: StageSender | None = None
         self._silent_until = float("inf") if carried else 0.0
         self._kept = self._warned = False
 
@@ -87,12 +90,12 @@ class StageRun:
 
     def _send(self) -> None:
         try:
-            if self._take is None:
+            if self._sender is None:
                 from mofe.tracking.mlflow_store import Store
 
-                self._take = Store().stage()
+                self._sender = Store().stage()
             for event in self._events[self._sent :]:
-                self._take(event)
+                self._sender.take(event)
                 self._sent += 1
         except Exception as error:  # no server, no library, no permission: all the same to the stage
             if not self._warned:
@@ -132,7 +135,7 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
     """
     name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
     run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
-    shown = {name: locations.without_secrets(str(value))[:MOST_CHARACTERS] for name, value in parameters.items()}
+    shown = {name: locations.without_secrets(str(value))[:MAX_CHARACTERS] for name, value in parameters.items()}
     run.event(
         "start",
         stage=stage,

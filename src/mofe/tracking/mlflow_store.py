@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ from mlflow.entities import LoggedModelStatus, Metric, Param
 from upath import UPath
 
 from mofe import __version__
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.storage import locations
 from mofe.tracking.events import PAUSE, Event, log, warn
 
@@ -41,6 +42,8 @@ EXECUTION = "mofe.execution"
 SENT = ".sent"
 LAST_STAGE = "evaluate"
 END = "end"
+POLL_INTERVAL = 0.3
+"""Seconds between two looks into a folder."""
 
 
 class Store:
@@ -53,45 +56,11 @@ class Store:
             self.client = MlflowClient()
             self.client.search_experiments(max_results=1)  # makes the tables of a new database
 
-    def stage(self) -> Callable[[Event], None]:
-        """Takes the events of one stage."""
-        start: Event = {}
-        run_id = parent = ""
+    def stage(self) -> "StageSender":
+        """What takes the events of one stage."""
+        return StageSender(self)
 
-        def take(event: Event) -> None:
-            nonlocal start, run_id, parent
-            kind = event["kind"]
-            if kind == "start":
-                start = event
-                run_id, parent = self._run_of(start)
-                # in a run of the platform's, the names of the component's inputs are taken
-                prefix = f"mofe.{start['stage']}." if start["joined"] else ""
-                params = [Param(prefix + name, value) for name, value in start["parameters"].items()]
-                self.client.log_batch(run_id, params=params)
-                return
-            is_last = start["stage"] == LAST_STAGE
-            targets = [run_id, parent] if is_last and parent else [run_id]
-            if kind == "metrics":
-                metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
-                for target in targets:
-                    self.client.log_batch(target, metrics=metrics)
-            elif kind == "file":
-                for target in targets:
-                    self._log_file(target, event["path"])
-            elif kind == "detector":
-                try:
-                    self._log_detector(run_id, event["path"], event["module"])
-                except Exception as error:
-                    self.client.get_run(run_id)  # fails too if it is the server: then all is tried again
-                    warn(error)
-            elif kind == "end" and not start["joined"]:
-                self.client.set_terminated(run_id, event["status"], event["time"])
-                if parent and (is_last or event["status"] == "FAILED"):
-                    self.client.set_terminated(parent, event["status"], event["time"])
-
-        return take
-
-    def _run_of(self, start: Event) -> tuple[str, str]:
+    def run_of(self, start: Event) -> tuple[str, str]:
         """The run of a stage and the run of its pipeline, found or made; of a run that is joined there is no parent."""
         if start["joined"]:
             return str(self.client.get_run(start["joined"]).info.run_id), ""
@@ -105,27 +74,27 @@ class Store:
             parent = ""
             if start["pipeline_run"]:
                 name = start["pipeline_run_name"] or start["pipeline_run"]
-                parent = self._tagged(experiment, PIPELINE_RUN, start["pipeline_run"], name, start["time"])
+                parent = self._find_or_create(experiment, PIPELINE_RUN, start["pipeline_run"], name, start["time"])
         tags = {"mofe.stage": start["stage"], **({"mlflow.parentRunId": parent} if parent else {})}
         name = f"{start['stage']} {start['label']}".strip()
-        return self._tagged(experiment, EXECUTION, start["id"], name, start["time"], tags), parent
+        return self._find_or_create(experiment, EXECUTION, start["id"], name, start["time"], tags), parent
 
-    def _tagged(
+    def _find_or_create(
         self, experiment: str, tag: str, value: str, name: str, time: int, tags: dict[str, str] | None = None
     ) -> str:
         """The one run with this tag; of two that are made at the same moment, the older one stays."""
 
-        def found() -> list[Any]:
+        def find() -> list[Any]:
             runs = self.client.search_runs([experiment], f"tags.`{tag}` = '{value}'")
             return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
-        if not found():
+        if not find():
             own = self.client.create_run(experiment, time, {tag: value, **(tags or {})}, run_name=name)
-            if found()[0].info.run_id != own.info.run_id:
+            if find()[0].info.run_id != own.info.run_id:
                 self.client.delete_run(own.info.run_id)
-        return str(found()[0].info.run_id)
+        return str(find()[0].info.run_id)
 
-    def _log_detector(self, run_id: str, uri: str, module: str) -> None:
+    def log_detector(self, run_id: str, uri: str, module: str) -> None:
         """As a model of MLflow's; only one that lies on this machine, with the server elsewhere, is copied into it."""
         import mlflow
         import mlflow.pyfunc  # needs pandas, which only the image of index has
@@ -146,9 +115,7 @@ class Store:
         place: dict[str, Any] = {
             "artifacts" if here else "model_config": {"detector": path.path if here else str(path)}
         }
-        quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"  # a server answers when it has stored a file
-        try:
+        with _patient():
             mlflow.set_experiment(experiment_id=experiment)  # in which, not in the run's, a model is made
             Model.log(
                 None,  # a path, which MLflow 3 has no more use for
@@ -160,10 +127,8 @@ class Store:
                 pip_requirements=[f"mofe=={__version__}"],
                 **place,
             )
-        finally:
-            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = quick
 
-    def _log_file(self, run_id: str, uri: str) -> None:
+    def log_file(self, run_id: str, uri: str) -> None:
         path = locations.resolve(uri)
         if not locations.kind(path):
             log.warning("%s was to be logged in MLflow but is gone", path)
@@ -175,11 +140,84 @@ class Store:
             self.client.log_artifact(run_id, str(local))
 
 
+class StageSender:
+    """Sends the events of one stage to a store; a method an event kind."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.client = store.client
+        self.start: Event = {}
+        self.run_id = self.parent = ""
+
+    def take(self, event: Event) -> None:
+        """Send an event; sent twice, it is there once."""
+        by_kind: dict[str, Callable[[Event], None]] = {
+            "start": self._begin,
+            "metrics": self._log_metrics,
+            "file": self._log_file,
+            "detector": self._log_detector,
+            "end": self._end,
+        }
+        if send := by_kind.get(event["kind"]):
+            send(event)
+
+    @property
+    def _is_last(self) -> bool:
+        return bool(self.start["stage"] == LAST_STAGE)
+
+    @property
+    def _targets(self) -> list[str]:
+        """The runs that show the stage's figures: those of the last stage are the pipeline's, too."""
+        return [self.run_id, self.parent] if self._is_last and self.parent else [self.run_id]
+
+    def _begin(self, event: Event) -> None:
+        self.start = event
+        self.run_id, self.parent = self.store.run_of(event)
+        # in a run of the platform's, the names of the component's inputs are taken
+        prefix = f"mofe.{event['stage']}." if event["joined"] else ""
+        params = [Param(prefix + name, value) for name, value in event["parameters"].items()]
+        self.client.log_batch(self.run_id, params=params)
+
+    def _log_metrics(self, event: Event) -> None:
+        metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+        for target in self._targets:
+            self.client.log_batch(target, metrics=metrics)
+
+    def _log_file(self, event: Event) -> None:
+        for target in self._targets:
+            self.store.log_file(target, event["path"])
+
+    def _log_detector(self, event: Event) -> None:
+        try:
+            self.store.log_detector(self.run_id, event["path"], event["module"])
+        except Exception as error:
+            self.client.get_run(self.run_id)  # fails too if it is the server: then all is tried again
+            warn(error)
+
+    def _end(self, event: Event) -> None:
+        if self.start["joined"]:
+            return
+        self.client.set_terminated(self.run_id, event["status"], event["time"])
+        if self.parent and (self._is_last or event["status"] == "FAILED"):
+            self.client.set_terminated(self.parent, event["status"], event["time"])
+
+
 def _file_of(module: str) -> Path:
     """The source file of a module, which is not imported."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, module
     return Path(spec.origin)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Within it a server has minutes: it answers when it has stored a file."""
+    quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = quick
 
 
 def _is_database() -> bool:
@@ -208,36 +246,47 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
+class Follower:
+    """Carries the events in a folder to MLflow, each once."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.store: Store | None = None
+        self.senders: dict[Path, StageSender] = {}
+        self.sent: Counter[Path] = Counter()
+
+    def send_new(self) -> None:
+        """Send what has come since the last time; what fails is tried again the next time."""
+        self.store = self.store or Store()
+        for journal in sorted(self.folder.glob("*.jsonl")):
+            sender = self.senders.setdefault(journal, self.store.stage())
+            for event in _events(journal.read_bytes())[self.sent[journal] :]:
+                sender.take(event)
+                self.sent[journal] += 1
+
+    def mark_sent(self) -> None:
+        """Mark the journals of which something was sent."""
+        for journal in +self.sent:
+            journal.rename(f"{journal}{SENT}")
+
+
 def follow(folder: Path, parent: int) -> None:
     """Carry the events in ``folder`` as they come, until the file ``end`` is there, or this process has another parent.
 
     While the server fails it is left alone for a while, and tried a last time at the end.
     """
-    store: Store | None = None
-    stages: dict[Path, tuple[Callable[[Event], None], int]] = {}
+    follower = Follower(folder)
     silent_until = 0.0
-    while True:
-        ended = (folder / END).exists() or os.getppid() != parent
-        if ended or time.monotonic() >= silent_until:
+    while not (folder / END).exists() and os.getppid() == parent:
+        if time.monotonic() >= silent_until:
             try:
-                store = store or Store()
-                for file in sorted(folder.glob("*.jsonl")):
-                    take, done = stages.get(file) or (store.stage(), 0)
-                    for event in _events(file.read_bytes())[done:]:
-                        take(event)
-                        done += 1
-                        stages[file] = take, done
+                follower.send_new()
             except Exception as error:
-                if ended:
-                    raise
                 warn(error)
                 silent_until = time.monotonic() + PAUSE
-            else:
-                if ended:
-                    for file in stages:
-                        file.rename(f"{file}{SENT}")
-                    return
-        time.sleep(0.3)
+        time.sleep(POLL_INTERVAL)
+    follower.send_new()
+    follower.mark_sent()
 
 
 def send_journals(folder: UPath) -> tuple[int, int]:
@@ -256,17 +305,17 @@ def send_journals(folder: UPath) -> tuple[int, int]:
         store = Store() if journals else None
         for journal in journals:
             assert store is not None
-            take = store.stage()
+            sender = store.stage()
             events = _events(folder.fs.cat_file(journal))
             for event in events:
-                take(event)
+                sender.take(event)
             sent += len(events)
             if events and events[-1]["kind"] == "end":  # else its stage may still be running
                 folder.fs.mv(journal, journal + SENT)
     except MofeError:
         raise
     except Exception as error:
-        reason = locations.without_secrets(" ".join(str(error).split())[:200])
+        reason = locations.without_secrets(in_one_line(error)[:200])
         where = locations.without_secrets(os.environ["MLFLOW_TRACKING_URI"])
         raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
     return len(journals), sent

@@ -13,7 +13,7 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations, writing
-from mofe.storage.checksummed_json import sealed, unsealed
+from mofe.storage.checksummed_json import verify, with_checksum
 
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -40,7 +40,7 @@ def save_checkpoint(
     with writing.staged(str(final)) as place:
         writing.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
         manifest = {**progress, "files": writing.written(place)}
-        writing.write_bytes(place / MANIFEST, sealed(manifest))
+        writing.write_bytes(place / MANIFEST, with_checksum(manifest))
     for old in _steps(folder)[:-KEPT]:
         _remove(old)
 
@@ -94,7 +94,7 @@ def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
 
 def _undamaged(place: UPath) -> dict[str, Any] | None:
     try:
-        progress, seal = unsealed(locations.read_bytes(place / MANIFEST, "checkpoint"))
+        progress, seal = verify(locations.read_bytes(place / MANIFEST, "checkpoint"))
     except ValueError:
         return None
     whole = seal and locations.kind(place / STATE) and locations.sha256(place / STATE) == progress["files"][STATE]

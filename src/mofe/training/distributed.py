@@ -32,7 +32,7 @@ from mofe.errors import MofeError
 LOST_PEER = re.compile("by peer|remote process|Broken pipe")
 """What gloo and NCCL say in a process whose peer failed."""
 
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)
 """How long processes wait for one that hashes the images, or writes a checkpoint."""
 
 
@@ -112,7 +112,7 @@ def process_group() -> Iterator[None]:
     place = device()
     if place.type != "cpu":
         torch.accelerator.set_device_index(place.index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     with contextlib.nullcontext() if is_first() else _silence():
         yield
     dist.destroy_process_group()  # not after an error: the others would fail, and be heard, before this process
@@ -151,7 +151,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def summed(values: np.ndarray) -> np.ndarray:
+def all_reduce_sum(values: np.ndarray) -> np.ndarray:
     """The sum over all processes, float64, on each of them."""
     if not dist.is_initialized():
         return values
@@ -160,7 +160,7 @@ def summed(values: np.ndarray) -> np.ndarray:
     return total.numpy()
 
 
-def gathered(own: np.ndarray) -> np.ndarray:
+def all_gather(own: np.ndarray) -> np.ndarray:
     """What element 0, 1, 2, … of the whole is, when process r holds its elements r, r + W, r + 2W, …"""
     if not dist.is_initialized():
         return own

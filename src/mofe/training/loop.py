@@ -20,6 +20,7 @@ from upath import UPath
 from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.model import Epoch
+from mofe.artifacts.recipe import Recipe
 from mofe.data.loader import (
     ShardDataset,
     batches,
@@ -29,7 +30,7 @@ from mofe.data.loader import (
     training_transform,
 )
 from mofe.data.validation_split import validation_mask
-from mofe.device import autocast, compiling_pays, device, sent
+from mofe.device import autocast, compiling_pays, device, to_device
 from mofe.errors import MofeError
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
@@ -39,7 +40,6 @@ from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import DynamicBetaMixup, Mixed
 from mofe.training.optimiser import layer_rates, learning_rate, parameter_groups, set_learning_rate
 from mofe.training.probe import linear_probe, predict_from_features
-from mofe.training.recipe import Recipe
 from mofe.training.step import TrainingStep
 
 CHECKPOINT_MINUTES = 15.0
@@ -209,7 +209,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or float("inf"))
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        of_all = distributed.summed(np.append(of_step, self.is_to_end()))
+        of_all = distributed.all_reduce_sum(np.append(of_step, self.is_to_end()))
         return of_all[:-1], bool(of_all[-1])
 
     def _group_of(self, number: int) -> tuple[int, int]:
@@ -230,13 +230,13 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
         self.mixup.generator = np.random.default_rng((recipe.seed, epoch, number, 2))
-        images = normalised(sent(images, self.device), self.preprocessing)
+        images = normalised(to_device(images, self.device), self.preprocessing)
         if recipe.mixup == "none":
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
             batch = self.mixup(images, labels_B)
         image_P, expert_P = pairs_with_negatives(self.clusters_C[labels_B], self.model.num_experts, generator)
-        return Mixed(*(sent(t, self.device) for t in batch)), image_P, expert_P
+        return Mixed(*(to_device(t, self.device) for t in batch)), image_P, expert_P
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
         """Within it gradients stay with the process that computed them."""
@@ -267,14 +267,14 @@ class Trainer:
             own = self.validation[distributed.rank() :: distributed.num_processes()]
             for images, _, _ in batches(dataset, own, self.micro_batch_size, self.num_workers):
                 with autocast(self.precision, training=True):
-                    output = self.model(normalised(sent(images, self.device), self.preprocessing))
+                    output = self.model(normalised(to_device(images, self.device), self.preprocessing))
                 if output.logits.isnan().any() or not output.embedding_BD.isfinite().all():
                     raise MofeError(NOT_FINITE)
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
         nothing = np.empty(0, np.int64)  # what a process holds that has no image
         own_predicted, own_routed = np.concatenate([nothing, *predicted]), np.concatenate([nothing, *routed])
-        return distributed.gathered(own_predicted), distributed.gathered(own_routed)
+        return distributed.all_gather(own_predicted), distributed.all_gather(own_routed)
 
     def _record(
         self, epoch: int, rate: float, parts: np.ndarray, predicted: np.ndarray, routed: np.ndarray, speed: float

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from mofe.errors import in_one_line
+from mofe.errors import server_message
 from mofe.training.distributed import LOST_PEER
 
 
@@ -93,7 +93,7 @@ class NodeWatch:
                 sys.stdout.write(piece.decode(errors="replace"))
                 sys.stdout.flush()
         except Exception as error:  # the log is for people; the job says how it ended
-            print(f"no more of the first node's log: {in_one_line(error)}", flush=True)
+            print(f"no more of the first node's log: {server_message(error)}", flush=True)
 
 
 def _last_words(log: str) -> str:

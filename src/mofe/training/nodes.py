@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, server_message
 from mofe.storage import locations, writing
 from mofe.training.node_watch import NodeWatch, pods_of
 
@@ -37,9 +37,9 @@ INPUTS, OUTPUTS = ("images", "features", "partition"), ("model", "history")
 HANDED_ON = re.compile(r"(MLFLOW|MOFE)_|KFP_RUN_ID$")
 """Variables that say what run this is. Those from Secrets and ConfigMaps are handed on by reference."""
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-WAIT = 10.0
+POLL_INTERVAL = 10.0
 """Seconds between two looks at the job."""
-PATIENCE = 30
+MAX_MISSES = 30
 """Looks in a row that may fail."""
 
 
@@ -92,24 +92,8 @@ def train_job(
         num_nodes: pods.
         resources: put over those of the pattern.
     """
-    meta, spec = pod["metadata"], pod["spec"]
-    main = next((c for c in spec["containers"] if c["name"] == "main"), spec["containers"][0])
-    wanted = _resources(main.get("resources", {}), resources)
-    has_gpus = any("gpu" in name.lower() for name in wanted["limits"])  # as Trainer tells them
-    volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
-    shared = {volume["name"] for volume in volumes}
-    mounts = [m for m in main.get("volumeMounts", []) if m["name"] in shared]
-    like = {
-        **{
-            key: spec[key]
-            for key in ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
-            if spec.get(key)
-        },
-        **({"volumes": volumes, "containers": [{"name": "node", "volumeMounts": mounts}]} if mounts else {}),
-    }
+    meta, main = pod["metadata"], _main_container(pod)
     labels = {k: v for k, v in meta.get("labels", {}).items() if k == "pipeline/runid"}
-    template = {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": like}
-    patch = {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "TrainJob",
@@ -120,19 +104,52 @@ def train_job(
         },
         "spec": {
             "runtimeRef": {"name": RUNTIME},
-            "trainer": {
-                "image": main["image"],
-                "command": ["torchrun", "-m", "mofe", "stage", "finetune"],
-                "args": _options(arguments),
-                "env": list(_variables(main.get("env", []))),
-                "numNodes": num_nodes,
-                # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
-                **({} if has_gpus else {"numProcPerNode": 1}),
-                "resourcesPerNode": wanted,
-            },
-            "runtimePatches": [{"manager": "mofe.github.io/finetune", "trainingRuntimeSpec": patch}],
+            "trainer": _trainer(main, arguments, num_nodes, _resources(main.get("resources", {}), resources)),
+            "runtimePatches": [
+                {"manager": "mofe.github.io/finetune", "trainingRuntimeSpec": _runtime_patch(pod, labels)}
+            ],
         },
     }
+
+
+def _main_container(pod: Mapping[str, Any]) -> dict[str, Any]:
+    containers: list[dict[str, Any]] = pod["spec"]["containers"]
+    return next((c for c in containers if c["name"] == "main"), containers[0])
+
+
+def _trainer(
+    main: Mapping[str, Any], arguments: Mapping[str, Any], num_nodes: int, resources: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every node runs, and what it requests."""
+    has_gpus = any("gpu" in name.lower() for name in resources["limits"])  # as Trainer tells them
+    return {
+        "image": main["image"],
+        "command": ["torchrun", "-m", "mofe", "stage", "finetune"],
+        "args": _options(arguments),
+        "env": list(_variables(main.get("env", []))),
+        "numNodes": num_nodes,
+        # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
+        **({} if has_gpus else {"numProcPerNode": 1}),
+        "resourcesPerNode": resources,
+    }
+
+
+def _runtime_patch(pod: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """What makes the nodes pods like this one: where they may run, as whom, with what shared memory."""
+    spec = pod["spec"]
+    volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
+    shared = {volume["name"] for volume in volumes}
+    mounts = [m for m in _main_container(pod).get("volumeMounts", []) if m["name"] in shared]
+    like = {
+        **{
+            key: spec[key]
+            for key in ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations", "securityContext")
+            if spec.get(key)
+        },
+        **({"volumes": volumes, "containers": [{"name": "node", "volumeMounts": mounts}]} if mounts else {}),
+    }
+    template = {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": like}
+    return {"template": {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": template}}}]}}}
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
@@ -197,7 +214,7 @@ class Cluster:
         try:
             answer = self.pods.read_namespaced_pod(name, self.namespace, _preload_content=False)
         except Exception as error:  # of the API, of the connection
-            raise MofeError(self._refused("read its own pod", error)) from error
+            raise MofeError(self._explain_refusal("read its own pod", error)) from error
         pod: dict[str, Any] = json.loads(answer.data)
         return pod
 
@@ -234,19 +251,19 @@ class Cluster:
                 misses += 1
                 if getattr(error, "status", None) == 404:
                     raise MofeError(f"the TrainJob {name} was deleted while it ran") from error
-                if misses >= PATIENCE:
-                    raise MofeError(f"lost sight of the TrainJob {name}: {in_one_line(error)}") from error
-                time.sleep(WAIT)
+                if misses >= MAX_MISSES:
+                    raise MofeError(f"lost sight of the TrainJob {name}: {server_message(error)}") from error
+                time.sleep(POLL_INTERVAL)
                 continue
             conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
             if "Failed" in conditions or "Complete" in conditions:
-                nodes.hear_out(WAIT)
+                nodes.hear_out(POLL_INTERVAL)
                 if "Failed" in conditions:
                     raise MofeError(
                         f"training on {num_nodes} nodes failed: {nodes.reason() or conditions['Failed']['message']}"
                     )
                 return
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
 
     def _create(self, job: dict[str, Any]) -> bool:
         """Whether there was no job of that name yet."""
@@ -255,20 +272,20 @@ class Cluster:
         except Exception as error:
             if getattr(error, "status", None) == 409:
                 return False
-            raise MofeError(self._refused("create a TrainJob", error)) from error
+            raise MofeError(self._explain_refusal("create a TrainJob", error)) from error
         return True
 
     def _create_after_the_last(self, job: dict[str, Any]) -> None:
         name = job["metadata"]["name"]
         print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
         self._delete(name)
-        for _ in range(PATIENCE):
+        for _ in range(MAX_MISSES):
             left = True
             with suppress(Exception):  # of the API, of the connection
                 left = bool(pods_of(self.pods, self.namespace, name))
             if not left and self._create(job):
                 return
-            time.sleep(WAIT)
+            time.sleep(POLL_INTERVAL)
         raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
 
     def _delete(self, name: str) -> None:
@@ -278,9 +295,9 @@ class Cluster:
             )
         except Exception as error:
             if getattr(error, "status", None) != 404:
-                print(f"the TrainJob {name} could not be deleted: {in_one_line(error)}", flush=True)
+                print(f"the TrainJob {name} could not be deleted: {server_message(error)}", flush=True)
 
-    def _refused(self, what: str, error: Any) -> str:
+    def _explain_refusal(self, what: str, error: Any) -> str:
         status = getattr(error, "status", None)
         if status == 403:
             return (
@@ -289,7 +306,7 @@ class Cluster:
             )
         if status == 404 and "TrainJob" in what:
             return "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1"
-        return f"Kubernetes did not let this pod {what}: {in_one_line(error)}"
+        return f"Kubernetes did not let this pod {what}: {server_message(error)}"
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

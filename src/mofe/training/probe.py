@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mofe.artifacts.recipe import Recipe
 from mofe.errors import MofeError
 from mofe.models.mofe import MoFE
 from mofe.progress import progress
 from mofe.training.losses import pairs_with_negatives
 from mofe.training.mixup import Mixed
 from mofe.training.optimiser import probe_groups
-from mofe.training.recipe import Recipe
-from mofe.training.step import losses_of
+from mofe.training.step import Pairs, losses_of
 
 
 def linear_probe(
@@ -53,9 +53,7 @@ def linear_probe(
                 losses = losses_of(
                     model,
                     model.router_outputs(z_BD),
-                    f_BD[image_P],
-                    image_P,
-                    expert_P,
+                    Pairs(f_BD[image_P], image_P, expert_P),
                     batch,
                     regulariser=recipe.regulariser if recipe.regulariser == "label-smoothing" else "none",
                     weight=recipe.regulariser_weight,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mofe.device import sent
+from mofe.device import to_device
 from mofe.models.mofe import MoFE
 from mofe.training.losses import embedding_norm, expert_loss, expert_targets, route_loss, router_targets
 from mofe.training.mixup import Mixed
@@ -23,12 +23,19 @@ class Losses(NamedTuple):
         return self.route + self.expert + self.regulariser
 
 
+class Pairs(NamedTuple):
+    """P pairs of an image and an expert that has embedded it."""
+
+    embedding_PD: Tensor
+    image_P: Tensor
+    """Position of the image in the batch."""
+    expert_P: Tensor
+
+
 def losses_of(
     model: MoFE,
     router_outputs: Tensor,
-    embedding_PD: Tensor,
-    image_P: Tensor,
-    expert_P: Tensor,
+    pairs: Pairs,
     batch: Mixed,
     *,
     regulariser: str,
@@ -37,13 +44,15 @@ def losses_of(
 ) -> Losses:
     """The losses of a batch whose pairs (image, expert) have been embedded.
 
-    Tensors are on the model's device; the pairs may be on the CPU, and then the host does not wait for the device.
+    Tensors are on the model's device; ``image_P`` and ``expert_P`` may be on the CPU, and then the host does not wait
+    for the device.
     """
+    embedding_PD = pairs.embedding_PD
     _, a_B, b_B, lam_B = batch
     outputs_C = model.router_output_of_class_C
     route = route_loss(router_outputs, router_targets(outputs_C, a_B, b_B, lam_B, router_outputs.shape[1]))
 
-    image_P, expert_P = (sent(t, embedding_PD.device) for t in (image_P, expert_P))
+    image_P, expert_P = (to_device(t, embedding_PD.device) for t in (pairs.image_P, pairs.expert_P))
     a_P, b_P, lam_P = (t[image_P] for t in (a_B, b_B, lam_B))
     own_PQ = model.expert_of_output_Q == expert_P[:, None]
     targets_PQ = expert_targets(
@@ -91,9 +100,7 @@ class TrainingStep(nn.Module):
         return losses_of(
             model,
             router_outputs,
-            embedding_PD,
-            image_P,
-            expert_P,
+            Pairs(embedding_PD, image_P, expert_P),
             batch,
             regulariser=self.regulariser,
             weight=self.weight,

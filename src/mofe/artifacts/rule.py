@@ -1,0 +1,48 @@
+"""What a parameter may be, as a test and in words."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mofe.errors import MofeError
+
+
+class Rule(NamedTuple):
+    """What a parameter may be."""
+
+    holds: Callable[[Any], bool]
+    allowed: str
+    """In words."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Refuse a value.
+
+        Raises:
+            MofeError: names the parameter, its value, and what is allowed.
+        """
+        try:
+            fine = self.holds(value)
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            fine = False
+        if not fine:
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            raise MofeError(f"{name} = {value!r} {'must be a finite number' if infinite else self.allowed}")
+
+
+def between(low: float, high: float) -> Rule:
+    """A finite number in [low, high]."""
+    words = f"must lie between {low} and {high}" if math.isfinite(high) else f"must be at least {low}"
+    return Rule(lambda value: low <= value <= high and math.isfinite(value), words)
+
+
+def at_least(low: float) -> Rule:
+    """A finite number that is not below ``low``."""
+    return between(low, math.inf)
+
+
+def one_of(*names: str) -> Rule:
+    """One of some words."""
+    return Rule(lambda value: value in names, f"is not one of {', '.join(names)}")
+
+
+TRUE_OR_FALSE = Rule(lambda value: isinstance(value, bool), "must be true or false")
