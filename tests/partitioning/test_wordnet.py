@@ -86,6 +86,12 @@ def test_of_several_nouns_the_sense_that_most_of_them_share_is_meant() -> None:
     assert wordnet.synsets("crane", "n")[0] != wordnet.synsets("Hart_Crane", "n")[0]
 
 
+@pytest.mark.parametrize("name", ["beautiful", "xqz, xqy"])
+def test_what_is_only_an_adjective_or_no_word_at_all_is_no_noun(name: str) -> None:
+    with pytest.raises(MofeError, match=f"'{name}': it is no noun of WordNet"):
+        resolve_synsets([name], [None])
+
+
 # lexnames(5WN): the lexicographer files by number, and the category of each
 LEXNAMES = """
 00 adj.all 3, 01 adj.pert 3, 02 adv.all 4, 03 noun.Tops 1, 04 noun.act 1, 05 noun.animal 1, 06 noun.artifact 1,
