@@ -88,7 +88,7 @@ def test_of_several_nouns_the_sense_that_most_of_them_share_is_meant() -> None:
 
 @pytest.mark.parametrize("name", ["beautiful", "xqz, xqy"])
 def test_what_is_only_an_adjective_or_no_word_at_all_is_no_noun(name: str) -> None:
-    with pytest.raises(MofeError, match=f"'{name}': it is no noun of WordNet"):
+    with pytest.raises(MofeError, match=f"'{name}': it is not a WordNet noun"):
         resolve_synsets([name], [None])
 
 
