@@ -46,7 +46,7 @@ class SHE:
             count_C += torch.bincount(y_N[right_N], minlength=num_classes)
         empty = (count_C == 0).nonzero()
         if total_CD is None or len(empty):
-            which = f"class {int(empty[0])} has" if len(empty) else "there is"
+            which = "there is" if total_CD is None else f"class {int(empty[0])} has"
             raise MofeError(f"{which} no training image that is predicted correctly, so SHE has no pattern of it")
         return cls(total_CD / count_C[:, None])
 
