@@ -78,3 +78,9 @@ def test_where_nothing_is_said_it_is_the_official_codes_choice() -> None:
     np.testing.assert_allclose(mcm(IMAGES, TEXTS), overall, rtol=1e-5)
     np.testing.assert_allclose(local_mcm(PATCHES, TEXTS), local, rtol=1e-5)
     np.testing.assert_allclose(gl_mcm(IMAGES, TEXTS, torch.from_numpy(local)), overall + local, rtol=1e-5)
+
+
+def test_images_in_float64_keep_their_digits_whatever_the_texts_are_in() -> None:
+    found = cosines(IMAGES.double(), TEXTS)
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found, by_definition(IMAGES, TEXTS), rtol=1e-6, atol=1e-7)

@@ -77,3 +77,10 @@ def test_what_all_weights_of_many_classes_share_does_not_matter() -> None:
     mean, bias = torch.zeros(8).double(), torch.zeros(40).double()
     alone = FDBD.fit(mean, weight, bias).between_CC
     torch.testing.assert_close(FDBD.fit(mean, weight + 1e6, bias).between_CC, alone, rtol=1e-7, atol=0)
+
+
+def test_a_score_has_the_precision_of_its_features_which_have_the_width_of_the_mean(sample: Sample) -> None:
+    assert fitted(sample).score(sample.test).dtype == torch.float32
+    assert fitted(sample).score(sample.test.double()).dtype == torch.float64
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        fitted(sample).score(sample.test[:, 1:])

@@ -254,3 +254,14 @@ def test_the_bar_has_its_label_and_counts_images(
     last = capsys.readouterr().err.strip().splitlines()[-1].split("\r")[-1]
     assert last.startswith("looking: 100%")
     assert "7/7" in last
+
+
+def test_the_pretrained_model_has_the_depth_of_its_backbone() -> None:
+    assert create_pretrained(describe_backbone("vit_tiny_patch16_224", TINY, "random", depth=2), ("a", "b")).depth == 2
+
+
+def test_batches_of_one_model_and_of_two_are_not_joined() -> None:
+    one, two = (EmbeddedBatch(np.arange(3), np.zeros(3, int), n * (some_output(),), torch.empty(0)) for n in (1, 2))
+    assert len(EmbeddedBatch.concat([two, two]).outputs) == 2
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        EmbeddedBatch.concat([one, two])

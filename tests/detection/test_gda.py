@@ -119,3 +119,11 @@ def test_two_images_of_one_class_have_a_variance(sample: Sample) -> None:
     two = Sample(sample.train[:2], torch.zeros(2).long(), sample.test, sample.weight[:1], sample.bias[:1])
     ours = GDA.fit(moments(two), two.weight, two.train, two.labels, 0.0)
     np.testing.assert_allclose(ours.logits(two.test), ours.alpha * gaussian_part(two), rtol=1e-9)
+
+
+def test_embeddings_of_another_width_than_the_moments_are_refused(sample: Sample) -> None:
+    narrow = sample.train[:9, 1:], sample.labels[:9]
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        GDA.fit(moments(sample), sample.weight[:, 1:], *narrow)
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        fitted(sample).logits(sample.test[:, 1:])

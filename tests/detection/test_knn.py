@@ -289,12 +289,48 @@ def test_it_is_saved_into_a_new_folder_and_over_an_old_one(tmp_path: Path) -> No
     assert (folder / "expert-000.faiss").exists()
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", "{}", '{"k": 1, "experts": 9}'])
-def test_a_folder_without_usable_indexes_is_named(content: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [(None, "knn.json"), ("no JSON", "Expecting value"), ("{}", "experts"), ('{"k": 1, "experts": 9}', "")],
+)
+def test_a_folder_without_usable_indexes_is_named(content: str | None, cause: str, tmp_path: Path) -> None:
     if content is not None:
         ExpertKNN.build(BANK, EXPERTS, 9).save(tmp_path)
         (tmp_path / "knn.json").write_text(content)
-    with pytest.raises(MofeError, match=r"holds no usable KNN indexes: \S") as error:
+    with pytest.raises(MofeError, match=rf"holds no usable KNN indexes: .*{cause}") as error:
         ExpertKNN.load(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("angle", [0.01, 1.6, 2.5, 3.1])
+def test_the_only_image_may_be_on_the_other_side(angle: float, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if half:
+        monkeypatch.setattr(knn_module, "LARGEST", 1)
+    query = np.array([[np.cos(angle), np.sin(angle)]], np.float32)
+    score = ExpertKNN.build(np.array([[2.0, 0.0]], np.float32), None, 1).score(query, np.zeros(1, int))
+    np.testing.assert_allclose(score, [-2 * np.sin(angle / 2)], rtol=1e-5)
+
+
+def test_of_few_and_near_images_the_farthest_is_taken() -> None:
+    bank = np.array([[1.0, 0.1], [1.0, 0.2], [1.0, 0.0]], np.float32)
+    score = ExpertKNN.build(bank, None, 9).score(np.array([[1.0, 0.0]]), np.zeros(1, int))
+    assert score[0] == pytest.approx(-2 * np.sin(np.arctan(0.2) / 2), rel=1e-4)
+
+
+@pytest.mark.parametrize("expert", [0, 1, 2])
+def test_where_one_expert_alone_is_asked_the_rows_are_its_own(expert: int) -> None:
+    knn, routes = ExpertKNN.build(BANK, EXPERTS, 3), np.full(90, expert)
+    own = np.flatnonzero(expert == EXPERTS)
+    _, _, rows = knn.search(QUERIES, routes, 2)
+    for query, found in zip(QUERIES, rows, strict=True):
+        cosine = BANK[own] @ query / np.linalg.norm(BANK[own], axis=1)
+        assert set(found) == set(own[np.argsort(-cosine)[:2]])
+
+
+def test_without_one_dnn_it_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    knn = ExpertKNN.build(BANK, EXPERTS, 4)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
+    expected = [-brute_force(q, BANK[e == EXPERTS])[3] for q, e in zip(QUERIES, ROUTES, strict=True)]
+    np.testing.assert_allclose(knn.score(QUERIES, ROUTES), expected, atol=1e-4)

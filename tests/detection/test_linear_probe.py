@@ -93,9 +93,11 @@ def test_200_images_of_a_class_take_part(regressions: list[LogisticRegression]) 
     assert np.bincount(regressions[0].y).tolist() == [200, 200]
 
 
-def test_a_constant_feature_changes_nothing() -> None:
-    weight, bias = linear_probe(FEATURES, LABELS)
-    wider, same = linear_probe(np.c_[FEATURES, np.full(105, 7.0)], LABELS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_constant_feature_changes_nothing(classes: int) -> None:
+    z, labels = (x[np.isin(LABELS, range(classes))] for x in (FEATURES, LABELS))
+    weight, bias = linear_probe(z, labels)
+    wider, same = linear_probe(np.c_[z, np.full(len(z), 7.0)], labels)
     np.testing.assert_allclose(wider[:, :4], weight, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(wider[:, 4], 0, atol=1e-7)
     np.testing.assert_allclose(same, bias, rtol=1e-4, atol=1e-5)

@@ -44,6 +44,7 @@ def test_it_is_the_official_one(depth: int, tmp_path: Path) -> None:
     images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     text_CP = official_tokens(clip, images)[:4, 0]  # a class token would be nearest, if it took part
     local = LocalScores(backbone, Texts(clip.visual.proj, 100.0, text_CP))
+    assert local.latest().shape == (0,), "no batch went through"
     for batch in (images, images[:3]):
         embedded = backbone(batch).embedding_BD
         torch.testing.assert_close(embedded @ clip.visual.proj, clip.encode_image(batch), rtol=0, atol=1e-5)

@@ -1,5 +1,7 @@
 """NegLabel by definition in float64, group by group."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +85,13 @@ def test_as_many_groups_as_words_and_one_group_of_all() -> None:
     assert neg_label(IMAGES, TEXTS, WORDS, 103).shape == (30,)
     with pytest.raises(MofeError, match="cannot make up 0 groups"):
         shuffled_groups(3, 0)
+
+
+@pytest.mark.parametrize(("quantile", "nearness"), [(0.0, np.min), (1.0, np.max)])
+def test_the_ends_of_the_quantile_are_the_farthest_and_the_nearest_class(
+    quantile: float, nearness: Callable[..., np.ndarray]
+) -> None:
+    expected = np.argsort(nearness(unit(WORDS) @ unit(TEXTS).T, axis=1))[:15]
+    assert far_words(WORDS, TEXTS, quantile=quantile).tolist() == expected.tolist()
+    with pytest.raises(MofeError, match=r"quantile = 1\.5 must lie in \[0, 1\]"):
+        far_words(WORDS, TEXTS, quantile=1.5)

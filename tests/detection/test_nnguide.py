@@ -57,3 +57,11 @@ def test_what_cannot_guide(sample: Sample) -> None:
     ):
         with pytest.raises(MofeError, match=message):
             NNGuide.fit(train, sample.train_logits[: len(train)], k)
+
+
+def test_features_of_another_width_are_refused_and_of_another_precision_are_not(sample: Sample) -> None:
+    guide = NNGuide.fit(sample.train, sample.train_logits)
+    with pytest.raises(MofeError, match="the detector was fitted on"):
+        guide.score(sample.test[:, 1:], sample.test_logits)
+    expected = guide.score(sample.test, sample.test_logits)
+    torch.testing.assert_close(guide.score(sample.test.double(), sample.test_logits.double()), expected)

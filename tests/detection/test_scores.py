@@ -118,3 +118,9 @@ def test_generalised_entropy_takes_the_100_likeliest_of_more_classes() -> None:
     logits = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (20, 130)))
     p = np.sort(torch.softmax(logits, 1).numpy(), axis=1)[:, ::-1][:, :100]
     np.testing.assert_allclose(generalised_entropy(logits), -((p * (1 - p)) ** 0.1).sum(axis=1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("score", [negative_entropy, generalised_entropy])
+def test_in_float64_nothing_ties_before_e_to_the_minus_600(score: Callable[[Tensor], Tensor]) -> None:
+    logits = torch.tensor([[gap, 0.0, 0.0] for gap in (60, 100, 200, 600)]).double()
+    assert (score(logits).diff() > 0).all()

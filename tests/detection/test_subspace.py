@@ -140,3 +140,14 @@ def test_a_principal_subspace_of_all_dimensions_leaves_no_residual(sample: Sampl
 def test_the_unit_of_the_head_is_the_unit_of_alpha(sample: Sample) -> None:
     small = sample._replace(weight=1e-6 * sample.weight, bias=1e-6 * sample.bias)
     assert vim(small, 7).alpha == pytest.approx(1e-6 * vim(sample, 7).alpha, rel=1e-5)
+
+
+def test_a_head_of_zeros_has_no_alpha(sample: Sample) -> None:
+    with pytest.raises(MofeError, match="largest logits are negative"):
+        ViM.fit(moments(sample), [sample.train], 0 * sample.weight, 0 * sample.bias, 4)
+
+
+def test_features_of_another_width_are_refused(sample: Sample) -> None:
+    for detector in (vim(sample, 4), Residual.fit(moments(sample), sample.weight, sample.bias, 4)):
+        with pytest.raises(MofeError, match="the detector was fitted on"):
+            detector.score(sample.test[:, 1:])

@@ -220,3 +220,7 @@ def test_a_temperature_at_either_end_is_refused(sample: Sample) -> None:
 def test_moments_without_an_image_of_a_class_are_an_error(sample: Sample) -> None:
     with pytest.raises(MofeError, match="class 1 has no training feature"):
         Suite.fit(sample.train, 0 * sample.labels, sample.train, sample.labels, sample.weight, sample.bias)
+
+
+def test_nnguide_looks_among_one_percent_of_imagenet() -> None:
+    assert round(1_281_167 / 100) == module.BANK

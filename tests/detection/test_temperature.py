@@ -64,6 +64,7 @@ def test_where_the_likelihood_has_no_end() -> None:
     right = 5 * torch.eye(4)
     assert TemperatureScaling.fit(right, torch.arange(4)).temperature == 1e-4
     assert TemperatureScaling.fit(-right, torch.arange(4)).temperature == 1e4
+    assert TemperatureScaling.fit(-1e-3 * right, torch.arange(4)).temperature == 1e4  # however little they say
     assert TemperatureScaling.fit(right[:, :1], torch.zeros(4).long()).temperature == 1e-4  # one class
 
 
@@ -80,3 +81,10 @@ def test_where_the_likelihood_has_no_end() -> None:
 def test_what_has_no_temperature(logits: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(MofeError, match=message):
         TemperatureScaling.fit(logits, labels)
+
+
+@pytest.mark.parametrize(("best", "expected"), [(2e-5, 1e-4), (7e-5, 1e-4), (7e3, 7e3), (1.4e4, 1e4), (1e6, 1e4)])
+def test_a_temperature_beyond_the_ends_is_the_end(best: float, expected: float) -> None:
+    """Logits c times as large have a best temperature c times as high."""
+    one = TemperatureScaling.fit(LOGITS, LABELS).temperature
+    assert TemperatureScaling.fit(LOGITS * best / one, LABELS).temperature == pytest.approx(expected, rel=1e-6)
