@@ -113,6 +113,6 @@ audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service
 	@grep -v faiss-gpu docker/constraints.txt | $(BIN)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
 
 clean:  ## remove what was made, keep the environment
-	@rm -rf runs mutants .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf runs site mutants .pytest_cache .mypy_cache .ruff_cache
 
 .PHONY: help setup demo test test-fast format lint compile check-compiled pins benchmark docs images test-containers mutants audit clean

@@ -8,7 +8,6 @@ in the model's place and measured on the validation images. Writes experiments/r
 """
 
 import argparse
-import inspect
 import json
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from mofe.artifacts.partition import Partition
 from mofe.artifacts.recipe import Recipe
 from mofe.models.backbone import create_backbone
 from mofe.models.mofe import MoFE
-from mofe.stages.finetune import finetune, stored_embeddings
+from mofe.stages.finetune import stored_embeddings
 from mofe.training.loop import Trainer
 
 FIELDS = Recipe.__dataclass_fields__
@@ -42,10 +41,9 @@ def main() -> None:
     known = Features(options.work / "features")
     classes = Partition.read(options.work / "partition")
 
-    defaults = {name: p.default for name, p in inspect.signature(finetune).parameters.items() if name in FIELDS}
     rows = []
     for seed in options.seeds:
-        recipe = Recipe(**{**defaults, **{name: given[name] for name in defaults if name in given}, "seed": seed})
+        recipe = Recipe(**{**{name: given[name] for name in FIELDS if name in given}, "seed": seed})
         torch.manual_seed(seed)
         model = MoFE(create_backbone(known.info.backbone, drop_path=recipe.drop_path), classes)
         names = dict(model.named_parameters())
