@@ -164,6 +164,22 @@ def test_the_page_shows_training_and_the_feature_space(tmp_path: Path, inputs: d
         assert text in page
 
 
+@pytest.mark.parametrize("rates", [[0.1, 0.0], [0.0]], ids=["the last rate", "the only rate"])
+def test_the_page_shows_a_rate_of_zero(tmp_path: Path, inputs: dict[str, str], rates: list[float]) -> None:
+    """min_learning_rate may be 0, and then the cosine ends there."""
+    epochs = [
+        Epoch(epoch=e, learning_rate=rate, layer_rates={"stem": rate / 10, "router and heads": rate} if e else {},
+              loss=1.0, route_loss=0.4, expert_loss=0.6, regulariser=0.0, validation_accuracy=0.5, router_accuracy=0.9,
+              class_accuracy=(0.1, 0.5, 0.9), sigma=(0.9, 0.5, 0.2), images_per_second=9.0)
+        for e, rate in enumerate([0.1, *rates])
+    ]  # fmt: skip
+    History(epochs=tuple(epochs)).write(locations.resolve(inputs["history"]))
+    evaluate([write_scores(tmp_path, "id-test", "test", 2), write_scores(tmp_path, "near", "ood", 1)], **inputs)
+    share, highest = ("0.1000", "1.00e-02") if any(rates) else ("–", "0.00e+00")
+    row = f"<tr><td>stem</td><td>{share}</td><td>{highest}</td><td>0.00e+00</td></tr>"
+    assert row in Path(inputs["report"]).read_text()
+
+
 def test_classes_whose_names_read_alike_keep_their_own_accuracy(tmp_path: Path, inputs: dict[str, str]) -> None:
     two_cranes = PARTITION.model_copy(update={"names": ("crane", "class1", "crane")})
     (Path(inputs["partition"]) / "partition.json").write_bytes(two_cranes.to_bytes())

@@ -87,6 +87,10 @@ def test_layers_are_told_by_name(backbone: VisionTransformer) -> None:
         "stem": 0.005, "block 1": 0.01, "block 2 of each expert": 0.02, "block 3 of each expert": 0.04,
         "router and heads": 0.08,
     })  # fmt: skip
+    set_learning_rate(optimiser, 0.0)  # where a cosine may end
+    assert layer_rates(model, optimiser) == dict.fromkeys(
+        ("stem", "block 1", "block 2 of each expert", "block 3 of each expert", "router and heads"), 0.0
+    )
     equal = torch.optim.AdamW(parameter_groups(model, 0.05, 1.0), lr=1.0)
     set_learning_rate(equal, 0.08)
     assert layer_rates(model, equal) == {"all layers": 0.08}

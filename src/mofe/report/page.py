@@ -169,7 +169,7 @@ def _layer_rates(history: History) -> list[dict[str, Any]]:
     fastest = max(epochs, key=lambda epoch: epoch.learning_rate).layer_rates
     peak = max(fastest.values())
     rows = [
-        {"layer": layer, "share": rate / peak, "highest": rate, "last": epochs[-1].layer_rates[layer]}
+        {"layer": layer, "share": rate / peak if peak else None, "highest": rate, "last": epochs[-1].layer_rates[layer]}
         for layer, rate in fastest.items()
     ]
     return rows[::-1]

@@ -38,8 +38,9 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def layer_rates(model: MoFE, optimiser: torch.optim.Optimizer) -> dict[str, float]:
-    """The rate that each layer has now, from the input up; one entry where all layers have the same."""
-    rates = sorted({group["lr"] for group in optimiser.param_groups})
+    """The rate that each layer has now, from the input up; one entry if no layer's rate is scaled."""
+    rate_of = {group["lr_scale"]: group["lr"] for group in optimiser.param_groups}
+    rates = [rate_of[scale] for scale in sorted(rate_of)]
     if len(rates) == 1:
         return {"all layers": rates[0]}
     shared = len(model.trunk.blocks)
