@@ -57,7 +57,7 @@ compile: $(READY)  ## pipelines/compiled/*.yaml from pipelines/*.py, docs/refere
 	@$(BIN)/python -m pipelines.tables
 	@$(BIN)/python -m pipelines.detect
 	@$(BIN)/python -m pipelines.reference
-	@$(BIN)/python scripts/reference.py
+	@$(BIN)/python docs/tools/reference.py
 
 check-compiled: $(READY)  ## fails where what `make compile` writes is stale
 	@$(BIN)/python -m pytest -q tests/pipeline/test_compiled.py tests/test_docs.py -k 'what_the_code_compiles_to or page_of_parameters'
@@ -106,7 +106,7 @@ $(VENV)/.mutmut: $(READY)
 	@touch $@
 
 mutants: setup $(VENV)/.mutmut  ## mutation testing of the files that a change touches; BASE=origin/main FILES=…
-	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.mutants $(if $(BASE),--base $(BASE)) $(FILES)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(if $(BASE),--base $(BASE)) $(FILES)
 
 audit: $(READY)  ## known vulnerabilities of the pinned versions; asks a service in the network
 	@uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt --group audit

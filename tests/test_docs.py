@@ -20,13 +20,13 @@ import yaml
 from test_kubeflow_runner import kubeflow as kubeflow
 
 import mofe.cli.main
+from docs.tools import reference as from_code
+from docs.tools.site import external_loads
 from mofe.parameters.file import check_parameters, pipeline_parameters, settings_of
 from mofe.runners.digests import compiled_pipeline
 from mofe.runners.pipeline_spec import stage_of
 from mofe.stages import STAGES
 from pipelines import reference
-from scripts import reference as from_code
-from scripts.site import external_loads
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,7 +9,7 @@ explained in tests/equivalent_mutants.txt, one line each:
 text. ``[tool.mutmut]`` in pyproject.toml names the packages; the tests of a package lie in the folder of the same name,
 and ``[tool.mofe.mutants]`` names the others that it needs.
 
-python -m scripts.mutants [--base REVISION] [--list] [FILE ...]
+python -m tests.mutants [--base REVISION] [--list] [FILE ...]
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mutmut.utils.file_utils import walk_mutatable_files
 from mutmut.utils.format_utils import get_module_from_key, orig_function_and_class_names_from_key
 
 ROOT = Path(__file__).parents[1]
-EXPLAINED = ROOT / "tests" / "equivalent_mutants.txt"
+EXPLAINED = Path(__file__).with_name("equivalent_mutants.txt")
 LINE = re.compile(r"(?P<where>[\w.…]+): `(?P<original>.*)` -> `(?P<mutated>.*)`: (?P<reason>.+)")
 DEAD = ("killed", "timeout", "segfault")
 

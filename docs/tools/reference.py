@@ -1,6 +1,6 @@
 """docs/reference/cli.md and artifacts.md from the code: the commands' help, and the models of the manifests.
 
-python scripts/reference.py
+python docs/tools/reference.py
 """
 
 import ast
@@ -26,7 +26,7 @@ from mofe.artifacts.manifest import Manifest
 from mofe.cli.main import main
 from mofe.stages import STAGES
 
-FOLDER = Path(__file__).parents[1] / "docs" / "reference"
+FOLDER = Path(__file__).parents[1] / "reference"
 COMMANDS = ("run", "report", "detect", "serve", "compile", "register", "schedule", "data digits", "data wordnet")
 CLI_HEAD = """# Command line
 
