@@ -1,1 +1,1 @@
-"""The stages as Kubeflow components: each names its image, its inputs and outputs, and calls its stage. No logic."""
+"""The stages as Kubeflow components: each names its image, inputs and outputs, and only calls its stage."""

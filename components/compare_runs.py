@@ -1,4 +1,4 @@
-"""The tables of a comparison."""
+"""Makes the tables of a comparison."""
 
 from typing import Any
 

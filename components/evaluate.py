@@ -1,4 +1,4 @@
-"""From scores to metrics and a report."""
+"""Computes metrics and a report from scores."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""Features of the training images under the untouched backbone, and class prototypes."""
+"""Extracts features of the training images with the pre-trained backbone, and the prototype of each class."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A mixture of feature experts is made from the backbone and trained."""
+"""Makes a MoFE from the backbone and trains it."""
 
 from typing import Any
 

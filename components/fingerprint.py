@@ -1,4 +1,4 @@
-"""What lies behind the data URIs right now."""
+"""Computes digests of the files that the data URIs point to now."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What lies behind the images and the detector of a batch right now."""
+"""Computes a digest of the files that the images and the detector of a batch have now."""
 
 from kfp import dsl
 

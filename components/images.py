@@ -1,7 +1,7 @@
-"""Which container image each stage runs in.
+"""The container image of each stage.
 
-The YAML in the repository carries plain version tags; ``mofe run`` and ``mofe compile`` put content digests in their
-place (``mofe.runners.digests``).
+The YAML in the repository has plain version tags. ``mofe run`` and ``mofe compile`` replace them by content digests
+(``mofe.runners.digests``).
 """
 
 from mofe import __version__
@@ -10,5 +10,5 @@ REGISTRY = "ghcr.io/mofe"
 
 
 def image(target: str) -> str:
-    """The reference of a target of docker/Dockerfile: data, partition, train, score or report."""
+    """Image reference of a target of docker/Dockerfile: data, partition, train, score or report."""
     return f"{REGISTRY}/mofe-{target}:{__version__}"

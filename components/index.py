@@ -1,4 +1,4 @@
-"""The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
+"""Builds the detector: one KNN index of known images per expert, thresholds, and other detectors to compare."""
 
 from kfp import dsl
 

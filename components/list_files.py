@@ -1,4 +1,4 @@
-"""Which images of a batch each shard holds."""
+"""Divides the files of a batch into shards."""
 
 from kfp import dsl
 

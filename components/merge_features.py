@@ -1,4 +1,4 @@
-"""The features of all shards as one set, and the prototypes of their classes."""
+"""Joins the features of all shards and computes the prototypes of their classes."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""The predictions of all shards of a batch as one data set, counted."""
+"""Joins the predictions of all shards of a batch and counts them."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""The scores of all shards of an evaluation set as one table."""
+"""Joins the scores of all shards of an evaluation set."""
 
 from kfp import dsl
 

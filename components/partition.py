@@ -1,4 +1,4 @@
-"""Which classes share an expert."""
+"""Divides the classes among the experts."""
 
 from kfp import dsl
 

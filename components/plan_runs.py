@@ -1,4 +1,4 @@
-"""Which runs a comparison consists of."""
+"""Lists the runs of a comparison."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Into which shards an image set is split."""
+"""Numbers the shards of an image set."""
 
 from kfp import dsl
 

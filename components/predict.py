@@ -1,4 +1,4 @@
-"""Predictions on one shard of a batch of images."""
+"""Predicts on one shard of a batch of images."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""Images from anywhere become shards in one form."""
+"""Reads images from any source and writes them as shards in one format."""
 
 from kfp import dsl
 

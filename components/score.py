@@ -1,4 +1,4 @@
-"""Scores of one evaluation set."""
+"""Scores the images of one evaluation set."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""The class names, and words that are far from them, as a language-image model sees them."""
+"""Embeds the class names, and words far from them, with a language-image model."""
 
 from kfp import dsl
 

@@ -1,4 +1,4 @@
-"""The parameters of one run of a comparison."""
+"""Returns the parameters of one run of a comparison."""
 
 from typing import Any, NamedTuple
 

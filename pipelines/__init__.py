@@ -1,1 +1,1 @@
-"""The graphs. They only wire components; what runs is the YAML compiled from them, beside them."""
+"""The pipelines. They only connect components. The YAML in ``compiled/`` is compiled from them, and is what runs."""

@@ -1,4 +1,4 @@
-"""The pipeline that asks a trained detector about very many images.
+"""Pipeline detect: predictions of a trained detector on very many images.
 
 python -m pipelines.detect        # writes pipelines/compiled/detect.yaml
 """
@@ -26,9 +26,9 @@ class Outputs(NamedTuple):
     name="mofe-detect",
     display_name="MoFE: predictions on many images",
     description=(
-        "Asks a trained detector about every image of folders, globs, tar archives or Parquet files at any URI, many "
-        "shards at once: what each shows, and whether it is like anything that was taught. Writes one Parquet data "
-        "set, a row an image, and counts."
+        "Predicts the class of each image in folders, globs, tar archives or Parquet files at any URI, and whether the "
+        "image belongs to any known class. Many shards run at once. Writes one Parquet data set with one row per "
+        "image, and counts."
     ),
 )
 def detect(
@@ -47,35 +47,36 @@ def detect(
     memory: str = "32Gi",
     credentials: str = "mofe-credentials",
 ) -> Outputs:
-    """Predictions on many images.
+    """Predict on many images with a trained detector.
 
     Args:
         images: files, folders, globs, tar archives, Parquet files with a column image (URIs).
-        detector: the folder of the detector, as index writes it (URI).
-        shards: how many parts the files are divided into; each is a task, and they run at once where there is room.
-        threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
-        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
-        neighbours: how many of the nearest known images to name.
-        batch_size: images at once.
+        detector: folder of the detector that index wrote (URI).
+        shards: number of parts that the files are divided into. Each part is a task; they run at once where there is
+            room.
+        threshold: tpr=0.95 (accept at least this share of known images), or the least score of a known image.
+        score: score that decides: knn, msp, max_logit, energy, or a published baseline, for example tuned.vim.
+        neighbours: number of nearest known images to name.
+        batch_size: images per batch.
         accelerator: on a cluster: resource name of the accelerators, for example nvidia.com/gpu or amd.com/gpu.
-        accelerators: on a cluster: how many the pod of a shard has; 0 computes on CPUs.
-        node_selector: on a cluster: labels of the nodes of the shards.
-        tolerations: on a cluster: tolerations of the shards, as Kubernetes writes them.
+        accelerators: on a cluster: number of accelerators of a shard's pod; 0 computes on CPUs.
+        node_selector: on a cluster: labels of the nodes for the shards.
+        tolerations: on a cluster: tolerations of the shards' pods, in the syntax of Kubernetes.
         cpu: on a cluster: CPUs that a shard requests.
-        memory: on a cluster: memory that a shard requests, and may use.
-        credentials: on a cluster: a Secret whose keys are variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …); it may
-            be missing.
+        memory: on a cluster: memory that a shard requests; also its limit.
+        credentials: on a cluster: name of a Secret whose keys are environment variables (AWS_ACCESS_KEY_ID,
+            MLFLOW_TRACKING_URI, …); the Secret may be missing.
     """
     pool = Pool(accelerator, node_selector, tolerations, cpu, memory, credentials)
-    # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it. The shards
-    # get it through the list of files, since kfp.local 2.17 hands a loop its item in place of any task's parameter
-    surveyed = fingerprint_batch(images=images, detector=detector)
-    on_cpu(surveyed.set_caching_options(False), credentials)
-    divided = list_files(images=images, digest=surveyed.output, shards=shards)
-    on_cpu(divided, credentials, memory="4Gi")
-    with dsl.ParallelFor(divided.outputs["Output"], name="shards") as shard:
-        judged = predict(
-            files=divided.outputs["files"],
+    # files can change while their URI stays the same, so the tasks that read them take a digest as a parameter. The
+    # shards take it from the list of files, because kfp.local 2.17 gives every parameter inside a loop the loop's item
+    digest = fingerprint_batch(images=images, detector=detector)
+    on_cpu(digest.set_caching_options(False), credentials)
+    listed = list_files(images=images, digest=digest.output, shards=shards)
+    on_cpu(listed, credentials, memory="4Gi")
+    with dsl.ParallelFor(listed.outputs["Output"], name="shards") as shard:
+        predicted = predict(
+            files=listed.outputs["files"],
             shard=shard,
             detector=detector,
             threshold=threshold,
@@ -83,10 +84,10 @@ def detect(
             neighbours=neighbours,
             batch_size=batch_size,
         )
-        on_accelerator(judged, pool, accelerators)
-    collected = merge_predictions(shards=dsl.Collected(judged.outputs["predictions"]))
-    on_cpu(collected, credentials, memory="4Gi")
-    return Outputs(predictions=collected.outputs["predictions"], counts=collected.outputs["counts"])
+        on_accelerator(predicted, pool, accelerators)
+    merged = merge_predictions(shards=dsl.Collected(predicted.outputs["predictions"]))
+    on_cpu(merged, credentials, memory="4Gi")
+    return Outputs(predictions=merged.outputs["predictions"], counts=merged.outputs["counts"])
 
 
 if __name__ == "__main__":

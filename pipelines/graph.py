@@ -1,8 +1,8 @@
-"""The two halves of every pipeline here: from data to features, and from features to a report.
+"""The two halves of the pipelines mofe, sharded and tables: from data to features, and from features to a report.
 
-Two loops run over the OOD sets: the first reads and checks them before any long stage begins, so that bad data fails in
-minutes and not after a day; the second scores them. Kubeflow loops over parameters only, not over artifacts, so the
-second asks for the same prepared sets once more, and finds them in the cache (docs/decisions/0001).
+Two loops run over the OOD sets. The first prepares and checks them before any long stage begins, so that bad data fails
+in minutes and not after a day. The second scores them. Kubeflow loops over parameters only, not over artifacts, so the
+second loop calls prepare again and takes its result from the cache (docs/decisions/0001).
 """
 
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from components.partition import partition
 from components.prepare import prepare
 from components.texts import texts
 from mofe.artifacts.recipe import KEYWORDS
-from mofe.runners.pipeline_spec import FINDS
+from mofe.runners.pipeline_spec import FIND_IN_CACHE
 from pipelines.placement import Pool, on_accelerator, on_cpu
 from pipelines.shards import extracted, scored
 
 
 def prepared(ood: Any, images_per_class: Any, max_rejected: Any, credentials: Any) -> dsl.PipelineTask:
-    """The images of an OOD set, an item of a loop."""
+    """Add the task that prepares one OOD set; ``ood`` is the item of a loop."""
     task = prepare(
         source=ood.uri,
         name=ood.dataset,
@@ -48,18 +48,21 @@ def prepare_ood(
 
 
 class Prepared(NamedTuple):
-    """The image sets, the features of the training images, the texts of the classes, and how OOD sets are prepared."""
+    """Outputs of the first half: image sets, features of the training images, texts of the classes.
+
+    ``ood_data`` lists the OOD sets, and ``ood_options`` are the other arguments of :func:`prepared` for each.
+    """
 
     train: Any
     test: Any
     features: Any
     texts: Any
     ood_data: Any
-    of_ood: dict[str, Any]
+    ood_options: dict[str, Any]
 
 
 NO_TEXTS = {"text_model": "", "text_weights": "", "text_templates": [], "text_negatives": 0, "text_embeddings": ""}
-"""The parameters of a run without a text model."""
+"""Text parameters of a run without a text model."""
 
 
 def features_of(
@@ -81,11 +84,11 @@ def features_of(
     accelerators: Any,
     shards: Any = None,
 ) -> Prepared:
-    """Read and check all data, then extract features and embed texts; no experts yet.
+    """Add the tasks that prepare and check all data, extract features and embed texts.
 
-    ``shards`` is None where one task extracts, and one scores a set.
+    ``shards`` is None where one task extracts all features and one task scores a whole set.
     """
-    # what lies behind a URI can change without the URI changing: its digest is a parameter of what reads it
+    # files can change while their URI stays the same, so the tasks that read them take a digest as a parameter
     digests = fingerprint(
         train_data=train_data,
         test_data=test_data,
@@ -117,12 +120,12 @@ def features_of(
         synsets="",
     ).set_display_name("prepare test")
     on_cpu(test, pool.credentials, cpu="2", memory="4Gi")
-    of_ood = {
+    ood_options = {
         "images_per_class": evaluation_images_per_class,
         "max_rejected": max_rejected,
         "credentials": pool.credentials,
     }
-    ood = prepare_ood(ood_data=digests.outputs["ood_data"], **of_ood).set_display_name("prepare OOD sets")
+    ood = prepare_ood(ood_data=digests.outputs["ood_data"], **ood_options).set_display_name("prepare OOD sets")
     features = extracted(
         pool,
         accelerators,
@@ -148,12 +151,12 @@ def features_of(
         features.output,
         words.outputs["texts"],
         digests.outputs["ood_data"],
-        of_ood,
+        ood_options,
     )
 
 
-class Judged(NamedTuple):
-    """A detector, and how good it is."""
+class Evaluated(NamedTuple):
+    """Outputs of the second half: a detector, its metrics and its report."""
 
     detector: Any
     metrics: Any
@@ -178,8 +181,11 @@ def detector_of(
     accelerators: Any,
     train_accelerators: Any,
     shards: Any = None,
-) -> Judged:
-    """Divide the classes, fine-tune, index, score every set, evaluate; ``shards`` as for :func:`features_of`."""
+) -> Evaluated:
+    """Add the tasks that divide the classes, fine-tune, index, score every set and evaluate.
+
+    ``shards`` has the same meaning as for :func:`features_of`.
+    """
     experts = partition(features=data.features, num_experts=num_experts, strategy=strategy, seed=seed)
     on_cpu(experts, pool.credentials)
     tuned = finetune(
@@ -191,7 +197,7 @@ def detector_of(
         precision=precision,
         **training,
     )
-    on_accelerator(tuned, pool, train_accelerators, tries=10, days=14)  # it goes on from its checkpoints
+    on_accelerator(tuned, pool, train_accelerators, tries=10, days=14)  # a retry resumes from checkpoints
     detector = index(
         images=data.train,
         features=data.features,
@@ -206,7 +212,7 @@ def detector_of(
     scoring = {"detector": detector.outputs["detector"], **inference}
     id_scores = scored(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
     with dsl.ParallelFor(data.ood_data, name="score OOD sets") as ood:
-        images = prepared(ood, **data.of_ood).set_display_name(FINDS).outputs["images"]
+        images = prepared(ood, **data.ood_options).set_display_name(FIND_IN_CACHE).outputs["images"]
         ood_scores = scored(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
     report = evaluate(
         id_scores=id_scores.output,
@@ -217,20 +223,20 @@ def detector_of(
         ood_data=data.ood_data,
     )
     on_cpu(report, pool.credentials, memory="4Gi")
-    return Judged(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])
+    return Evaluated(detector.outputs["detector"], report.outputs["metrics"], report.outputs["report"])
 
 
 TRAINING = ("top_k", *(name for name in KEYWORDS if name != "seed"), "num_nodes", "node_resources", "checkpoints")
 """The parameters that only finetune takes."""
 
 
-def whole_run(given: dict[str, Any], shards: Any = None) -> Judged:
-    """Both halves, from the parameters of the pipeline mofe by name; ``shards`` as for :func:`features_of`."""
+def whole_run(given: dict[str, Any], shards: Any = None) -> Evaluated:
+    """Add both halves. ``given`` holds the parameters of the pipeline mofe by name."""
     return second_half(first_half(given, shards), given, shards=shards)
 
 
 def first_half(given: dict[str, Any], shards: Any = None) -> Prepared:
-    """:func:`features_of` the parameters of the pipeline mofe by name."""
+    """Call :func:`features_of` with the parameters of the pipeline mofe by name."""
     return features_of(
         **_named(given, "train_data", "test_data", "ood_data", "synsets", "train_images_per_class"),
         **_named(given, "evaluation_images_per_class", "max_rejected", "backbone", "backbone_args", "weights"),
@@ -240,8 +246,8 @@ def first_half(given: dict[str, Any], shards: Any = None) -> Prepared:
     )
 
 
-def second_half(data: Prepared, given: dict[str, Any], *, name: Any = "", shards: Any = None) -> Judged:
-    """:func:`detector_of` the parameters of the pipeline mofe by name."""
+def second_half(data: Prepared, given: dict[str, Any], *, name: Any = "", shards: Any = None) -> Evaluated:
+    """Call :func:`detector_of` with the parameters of the pipeline mofe by name."""
     return detector_of(
         data,
         name=name,

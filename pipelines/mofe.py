@@ -1,4 +1,4 @@
-"""The pipeline: from images to a detector and a report of how well it tells known from unknown.
+"""Pipeline mofe: from images to a detector, and a report of how well it separates known from unknown images.
 
 python -m pipelines.mofe        # writes pipelines/compiled/mofe.yaml
 """
@@ -26,9 +26,10 @@ class Outputs(NamedTuple):
     display_name="MoFE: an image classifier that knows what it does not know",
     description=(
         "Fine-tunes a vision transformer as a mixture of feature experts with Dynamic-β Mixup, builds a KNN detector "
-        "from it, and reports how well it tells the classes it was taught from OOD sets. Give train_data, test_data "
-        "and ood_data; the other defaults are the paper's recipe for ImageNet-1K with DINOv2 ViT-B. Data: folders of "
-        "class folders, Hugging Face style Parquet, tar archives, or CSV manifests (path,label), at any URI."
+        "from it, and reports how well it separates images of the classes it was trained on from OOD sets. Give "
+        "train_data, test_data and ood_data; the other defaults are the paper's recipe for ImageNet-1K with DINOv2 "
+        "ViT-B. Data: folders of class folders, Hugging Face style Parquet, tar archives, or CSV manifests "
+        "(path,label), at any URI."
     ),
 )
 @takes(KEYWORDS, after="top_k")
@@ -72,52 +73,52 @@ def mofe(
     seed: int = 0,
     **training: Any,
 ) -> Outputs:
-    """From images to a detector and a report.
+    """Make a detector and a report from images.
 
     Args:
         train_data: training images (URI).
         test_data: in-distribution test images, of the same classes (URI).
-        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}; "kind": near or far puts a set
-            into an average of its own.
+        ood_data: out-of-distribution sets: a list of {"dataset": name, "uri": URI}. Sets with the same "kind", near or
+            far, get their own average.
         synsets: CSV (class,synset) for names that WordNet does not know; "" looks for synsets.csv beside the data.
-        train_images_per_class: take only the first so many training images of each class; 0 takes all.
+        train_images_per_class: number of training images to take of each class, the first ones; 0 takes all.
         evaluation_images_per_class: the same for the test set and the OOD sets.
-        max_rejected: largest share of unreadable files that is put up with.
-        backbone: a vision transformer of timm by name, or "hf-hub:…".
+        max_rejected: largest share of unreadable files that is allowed, from 0 to 1.
+        backbone: name of a vision transformer of timm, or "hf-hub:…".
         backbone_args: further arguments of timm.create_model.
-        weights: "" for timm's pre-trained weights, "random" for none, else the URI of a safetensors file.
-        mofe_depth: how many of the last blocks become experts (M).
-        text_model: for the scores text.* among those of compare: the model of open_clip whose image half the backbone
-            is, by name (ViT-B-16), "hf-hub:…", or "local-dir:" and the URI of a folder; "" for none.
-        text_weights: with a name: a pre-trained tag of open_clip (openai, …), or the URI of a file.
-        text_templates: sentences with {} for the name of a class; the mean over them is taken.
-        text_negatives: negative words of WordNet for NegLabel, at least 100 (10000 for ImageNet); 0 for none.
+        weights: URI of a safetensors file; "" takes timm's pre-trained weights, "random" takes none.
+        mofe_depth: number of last blocks that become experts (M).
+        text_model: model of open_clip whose image tower is the backbone, for the scores text.* of compare: a name
+            (ViT-B-16), "hf-hub:…", or "local-dir:" and the URI of a folder; "" for none.
+        text_weights: weights for a name of open_clip: a pre-trained tag (openai, …), or the URI of a file.
+        text_templates: sentences with {} for the name of a class; their embeddings are averaged.
+        text_negatives: number of negative words of WordNet for NegLabel, at least 100 (10000 for ImageNet); 0 for none.
         text_embeddings: safetensors file (URI) with embeddings of learned prompts, for CLIPN and LSN.
         num_experts: number of experts (E). The paper finds no gain beyond 7.
         strategy: wordnet-kmeans, taxonomy, self-learning, kmeans++ or random.
-        top_k: experts an image is sent to at inference.
+        top_k: number of experts that an image is sent to at inference.
         training: the parameters of finetune, in src/mofe/artifacts/recipe.py.
-        knn_k: the KNN score is the distance to the k-th nearest training image; 0 takes 1000 per 1.28 million images.
-        bank: neighbours are sought among the images of the expert that an image is routed to (expert) or all (global).
-        compare: also score with the detectors of the literature, on the untouched backbone and on the fine-tuned model.
-        inference_batch_size: images at once where nothing is trained.
+        knn_k: rank of the neighbour whose distance is the KNN score; 0 takes 1000 per 1.28 million training images.
+        bank: expert (search among the images of the expert that an image is routed to) or global (among all images).
+        compare: whether to score with the published baselines too, on the pre-trained backbone and on the model.
+        inference_batch_size: images per batch in extract, index and score.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
-        checkpoints: folder (URI) from which an interrupted training goes on; "" keeps none.
+        checkpoints: folder (URI) for checkpoints, from which an interrupted training resumes; "" keeps none.
         accelerator: on a cluster: resource name of the accelerators, for example nvidia.com/gpu or amd.com/gpu.
-        accelerators: on a cluster: how many a pod of extract, index and score has; 0 computes on CPUs.
-        train_accelerators: on a cluster: how many the pod of finetune has; it uses all. If num_nodes > 1 it only waits,
-            and needs none.
-        num_nodes: on a cluster: pods that finetune trains on together; more than one need Kubeflow Trainer.
-        node_resources: on a cluster, if num_nodes > 1: what each of them requests where that is not what finetune's
-            pod does, for example {"nvidia.com/gpu": 8}.
-        node_selector: on a cluster: labels of the nodes of these stages.
-        tolerations: on a cluster: tolerations of these stages, as Kubernetes writes them.
-        cpu: on a cluster: CPUs that these stages request.
-        memory: on a cluster: memory that these stages request, and may use.
-        credentials: on a cluster: a Secret whose keys are variables (AWS_ACCESS_KEY_ID, MLFLOW_TRACKING_URI, …); it may
-            be missing.
-        seed: of everything random.
+        accelerators: on a cluster: number of accelerators of each pod of extract, index and score; 0 computes on CPUs.
+        train_accelerators: on a cluster: number of accelerators of finetune's pod, which uses all of them. Give 0 if
+            num_nodes > 1, because the pod then only waits.
+        num_nodes: on a cluster: number of pods that train together; more than one need Kubeflow Trainer.
+        node_resources: on a cluster, if num_nodes > 1: resources that each of these pods requests in place of those of
+            finetune's pod, for example {"nvidia.com/gpu": 8}.
+        node_selector: on a cluster: labels of the nodes for extract, finetune, index and score.
+        tolerations: on a cluster: tolerations of the pods of these stages, in the syntax of Kubernetes.
+        cpu: on a cluster: CPUs that each of these pods requests.
+        memory: on a cluster: memory that each of these pods requests; also its limit.
+        credentials: on a cluster: name of a Secret whose keys are environment variables (AWS_ACCESS_KEY_ID,
+            MLFLOW_TRACKING_URI, …); the Secret may be missing.
+        seed: random seed of the whole run.
     """
     return Outputs(*whole_run({**locals(), **training}))
 

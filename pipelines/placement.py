@@ -1,6 +1,6 @@
-"""Where tasks run on a cluster, and with what: nodes, accelerators, memory, credentials, another try.
+"""Settings of tasks on a cluster: nodes, accelerators, memory, credentials, retries.
 
-Everything here is in the compiled YAML and means nothing to a run on a laptop.
+They are part of the compiled YAML. A run on a laptop ignores them.
 """
 
 from typing import Any, NamedTuple
@@ -22,13 +22,13 @@ SECRET_KEYS = (
     "MLFLOW_TRACKING_TOKEN",
     "MOFE_TRACKING_FOLDER",
 )
-"""What the Secret may hold; the names of its keys are those of the variables."""
+"""Keys that the Secret may hold, each the name of an environment variable."""
 
 DAY = 24 * 60 * 60
 
 
 class Pool(NamedTuple):
-    """The pipeline's parameters that choose nodes and credentials."""
+    """Parameters of a pipeline that choose nodes, resources and credentials."""
 
     accelerator: Any
     """Resource name, for example nvidia.com/gpu."""
@@ -41,7 +41,7 @@ class Pool(NamedTuple):
 
 
 def on_cpu(task: dsl.PipelineTask, credentials: Any, *, cpu: str = "1", memory: str = "2Gi") -> dsl.PipelineTask:
-    """A task that needs no accelerator: ``cpu`` and ``memory`` are requested, twice as much memory is the limit."""
+    """Place a task that needs no accelerator. It requests ``cpu`` and ``memory``; its limit is twice the memory."""
     task.set_cpu_request(cpu).set_memory_request(memory)
     task.set_memory_limit(f"{2 * int(memory.removesuffix('Gi'))}Gi")
     return _everywhere(task, credentials, tries=2, days=1)
@@ -50,30 +50,31 @@ def on_cpu(task: dsl.PipelineTask, credentials: Any, *, cpu: str = "1", memory: 
 def on_accelerator(
     task: dsl.PipelineTask, pool: Pool, count: Any, *, tries: int = 2, days: int = 1
 ) -> dsl.PipelineTask:
-    """A task in the pool of accelerators.
+    """Place a task on the nodes of ``pool``.
 
     Args:
-        task: extract, finetune, index or score.
-        pool: which nodes.
-        count: accelerators of the pod, as text, since Kubeflow's driver takes a number for none; 0 computes on CPUs.
-        tries: after a failure, for example because its node was taken away.
-        days: after which a try has failed.
+        task: task of extract, finetune, index, score or predict.
+        pool: nodes, resources and credentials.
+        count: number of accelerators of the pod, as text, because Kubeflow's driver ignores a number; 0 computes on
+            CPUs.
+        tries: number of retries after a failure, for example after the loss of a node.
+        days: time limit of one try in days.
     """
-    # kfp 2.17 does not hand a parameter that only a resource depends on into a loop, unless it is told of it
+    # kfp 2.17 passes a parameter that only a resource uses into a loop only where the task registers it
     task.register_pipeline_channels([pool.accelerator, count, pool.cpu, pool.memory])
     task.set_accelerator_type(pool.accelerator).set_accelerator_limit(count)
     task.set_cpu_request(pool.cpu).set_memory_request(pool.memory).set_memory_limit(pool.memory)
     kubernetes.add_node_selector_json(task, pool.node_selector)
     kubernetes.add_toleration_json(task, pool.tolerations)
-    # loader processes hand images over through shared memory, of which a pod has 64 MB by default
+    # loader processes pass images through shared memory, and a pod has 64 MB of it by default
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")
     return _everywhere(task, pool.credentials, tries, days)
 
 
 def _everywhere(task: dsl.PipelineTask, credentials: Any, tries: int, days: int) -> dsl.PipelineTask:
     kubernetes.set_timeout(task, days * DAY)
-    # no cap on a pause but the time, from the start of the first try, after which Argo neither begins nor goes on with
-    # another: so it must hold all of them
+    # Argo counts backoff_max_duration from the start of the first try, and then neither starts nor continues another:
+    # it must be long enough for all tries
     task.set_retry(
         tries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{(tries + 1) * (days + 1) * DAY}s"
     )

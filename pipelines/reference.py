@@ -1,4 +1,4 @@
-"""docs/reference/parameters.md from the compiled pipelines: each parameter's type, default and description.
+"""Writes docs/reference/parameters.md from the compiled pipelines: type, default and description of each parameter.
 
 python -m pipelines.reference
 """
@@ -33,7 +33,7 @@ TYPES = {
 
 
 def page() -> str:
-    """The whole page. What sharded and tables share with mofe is listed once."""
+    """Make the whole page. It lists a parameter that sharded or tables share with mofe once."""
     one, split = parameters("mofe", mofe), parameters("sharded", sharded)
     several, batch = parameters("tables", tables), parameters("detect", detect)
     missing = ", ".join(f"`{name}`" for name in one if name not in several)
@@ -54,13 +54,13 @@ def page() -> str:
 
 
 def parameters(name: str, pipeline: Any) -> dict[str, dict[str, Any]]:
-    """What was compiled, in the order of the code: the YAML's is the alphabet's."""
+    """Compiled parameters of a pipeline in the order of its code, because the YAML sorts them by name."""
     compiled = pipeline_parameters(compiled_pipeline(f"{name}.yaml"))
     return {name: compiled[name] for name in inspect.signature(pipeline.pipeline_func).parameters}
 
 
 def table(parameters: dict[str, dict[str, Any]]) -> str:
-    """A row a parameter."""
+    """Make a Markdown table with one row per parameter."""
     rows = ["| parameter | type | default | |", "|---|---|---|---|"]
     for name, parameter in parameters.items():
         kind, description = parameter["parameterType"], " ".join(parameter["description"].split())
@@ -70,7 +70,7 @@ def table(parameters: dict[str, dict[str, Any]]) -> str:
 
 
 def written(default: Any, kind: str) -> str:
-    """A default as one would write it: whole numbers are compiled as 1.0."""
+    """Write a default as in a parameter file: the YAML holds the whole number 1 as 1.0."""
     text = json.dumps(default, ensure_ascii=False)
     return text if kind in ("NUMBER_DOUBLE", "STRING") else text.replace(".0", "")
 

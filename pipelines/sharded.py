@@ -1,4 +1,4 @@
-"""The pipeline mofe with extract and score in shards, many at once: where one accelerator would take too long.
+"""Pipeline sharded: mofe with extract and score in shards on many accelerators, where one would take too long.
 
 python -m pipelines.sharded        # writes pipelines/compiled/sharded.yaml
 """
@@ -19,18 +19,18 @@ COMPILED = Path(__file__).parent / "compiled" / "sharded.yaml"
     name="mofe-sharded",
     display_name="MoFE: in shards",
     description=(
-        f"{mofe.description} extract and score are a task a shard of the images; what they make is joined, the same to "
-        "the bit as without shards."
+        f"{mofe.description} extract and score run as one task per shard of the images. The joined results equal those "
+        "without shards bit by bit."
     ),
 )
 @takes(keywords_of(mofe.pipeline_func))
 def sharded(shards: int = 8, **given: Any) -> Outputs:
-    """From images to a detector and a report.
+    """Make a detector and a report from images.
 
     Args:
         given: the parameters of the pipeline mofe.
-        shards: into how many parts extract and score divide an image set, 2 or more; each is a task, and they run at
-            once where there is room. A set of fewer groups of 32 batches makes fewer.
+        shards: number of parts that extract and score divide an image set into, 2 or more. Each part is a task; they
+            run at once where there is room. A set with fewer groups of 32 batches has fewer parts.
     """
     return Outputs(*whole_run(given, shards))
 

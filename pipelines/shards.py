@@ -1,6 +1,6 @@
-"""extract and score as one task each, or as one a shard of their images, joined.
+"""extract and score as one task each, or as one task per shard of the images and a task that joins the shards.
 
-Shards are pipelines of their own, so that one task stands for a set in the graph around them, as where there are none.
+The shards of a set are an inner pipeline, so the graph around it has one task per set, with and without shards.
 """
 
 from typing import Any
@@ -94,14 +94,14 @@ def score_shards(
 
 
 def extracted(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
-    """The task, or graph, whose one output is the features; ``shards`` is None where one task makes them."""
+    """Add a task, or an inner pipeline, whose only output is the features; ``shards`` is None for one task."""
     if shards is None:
         return on_accelerator(extract(**inputs), pool, accelerators)
     return extract_shards(shards=shards, accelerators=accelerators, **pool._asdict(), **inputs)
 
 
 def scored(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
-    """The task, or graph, whose one output is the scores of an evaluation set; as for :func:`extracted`."""
+    """Add a task, or an inner pipeline, whose only output is the scores of a set; ``shards`` is None for one task."""
     if shards is None:
         return on_accelerator(score(**inputs), pool, accelerators)
     return score_shards(shards=shards, accelerators=accelerators, **pool._asdict(), **inputs)

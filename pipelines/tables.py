@@ -1,10 +1,11 @@
-"""The paper's tables: many configurations with several seeds, on one preparation and extraction of features.
+"""Pipeline tables: the paper's tables, from many configurations with several seeds on one set of features.
 
     python -m pipelines.tables      # writes pipelines/compiled/tables.yaml
     mofe run -f params.yaml --pipeline tables
 
-One loop over all runs: plan_runs lists them (equal rows of several tables are one run), unpack_run puts the settings of
-a run over the parameters, the second half of the main pipeline follows, and compare_runs sets all beside the paper.
+One loop goes over all runs. plan_runs lists them; equal rows of several tables are one run. In the loop, unpack_run
+returns the parameters of a run, and the second half of the pipeline mofe follows. compare_runs compares all runs with
+the paper.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipelines.placement import on_cpu
 
 COMPILED = Path(__file__).parent / "compiled" / "tables.yaml"
 
-OF_MOFE = {n: k for n, k in keywords_of(mofe.pipeline_func).items() if n not in {"seed", "compare", *NO_TEXTS}}
+MOFE_KEYWORDS = {n: k for n, k in keywords_of(mofe.pipeline_func).items() if n not in {"seed", "compare", *NO_TEXTS}}
 
 
 class Outputs(NamedTuple):
@@ -36,25 +37,25 @@ class Outputs(NamedTuple):
     display_name="MoFE: the paper's tables on your data",
     description=(
         "Runs the configurations of the paper's tables (components, number of experts, grouping, Mixup, baselines), "
-        "and your own, with several seeds, and sets their FPR95 and AUROC beside the paper's. All other parameters are "
-        "those of the pipeline mofe, and hold for every run unless its configuration changes them."
+        "and your own, with several seeds, and compares their FPR95 and AUROC with the paper's. All other parameters "
+        "are those of the pipeline mofe, and hold for every run unless its configuration changes them."
     ),
 )
-@takes(OF_MOFE)
+@takes(MOFE_KEYWORDS)
 def tables(
     tables: list[str] = ["1-3", "4", "5", "6", "7"],  # noqa: B006
     configurations: list[dict[str, Any]] = [],  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     **given: Any,
 ) -> Outputs:
-    """From images to the tables of a comparison.
+    """Make the tables of a comparison from images.
 
     Args:
         given: the parameters of the pipeline mofe that hold for every run.
-        tables: of the paper: 1-3, 4 (components), 5 (number of experts), 6 (grouping), 7 (Mixup); or code, where the
-            authors' code departs from the paper.
-        configurations: further ones: a list of {"name": …, and parameters that it changes}.
-        seeds: of everything random; each configuration is run with every one.
+        tables: tables of the paper: 1-3, 4 (components), 5 (number of experts), 6 (grouping), 7 (Mixup); or code, for
+            the points where the authors' code differs from the paper.
+        configurations: further configurations: a list of {"name": …, and the parameters that it changes}.
+        seeds: random seeds; each configuration runs with every seed.
     """
     base = {name: given[name] for name in CHANGEABLE}
     planned = plan_runs(tables=tables, configurations=configurations, seeds=seeds, **base)
@@ -65,10 +66,10 @@ def tables(
         configured = unpack_run(run=run)
         on_cpu(configured, given["credentials"])
         chosen = configured.outputs
-        of_run = {**given, **{name: chosen[name] for name in (*CHANGEABLE, "seed")}}
-        judged = second_half(data, of_run, name=chosen["name"])
+        run_parameters = {**given, **{name: chosen[name] for name in (*CHANGEABLE, "seed")}}
+        evaluated = second_half(data, run_parameters, name=chosen["name"])
     compared = compare_runs(
-        metrics=dsl.Collected(judged.metrics), runs=planned.output, tables=tables, configurations=configurations
+        metrics=dsl.Collected(evaluated.metrics), runs=planned.output, tables=tables, configurations=configurations
     )
     on_cpu(compared, given["credentials"])
     return Outputs(results=compared.outputs["results"], report=compared.outputs["report"])

@@ -208,9 +208,9 @@ def test_inputs_that_do_not_belong_together_are_refused(run: Path) -> None:
         str(run / "id-test"), str(run / "other-features"), backbone="vit_tiny_patch16_224", weights="random",
         backbone_args={"img_size": 16, "patch_size": 8, "depth": 3, "embed_dim": 24, "num_heads": 2}, num_workers=0,
     )  # fmt: skip
-    with pytest.raises(MofeError, match="other-features are not of the images"):
+    with pytest.raises(MofeError, match="other-features were not extracted from the images"):
         train_again(run, features="other-features")
-    with pytest.raises(MofeError, match=r"the texts .* were not made from the same features"):
+    with pytest.raises(MofeError, match=r"the texts .* were made from different features"):
         index(*(str(run / name) for name in ("train", "features", "run/model", "out")), texts=str(run / "texts"))
     with pytest.raises(MofeError, match="was not trained with the features"):
         build_index(run, run / "run/model", features="other-features")
@@ -218,7 +218,7 @@ def test_inputs_that_do_not_belong_together_are_refused(run: Path) -> None:
     with pytest.raises(MofeError, match="other-partition was not made from the features"):
         train_again(run, partition="other-partition")
     shutil.copytree(run / "other-partition", run / "partition", dirs_exist_ok=True)
-    with pytest.raises(MofeError, match=r"scores-id-test and the partition .* are not of the same model"):
+    with pytest.raises(MofeError, match=r"scores-id-test and the partition .* belong to different models"):
         ask_evaluate(run)
 
 
@@ -229,7 +229,7 @@ def test_scores_of_two_detectors_are_not_compared(run: Path) -> None:
     ask_score(run)
     shutil.rmtree(run / "scores-odd")
     (run / "out").rename(run / "scores-odd")
-    with pytest.raises(MofeError, match="odd and id-test were not scored by the same detector"):
+    with pytest.raises(MofeError, match="odd and id-test were scored by different detectors"):
         ask_evaluate(run)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mofe.errors import MofeError
-from mofe.runners.docker import _is_own, require_engine, run_container, surroundings
+from mofe.runners.docker import _is_own, container_options, require_engine, run_container
 
 
 class FakeContainer:
@@ -69,7 +69,7 @@ def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, m
         "backbone": "vit_tiny_patch16_224",
         "epochs": 3,
     }
-    around = surroundings(parameters, tmp_path / "work")
+    around = container_options(parameters, tmp_path / "work")
     modes = {Path(place).name: volume["mode"] for place, volume in around["volumes"].items()}
     assert modes == {"train": "ro", "near": "ro", "model.bin": "ro", "clip": "ro", "work": "rw"}
     assert all(place == volume["bind"] for place, volume in around["volumes"].items())
@@ -79,7 +79,7 @@ def test_a_stage_sees_the_local_paths_that_the_parameters_name(tmp_path: Path, m
 
 
 def mounted(work: Path, **parameters: Any) -> set[str]:
-    return {place for place in surroundings(parameters, work)["volumes"] if place != str(work)}
+    return {place for place in container_options(parameters, work)["volumes"] if place != str(work)}
 
 
 def test_a_stage_sees_what_lies_beside_a_file_and_what_a_pattern_matches(

@@ -19,6 +19,7 @@ import yaml
 import mofe.runners.kubeflow as runner
 from mofe.errors import MofeError
 from mofe.runners.digests import compiled_pipeline
+from mofe.runners.kubeflow_api import Kubeflow
 from mofe.runners.workflow import cause_in, failures, report_ended
 
 PARAMETERS = {
@@ -46,7 +47,7 @@ def words(lines: list[str]) -> list[list[str]]:
     return [re.split(r"\s{2,}", line) for line in lines]
 
 
-class Kubeflow(BaseHTTPRequestHandler):
+class Server(BaseHTTPRequestHandler):
     """Keeps what it was sent in ``server.seen``; answers a run from ``server.states``, the last one for ever."""
 
     def log_message(self, *_: object) -> None:
@@ -145,7 +146,7 @@ class Kubeflow(BaseHTTPRequestHandler):
 @pytest.fixture
 def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(runner, "POLL_INTERVAL", 0.01)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Kubeflow)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     seen = SimpleNamespace(
         paths=[], tokens=set(), states=[{"state": "SUCCEEDED"}], refuse=False, uploaded=[], versions=[], names=[],
         earlier=None, registered=None, schedules={}, logs={}, manifests=[], runs=[],
@@ -161,10 +162,13 @@ def kubeflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def submit(kubeflow: SimpleNamespace, **more: Any) -> list[str]:
     said: list[str] = []
-    runner.submit(
-        compiled_pipeline("mofe.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append, **more
-    )
+    there = Kubeflow(kubeflow.host, log=said.append, **more)
+    runner.submit(there, compiled_pipeline("mofe.yaml"), PARAMETERS, name="params")
     return said
+
+
+def quiet(kubeflow: SimpleNamespace, **more: Any) -> Kubeflow:
+    return Kubeflow(kubeflow.host, log=lambda _: None, **more)
 
 
 def test_a_run_is_submitted_followed_and_told(kubeflow: SimpleNamespace) -> None:
@@ -215,7 +219,9 @@ def test_of_a_comparison_each_configuration_is_told(kubeflow: SimpleNamespace) -
     kubeflow.states, kubeflow.manifests = [{"state": "FAILED"}], [manifest(RECORDED["killed"])]
     said: list[str] = []
     with pytest.raises(MofeError, match=r"failed: partition 1 \(main: Error \(exit code 143\)\)$"):
-        runner.submit(compiled_pipeline("tables.yaml"), PARAMETERS, host=kubeflow.host, name="params", log=said.append)
+        runner.submit(
+            Kubeflow(kubeflow.host, log=said.append), compiled_pipeline("tables.yaml"), PARAMETERS, name="params"
+        )
     assert ["✗ partition 1", "failed"] in words(said)
     assert ["✓ partition 2", "0:00:20"] in words(said)
     assert ["✓ score OOD set 2.1", "0:00:24"] in words(said), "the first set of the second configuration"
@@ -283,7 +289,7 @@ def test_a_refusal_and_a_server_that_goes_away_are_said(
 ) -> None:
     monkeypatch.setattr(runner, "MAX_MISSES", 3)
     kubeflow.states = [{"state": "RUNNING"}, "down"]
-    with pytest.raises(MofeError, match=r"lost sight of run run-1 .*try later.*may still be running"):
+    with pytest.raises(MofeError, match=r"run run-1 cannot be followed any more .*try later.*may still be running"):
         submit(kubeflow)
     kubeflow.refuse = True
     with pytest.raises(MofeError, match=r"refused the run: .*quota exceeded"):
@@ -303,8 +309,9 @@ def test_a_token_goes_into_the_header_and_nowhere_else(
 def test_a_version_is_registered_once(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
     for registry in ("registry.example/a", "registry.example/a", "registry.example/b"):
-        runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, registry=registry, log=said.append)
-    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was there already", "registered"]
+        there = Kubeflow(kubeflow.host, registry=registry, log=said.append)
+        runner.register(there, [compiled_pipeline("mofe.yaml")])
+    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "was already registered", "registered"]
     assert kubeflow.names == ["mofe"]
     assert len(kubeflow.versions) == len(set(kubeflow.versions)) == 2
     assert b"registry.example/b/mofe-train:" in kubeflow.uploaded[-1]
@@ -319,9 +326,9 @@ def earlier_spec(kubeflow: SimpleNamespace) -> dict[str, Any]:
 
 
 def again(kubeflow: SimpleNamespace, stage: str, **more: Any) -> dict[str, Any]:
-    earlier = runner.earlier_run("run-0", host=kubeflow.host)
+    earlier = runner.earlier_run(quiet(kubeflow), "run-0")
     parameters = {**earlier.parameters, "knn_k": 9}
-    runner.submit_again(earlier, stage, parameters, host=kubeflow.host, log=lambda _: None, **more)
+    runner.submit_again(quiet(kubeflow, **more), earlier, stage, parameters)
     return dict(kubeflow.run)
 
 
@@ -358,9 +365,9 @@ def test_of_a_run_from_the_ui_only_the_stage_asks_for_more(kubeflow: SimpleNames
     pipeline, platform = yaml.safe_load_all(compiled_pipeline("mofe.yaml").read_text())
     kubeflow.earlier["pipeline_spec"] = {"pipeline_spec": pipeline, "platform_spec": platform}
     kubeflow.earlier["runtime_config"]["parameters"]["cpu"] = "4"
-    earlier = runner.earlier_run("run-0", host=kubeflow.host)
+    earlier = runner.earlier_run(quiet(kubeflow), "run-0")
     more = {**earlier.parameters, "memory": "64Gi", "cpu": "16"}
-    runner.submit_again(earlier, "index", more, host=kubeflow.host, log=lambda _: None)
+    runner.submit_again(quiet(kubeflow), earlier, "index", more)
     assert kubeflow.run["runtime_config"]["parameters"] == {**PARAMETERS, "cpu": "4"}
     spec = kubeflow.run["pipeline_spec"]["pipeline_spec"]
     tasks, before = spec["root"]["dag"]["tasks"], pipeline["root"]["dag"]["tasks"]
@@ -388,15 +395,16 @@ def test_with_a_registry_the_stage_alone_runs_its_present_code(kubeflow: SimpleN
 
 def test_a_run_that_is_not_there_is_said(kubeflow: SimpleNamespace) -> None:
     with pytest.raises(MofeError, match=r"has no run run-0: .*not a call"):
-        runner.earlier_run("run-0", host=kubeflow.host)
+        runner.earlier_run(quiet(kubeflow), "run-0")
 
 
 def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
     pool = {"train_accelerators": 8, "node_selector": {"pool": "gpu"}}
     for defaults in ({}, pool, pool):
-        runner.register([compiled_pipeline("mofe.yaml")], defaults, host=kubeflow.host, log=said.append)
-    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was there already"]
+        there = Kubeflow(kubeflow.host, log=said.append)
+        runner.register(there, [compiled_pipeline("mofe.yaml")], defaults)
+    assert [line.split(maxsplit=2)[2] for line in said] == ["registered", "registered", "was already registered"]
     plain, changed = (next(iter(yaml.safe_load_all(text))) for text in map(uploaded, kubeflow.uploaded[1:]))
     for name, value in pool.items():
         plain["root"]["inputDefinitions"]["parameters"][name]["defaultValue"] = value
@@ -406,19 +414,19 @@ def test_defaults_of_this_cluster_are_registered(kubeflow: SimpleNamespace) -> N
 def test_a_namespace_is_where_pipelines_are_looked_for_and_not_where_kubeflow_is(
     kubeflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner.register([compiled_pipeline("mofe.yaml")], host=kubeflow.host, namespace="alice", log=lambda _: None)
+    runner.register(quiet(kubeflow, namespace="alice"), [compiled_pipeline("mofe.yaml")])
     (asked,) = [path for path in kubeflow.paths if path.startswith("/apis/v2beta1/pipelines?")]
     assert parse_qs(urlsplit(asked).query)["namespace"] == ["alice"]
     made: list[dict[str, Any]] = []
     monkeypatch.setattr("kfp.Client", lambda host, **given: made.append(given) or 1 / 0)
     with pytest.raises(MofeError, match="cannot be reached"):
-        runner.register([compiled_pipeline("mofe.yaml")], host="", namespace="alice", log=lambda _: None)
+        runner.register(Kubeflow(namespace="alice"), [compiled_pipeline("mofe.yaml")])
     assert "namespace" not in made[0]
 
 
 def test_a_default_that_a_pipeline_does_not_have_is_another_pipelines(kubeflow: SimpleNamespace) -> None:
     pool = {"train_accelerators": 8, "cpu": "4"}
-    runner.register([compiled_pipeline("detect.yaml")], pool, host=kubeflow.host, log=lambda _: None)
+    runner.register(quiet(kubeflow), [compiled_pipeline("detect.yaml")], pool)
     parameters = next(iter(yaml.safe_load_all(uploaded(kubeflow.uploaded[-1]))))["root"]["inputDefinitions"][
         "parameters"
     ]
@@ -433,12 +441,10 @@ def uploaded(form: bytes) -> str:
 
 def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> None:
     said: list[str] = []
+    there = Kubeflow(kubeflow.host, registry="registry.example/team", log=said.append)
 
     def schedule(name: str, cron: str) -> None:
-        runner.schedule(
-            compiled_pipeline("mofe.yaml"), PARAMETERS, cron, name=name, host=kubeflow.host,
-            registry="registry.example/team", log=said.append,
-        )  # fmt: skip
+        runner.schedule(there, compiled_pipeline("mofe.yaml"), PARAMETERS, cron, name=name)
 
     schedule("other", "0 0 3 * * 1")
     schedule("weekly", "0 0 3 * * 1")
@@ -446,7 +452,7 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
     assert said == [
         "other runs at 0 0 3 * * 1",
         "weekly runs at 0 0 3 * * 1",
-        "weekly runs at @daily, in place of the schedule before",
+        "weekly runs at @daily and replaces the earlier schedule",
     ]
     other, weekly = kubeflow.schedules.values()
     assert set(weekly) <= set(kfp_server_api.V2beta1RecurringRun.attribute_map.values())
@@ -461,12 +467,12 @@ def test_a_schedule_is_kept_replaced_and_ended(kubeflow: SimpleNamespace) -> Non
 
     begun = {"run_id": "run-2", "recurring_run_id": next(reversed(kubeflow.schedules)), "state": "RUNNING"}
     kubeflow.runs = [begun]
-    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
+    runner.unschedule(there, "weekly")
     assert weekly["mode"] == "DISABLE", "Kubernetes would delete the run that has begun with its schedule"
     begun["state"] = "SUCCEEDED"
-    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
+    runner.unschedule(there, "weekly")
     assert [body["display_name"] for body in kubeflow.schedules.values()] == ["other"]
-    runner.unschedule("weekly", host=kubeflow.host, log=said.append)
-    assert said[-2:] == ["weekly runs no more", "there is no schedule weekly"]
+    runner.unschedule(there, "weekly")
+    assert said[-2:] == ["the schedule weekly has ended", "there is no schedule weekly"]
     with pytest.raises(MofeError, match="has 5 fields: Kubeflow's six begin with seconds"):
         schedule("weekly", "0 3 * * 1")

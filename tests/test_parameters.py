@@ -202,7 +202,7 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ("detect --detector d x --threshold fpr=0.1", "threshold = 'fpr=0.1' must be tpr=SHARE or a number: fpr needs"),
         (
             "detect --detector d x --threshold fpr=1 --unknown y",
-            "threshold = 'fpr=1' must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from",
+            "threshold = 'fpr=1' must be tpr=SHARE (more than 0, at most 1), fpr=SHARE (at",
         ),
         ("serve --detector d --threshold fpr=0.1", "mofe serve: threshold = 'fpr=0.1' must be tpr=SHARE or a number"),
         ("serve --detector d --port 0", "mofe serve: port = 0 must lie between 1 and 65535"),

@@ -204,7 +204,7 @@ def test_nobody_can_take_the_model_away(server: SimpleNamespace) -> None:
     [
         (["--detector", "/no/such"], "there is no detector at"),
         (["--score", "odin"], "has no score 'odin'"),
-        (["--threshold", "fpr=0.1"], "needs images that are known to be unknown"),
+        (["--threshold", "fpr=0.1"], "needs examples of unknown images"),
     ],
 )
 def test_a_server_that_could_not_answer_does_not_start(_detector: Path, option: list[str], message: str) -> None:

@@ -99,7 +99,7 @@ def test_a_dead_server_warns_once_without_secrets_and_the_stage_goes_on(
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 2
     assert warnings[0].startswith("tracking in MLflow at http://127.0.0.1:9 failed: ")
-    assert warnings[1] == "3 events are kept for MLflow: mofe report --sync memory://journals"
+    assert warnings[1] == "3 events for MLflow are kept; send them by: mofe report --sync memory://journals"
     assert "canary" not in str(warnings)
     (kept,) = fsspec.filesystem("memory").find("/journals")
     assert "canary" not in fsspec.filesystem("memory").cat_file(kept).decode()
@@ -139,7 +139,7 @@ def test_a_journal_that_cannot_be_removed_warns(
         run.journal.unlink()
         run.journal.mkdir()  # not even root removes it as a file
         monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    assert "has been sent and cannot be removed" in caplog.text
+    assert "was sent, but cannot be removed" in caplog.text
 
 
 def test_a_folder_for_journals_that_cannot_be_opened_warns(

@@ -182,7 +182,9 @@ def called(monkeypatch: pytest.MonkeyPatch, *command: str) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for function in ("register", "schedule", "unschedule"):
         monkeypatch.setattr(
-            mofe.runners.kubeflow, function, lambda *given, **named: seen.update(named, positional=given)
+            mofe.runners.kubeflow,
+            function,
+            lambda kubeflow, *given, **named: seen.update(named, kubeflow=kubeflow, positional=given),
         )
     monkeypatch.setattr("sys.argv", ["mofe", *command])
     mofe.cli.main.main()
@@ -191,8 +193,8 @@ def called(monkeypatch: pytest.MonkeyPatch, *command: str) -> dict[str, Any]:
 
 def test_the_pool_becomes_the_registered_pipelines_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = called(monkeypatch, *arguments("everything", "register"))
-    assert seen["host"] == "http://ml-pipeline.kubeflow.svc:8888"
-    assert seen["registry"] == "registry.example/team"
+    assert seen["kubeflow"].host == "http://ml-pipeline.kubeflow.svc:8888"
+    assert seen["kubeflow"].registry == "registry.example/team"
     assert seen["positional"][1] == {
         "accelerator": "amd.com/gpu",
         "accelerators": "2",
@@ -220,9 +222,13 @@ def test_the_schedule_is_one_that_mofe_takes(monkeypatch: pytest.MonkeyPatch, tm
     given = [str(file) if a == "/parameters/parameters.yaml" else a for a in arguments("everything", "schedule")]
     seen = called(monkeypatch, *given)
     assert seen["positional"][1:] == (parameters, "0 0 3 * * 1")
-    assert (seen["name"], seen["namespace"], seen["registry"]) == ("weekly", "team", "registry.example/team")
+    assert (seen["name"], seen["kubeflow"].namespace, seen["kubeflow"].registry) == (
+        "weekly",
+        "team",
+        "registry.example/team",
+    )
     seen = called(monkeypatch, *arguments("everything", "unschedule"))
-    assert (seen["positional"], seen["namespace"]) == (("weekly",), "team")
+    assert (seen["positional"], seen["kubeflow"].namespace) == (("weekly",), "team")
     hooks = {
         d["metadata"]["name"]: d["metadata"]["annotations"]["helm.sh/hook"]
         for d in of_kind(rendered("everything"), "Job")

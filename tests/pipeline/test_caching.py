@@ -60,7 +60,7 @@ def finetune(*paths, **parameters):
 
 def test_how_a_damaged_artifact_is_made_again_is_said(run: Run, tmp_path: Path) -> None:
     (tmp_path / "stand-ins" / "mofe" / "stages" / "finetune.py").write_text(DAMAGED)
-    with pytest.raises(MofeError, match=r"make the feature set again \(remove its folder, and the next run does\)"):
+    with pytest.raises(MofeError, match=r"make the feature set again \(remove its folder, and the next run makes it\)"):
         run()
 
 

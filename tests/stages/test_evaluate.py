@@ -137,7 +137,7 @@ def test_other_scores_and_the_same_set_twice(tmp_path: Path, inputs: dict[str, s
     test = write_scores(tmp_path, "id-test", "test", 0)
     with pytest.raises(MofeError, match="near has the scores"):
         evaluate([test, write_scores(tmp_path, "near", "ood", 0, ("knn",))], **inputs)
-    with pytest.raises(MofeError, match="'id-test' was scored twice"):
+    with pytest.raises(MofeError, match="two score tables have the name 'id-test'"):
         evaluate([test, test], **inputs)
 
 

@@ -163,7 +163,7 @@ def test_more_processes_than_gpus_are_refused(
     trained: Callable[..., SimpleNamespace], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
-    with pytest.raises(MofeError, match="processes = 2, but this machine has 1 GPUs"):
+    with pytest.raises(MofeError, match="processes = 2 must be at most 1, the number of GPUs"):
         trained(processes=2)
 
 

@@ -36,7 +36,7 @@ def test_a_glob_is_what_it_matches(places: tuple[Path, Path]) -> None:
     assert fingerprint_batch([f"{new}/*.png"], str(detector)) != only_png
 
 
-@pytest.mark.parametrize(("images", "message"), [([], "images is empty"), (["*.none"], "nothing matches")])
+@pytest.mark.parametrize(("images", "message"), [([], "images is empty"), (["*.none"], "no file matches")])
 def test_nothing_is_refused(places: tuple[Path, Path], images: list[str], message: str) -> None:
     with pytest.raises(MofeError, match=message):
         fingerprint_batch([f"{places[0]}/{image}" for image in images], str(places[1]))

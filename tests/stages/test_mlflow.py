@@ -154,10 +154,12 @@ def test_a_server_that_is_down_gets_it_all_later_once(
     mlflow_server.kill()
     with caplog.at_level(logging.WARNING, "mofe"):
         a_stage("extract", tmp_path / "report")
-    assert caplog.records[-1].getMessage() == f"5 events are kept for MLflow: mofe report --sync {tmp_path}/journals"
+    assert caplog.records[-1].getMessage() == (
+        f"5 events for MLflow are kept; send them by: mofe report --sync {tmp_path}/journals"
+    )
     (tmp_path / "report").unlink()  # with the disk of its pod
     with pytest.raises(
-        SystemExit, match=f"^mofe: MLflow at {os.environ['MLFLOW_TRACKING_URI']} does not take what is in"
+        SystemExit, match=f"^mofe: MLflow at {os.environ['MLFLOW_TRACKING_URI']} does not take the events in"
     ):
         report(monkeypatch, tmp_path)
     mlflow_server.start()

@@ -147,5 +147,5 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     others = make_images("others", classes=(0, 1, 2, 5))
     extract(others, str(tmp_path / "other"), weights=str(weights), **BACKBONE, **exact)  # type: ignore[arg-type]
     texts(others, str(tmp_path / "other"), words)
-    with pytest.raises(MofeError, match="are not of the classes of"):
+    with pytest.raises(MofeError, match="are for other classes than those of"):
         index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]

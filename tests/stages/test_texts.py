@@ -113,20 +113,20 @@ def test_negative_words_are_the_farthest_of_wordnets(made: SimpleNamespace, embe
     any_words = theirs.encode_text(tokenize([f"the nice {w}" for w in words("n")[::2000]]), normalize=True)
     near = [(part @ nice_CP.T).quantile(0.95, dim=1) for part in (expected, any_words)]
     assert near[0].max() < near[1].median(), "they are farther from the classes than words are"
-    with pytest.raises(MofeError, match="text_negatives = 7 must be 0, or lie between 100 and 20"):
+    with pytest.raises(MofeError, match="text_negatives = 7 must be 0, or between 100 and 20"):
         embed(text_negatives=7)
 
 
 def test_of_neither_kind_more_words_are_wanted_than_are_kept() -> None:
-    there_are = {"n": 117_798, "a": 21_479}
+    available = {"n": 117_798, "a": 21_479}
     for count in (100, 10_000, 20_889, 20_890):
-        wanted = _divide(count, there_are)
+        wanted = _divide(count, available)
         assert sum(wanted.values()) == count
         assert wanted["n"] <= 17_669
         assert wanted["a"] <= 3_221
         assert wanted["n"] == pytest.approx(count * 117_798 / 139_277, abs=1)
     with pytest.raises(MofeError, match="between 100 and 20890"):
-        _divide(20_891, there_are)
+        _divide(20_891, available)
 
 
 def test_learned_prompts_are_found_by_the_name_of_their_class(embed: Any, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_learned_prompts_are_found_by_the_name_of_their_class(embed: Any, tmp_pa
     for tensors, metadata, message in (
         (given, None, "no row for the class 'class0': its safetensors metadata"),
         ({"lsn_no": given["lsn_no"]}, rows, r"holds \['lsn_no'\]: give clipn_no, or lsn_yes and lsn_no"),
-        ({"clipn_no": torch.randn(5, 7)}, rows, r"clipn_no is \(5, 7\), not … × 5 × 20"),
+        ({"clipn_no": torch.randn(5, 7)}, rows, r"clipn_no has the shape \(5, 7\), but must be … × 5 × 20"),
     ):
         save_file(tensors, file, metadata and {"classes": json.dumps(metadata)})
         with pytest.raises(MofeError, match=message):
@@ -166,7 +166,7 @@ def test_another_models_image_half_is_refused(embed: Any, tmp_path: Path) -> Non
     (tmp_path / "other").mkdir()
     (tmp_path / "other/open_clip_config.json").write_text(json.dumps({"model_cfg": wide}))
     save_file(open_clip.CLIP(**wide).state_dict(), tmp_path / "other/open_clip_model.safetensors")  # type: ignore[arg-type]
-    with pytest.raises(MofeError, match=r"image embeddings of 36 dimensions, the backbone .* gives 24"):
+    with pytest.raises(MofeError, match=r"image embeddings of 36 dimensions, but the backbone .* gives 24"):
         embed(text_model=f"local-dir:{tmp_path}/other")
 
 
@@ -180,8 +180,8 @@ def test_another_models_image_half_is_refused(embed: Any, tmp_path: Path) -> Non
         ),
         ({"text_model": "local-dir:/nowhere"}, "/nowhere"),
         ({"text_weights": "openai"}, "has its own weights: leave text_weights empty"),
-        ({"text_templates": ["a photo"]}, r"'a photo' has no {} to put the name"),
-        ({"text_templates": []}, r"has no {} to put the name"),
+        ({"text_templates": ["a photo"]}, r"'a photo' has no {}: write {} in the place"),
+        ({"text_templates": []}, r"has no {}: write {} in the place"),
     ],
 )
 def test_what_cannot_be_is_one_line(embed: Any, parameters: dict[str, Any], message: str) -> None:

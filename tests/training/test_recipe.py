@@ -36,7 +36,7 @@ def test_a_step_has_as_many_images_as_were_asked_for(
 
 @pytest.mark.parametrize(("batch", "micro", "processes"), [(1024, 128, 3), (4, 4, 8), (1018, 128, 1)])
 def test_what_cannot_be_shared_evenly_is_refused(batch: int, micro: int, processes: int) -> None:
-    with pytest.raises(MofeError, match=f"batch_size = {batch} cannot be shared evenly among {processes} processes"):
+    with pytest.raises(MofeError, match=f"batch_size = {batch} cannot be divided evenly among {processes} processes"):
         replace(PAPERS, batch_size=batch, micro_batch_size=micro).shares(processes)
 
 

@@ -34,5 +34,5 @@ BANK_SCHEMA = pa.schema({"id": pa.string(), "label": pa.int32(), "expert": pa.in
 
 
 def calibration_schema(scores: Iterable[str]) -> pa.Schema:
-    """Schema of the validation images' scores: a float64 column a score, as :mod:`mofe.artifacts.scores`."""
+    """Schema of the validation images' scores: one float64 column per score, as in :mod:`mofe.artifacts.scores`."""
     return pa.schema([(name, pa.float64()) for name in scores])

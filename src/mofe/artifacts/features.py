@@ -1,4 +1,4 @@
-"""Features of the training images under the pre-trained backbone: one per image, and a prototype per class."""
+"""Features of the training images by the pre-trained backbone: one per image, and one prototype per class."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

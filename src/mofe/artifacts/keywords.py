@@ -1,7 +1,7 @@
-"""Functions that take parameters which are defined elsewhere, without spelling them.
+"""Gives a function parameters that are defined elsewhere, without listing them again.
 
 The decorator :func:`takes` completes the signature and the docstring of a function with ``**name``. kfp, the command
-line and ``help`` read both, so they see each parameter with its type, default and description. The function itself sees
+line and ``help`` read both, so they see each parameter with its type, default and description. The function itself gets
 one dictionary.
 """
 
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 
 Result = TypeVar("Result")
 ENTRY = r"(?m)^    ({name}): (.*(?:\n {{5,}}.*)*)\n?"
-"""An entry of a docstring's Args, with the lines that go on with it."""
+"""Pattern of an entry of a docstring's Args, with its continuation lines."""
 
 
 class Keyword(NamedTuple):
-    """What a signature and a docstring say of one parameter."""
+    """Type, default and description of one parameter."""
 
     type: Any
     default: Any
@@ -25,7 +25,7 @@ class Keyword(NamedTuple):
 
 
 def keywords_of(function: Callable[..., Any]) -> dict[str, Keyword]:
-    """The parameters of a function, which its docstring describes: name → type, default, description."""
+    """Read the parameters of a function from its signature and docstring: name → type, default, description."""
     described = dict(re.findall(ENTRY.format(name=r"\w+"), inspect.getdoc(function) or ""))
     parameters = inspect.signature(function).parameters
     return {name: Keyword(p.annotation, p.default, described[name]) for name, p in parameters.items()}
@@ -34,22 +34,22 @@ def keywords_of(function: Callable[..., Any]) -> dict[str, Keyword]:
 def takes(
     keywords: Mapping[str, Keyword], *, after: str = ""
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Put parameters in the place of a function's ``**name``, and of the entry ``name`` in its docstring.
+    """Replace a function's ``**name``, and the entry ``name`` in its docstring, by parameters.
 
     Args:
-        keywords: the parameters; one that the function spells itself stays as it is there.
-        after: the function's parameter that they follow; "" puts them first.
+        keywords: parameters to add; one that the function already declares is not changed.
+        after: name of the function's parameter to add them after; "" puts them first.
     """
 
     def complete(function: Callable[..., Result]) -> Callable[..., Result]:
-        *spelled, rest = inspect.signature(function).parameters.values()
-        added = {name: keyword for name, keyword in keywords.items() if name not in {p.name for p in spelled}}
-        place = [p.name for p in spelled].index(after) + 1 if after else 0
-        kind = spelled[place - 1].kind if after else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        *declared, rest = inspect.signature(function).parameters.values()
+        added = {name: keyword for name, keyword in keywords.items() if name not in {p.name for p in declared}}
+        place = [p.name for p in declared].index(after) + 1 if after else 0
+        kind = declared[place - 1].kind if after else inspect.Parameter.POSITIONAL_OR_KEYWORD
         parameters = [
-            *spelled[:place],
+            *declared[:place],
             *(inspect.Parameter(name, kind, default=k.default, annotation=k.type) for name, k in added.items()),
-            *spelled[place:],
+            *declared[place:],
         ]
         signature = inspect.signature(function).replace(parameters=parameters)
         entries = "".join(f"    {name}: {keyword.description}\n" for name, keyword in added.items())

@@ -6,7 +6,7 @@ from mofe.artifacts.manifest import Manifest
 
 
 class FileList(Manifest):
-    """``files.json`` beside ``files.parquet``, which lists the files of a batch, one row group a shard."""
+    """``files.json`` beside ``files.parquet``, which lists the files of a batch, one row group per shard."""
 
     file_name: ClassVar[str] = "files.json"
     what: ClassVar[str] = "list of files"
@@ -19,7 +19,7 @@ class FileList(Manifest):
 class PredictionSet(Manifest):
     """``predictions.json`` of a folder with predictions on many images.
 
-    The folder also holds two Parquet data sets, ``predictions`` and ``unreadable``, with one file a shard. Their
+    The folder also holds two Parquet data sets, ``predictions`` and ``unreadable``, with one file per shard. Their
     columns are ``SCHEMA`` and ``UNREADABLE_SCHEMA`` of :mod:`mofe.inference.predictions`.
     """
 

@@ -1,4 +1,4 @@
-"""What a parameter may be, as a test and in words."""
+"""Rules for the values of parameters, each as a test and in words."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from mofe.errors import MofeError
 
 
 class Rule(NamedTuple):
-    """What a parameter may be."""
+    """The allowed values of a parameter."""
 
     holds: Callable[[Any], bool]
     allowed: str
-    """In words."""
+    """The allowed values in words, as the end of an error message."""
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a value.
+        """Check a value.
 
         Raises:
-            MofeError: names the parameter, its value, and what is allowed.
+            MofeError: the value is not allowed; the message names the parameter, its value, and the allowed values.
         """
         try:
             fine = self.holds(value)
@@ -30,18 +30,18 @@ class Rule(NamedTuple):
 
 
 def between(low: float, high: float) -> Rule:
-    """A finite number in [low, high]."""
+    """Allow a finite number in [low, high]."""
     words = f"must lie between {low} and {high}" if math.isfinite(high) else f"must be at least {low}"
     return Rule(lambda value: low <= value <= high and math.isfinite(value), words)
 
 
 def at_least(low: float) -> Rule:
-    """A finite number that is not below ``low``."""
+    """Allow a finite number of at least ``low``."""
     return between(low, math.inf)
 
 
 def one_of(*names: str) -> Rule:
-    """One of some words."""
+    """Allow one of ``names``."""
     return Rule(lambda value: value in names, f"is not one of {', '.join(names)}")
 
 

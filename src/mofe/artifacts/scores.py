@@ -114,7 +114,7 @@ class ScoreTable:
 
     @cached_property
     def table(self) -> pa.Table:
-        """One row an image, of :func:`score_schema`."""
+        """Table of :func:`score_schema`, with one row per image."""
         table = self._read(self.TABLE)
         if table.num_rows != self.info.num_images:
             raise MofeError(

@@ -52,15 +52,16 @@ def register(
         namespace: yours, where there are several.
         registry: where your images are.
     """
+    from mofe.runners import kubeflow
     from mofe.runners.digests import compiled_pipeline
-    from mofe.runners.kubeflow import register as hand_over
+    from mofe.runners.kubeflow_api import Kubeflow
 
     files = [compiled_pipeline(f"{name}.yaml") for name in get_args(PipelineName)]
     defaults = settings_of(settings)
     for file in files:
         if file.stem != "detect":  # it takes those of them that it has
             defaults = check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
-    hand_over(files, defaults, host=host, namespace=namespace, registry=registry)
+    kubeflow.register(Kubeflow(host, namespace, registry), files, defaults)
 
 
 def schedule(
@@ -92,12 +93,14 @@ def schedule(
     """
     from mofe.runners import kubeflow
     from mofe.runners.digests import compiled_pipeline
+    from mofe.runners.kubeflow_api import Kubeflow
 
+    there = Kubeflow(host, namespace, registry)
     if off:
-        kubeflow.unschedule(name, host=host, namespace=namespace)
+        kubeflow.unschedule(there, name)
         return
     if params is None or not cron:
         raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
     file = compiled_pipeline(f"{pipeline}.yaml")
     parameters = check_parameters(read_parameters(params, settings), pipeline_parameters(file), str(params))
-    kubeflow.schedule(file, parameters, cron, name=name, host=host, namespace=namespace, registry=registry)
+    kubeflow.schedule(there, file, parameters, cron, name=name)

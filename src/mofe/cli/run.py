@@ -78,8 +78,9 @@ def run(
     parameters = check_parameters({**here, **read_parameters(params, settings)}, known, str(params))
     if runner == "kubeflow":
         from mofe.runners.kubeflow import submit
+        from mofe.runners.kubeflow_api import Kubeflow
 
-        submit(file, parameters, host=host, name=params.stem, namespace=namespace, registry=registry)
+        submit(Kubeflow(host, namespace, registry), file, parameters, name=params.stem)
         return
 
     from mofe.runners.local import run_pipeline
@@ -107,8 +108,10 @@ def _run_again(
         )
     if runner == "kubeflow":
         from mofe.runners import kubeflow
+        from mofe.runners.kubeflow_api import Kubeflow
 
-        earlier = kubeflow.earlier_run(run_id, host=host, namespace=namespace)
+        there = Kubeflow(host, namespace, registry)
+        earlier = kubeflow.earlier_run(there, run_id)
     else:
         from mofe.runners import local
 
@@ -119,7 +122,7 @@ def _run_again(
     known = earlier.spec[0]["root"]["inputDefinitions"]["parameters"]
     parameters = check_parameters({**earlier.parameters, **settings_of(settings)}, known, f"run {run_id}")
     if runner == "kubeflow":
-        kubeflow.submit_again(earlier, stage, parameters, host=host, namespace=namespace, registry=registry)
+        kubeflow.submit_again(there, earlier, stage, parameters)
         return
     assert work is not None
     result = local.run_again(earlier, stage, parameters, work, runner, registry)

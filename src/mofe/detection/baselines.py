@@ -1,9 +1,9 @@
 """Published baselines on this run's own features, to compare with the detector that the run makes.
 
-Three feature spaces (see :mod:`mofe.detection.spaces`) and, where the run has a text model, a fourth, ``text``, in
-which the pre-trained backbone's embeddings lie among those of class names. A score is called by its space and detector:
-``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and not repeated; MOS (``tuned.mos``) asks every
-expert's head about "others", so it needs two experts or more.
+There are three feature spaces (see :mod:`mofe.detection.spaces`). Where the run has a text model, there is a fourth,
+``text``, which the pre-trained backbone's embeddings share with those of class names. The name of a score consists of
+its space and its detector: ``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and is not repeated. MOS
+(``tuned.mos``) compares the outputs "others" of all experts' heads, so it needs two experts or more.
 """
 
 from collections.abc import Collection, Sequence
@@ -28,11 +28,11 @@ from mofe.errors import MofeError
 TENSORS = "detectors.safetensors"
 
 Reasons = dict[str, str]
-"""Why a score could not be fitted, by its name."""
+"""The reason why a score could not be fitted, by the name of the score."""
 
 
 class Embedded(NamedTuple):
-    """Embeddings of the N training and the M held-out images."""
+    """Embeddings (N, D) of the training images and (M, D) of the held-out images."""
 
     known_ND: np.ndarray
     held_MD: np.ndarray
@@ -42,9 +42,9 @@ class KnownImages(NamedTuple):
     """The images of the known classes that detectors are fitted on."""
 
     pretrained: Embedded
-    """Under the pre-trained backbone."""
+    """Embeddings by the pre-trained backbone."""
     tuned: Embedded
-    """Under the fine-tuned model; training images through the expert of their class."""
+    """Embeddings by the fine-tuned model; those of training images by the expert of their class."""
     labels_N: np.ndarray
     held_labels_M: np.ndarray
     held_experts_M: np.ndarray
@@ -55,7 +55,7 @@ class KnownImages(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Baselines:
-    """The baselines, fitted in every space."""
+    """The baselines, fitted in all spaces."""
 
     pretrained: PretrainedSpace
     tuned: TunedSpace
@@ -67,13 +67,16 @@ class Baselines:
     def fit(
         cls, images: KnownImages, heads: Sequence[Head], k: int, texts: Texts | None = None
     ) -> tuple[Self, Reasons]:
-        """Fit everything that the data allows; what it does not is told by name and reason.
+        """Fit every score that the data allows.
 
         Args:
             images: training and held-out images.
-            heads: of each expert: its own classes in their order and, where there are several experts, "others".
-            k: of the nearest neighbours.
-            texts: of the classes, if there are any.
+            heads: head of each expert: its own classes in their order and, where there are several experts, "others".
+            k: rank of the neighbour whose distance is the KNN score.
+            texts: texts of the classes; None if the run has no text model.
+
+        Returns:
+            The baselines, and the reason for each score that could not be fitted.
         """
         labels_N, held_labels_M = images.labels_N, images.held_labels_M
         pretrained, refused = _fit_suite("pretrained", images.pretrained, labels_N, held_labels_M)
@@ -97,7 +100,7 @@ class Baselines:
 
     @property
     def spaces(self) -> tuple[ScoreSpace, ...]:
-        """All spaces, that of texts last."""
+        """All spaces, the text space last."""
         return (self.pretrained, self.tuned, self.expert, *([self.text] if self.text else []))
 
     @property
@@ -106,15 +109,15 @@ class Baselines:
         return tuple(name for space in self.spaces for name in space.names)
 
     def spaces_of(self, names: Collection[str]) -> tuple[ScoreSpace, ...]:
-        """The spaces that the scores of these names belong to."""
+        """Spaces that the scores ``names`` belong to."""
         return tuple(space for space in self.spaces if not set(names).isdisjoint(space.names))
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """The scores :attr:`names`, float64 (B,)."""
+        """Score B images: each of :attr:`names`, float64 (B,)."""
         return {name: values_B for space in self.spaces for name, values_B in space.score(seen).items()}
 
     def save(self, folder: Path) -> None:
-        """Write it into a local folder."""
+        """Write the baselines into a local folder."""
         parts = {"pretrained": self.pretrained.suite.tensors(), "tuned": self.tuned.suite.tensors()}
         parts |= {f"expert-{e:03d}": suite.tensors() for e, suite in enumerate(self.expert.suites)}
         parts |= {f"head-{e:03d}": head._asdict() for e, head in enumerate(self.tuned.heads)}
@@ -128,7 +131,7 @@ class Baselines:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what :meth:`save` wrote; the indexes are memory-mapped.
+        """Read the baselines that :meth:`save` wrote; the indexes are memory-mapped.
 
         Raises:
             MofeError: a part is missing or damaged.
@@ -148,12 +151,12 @@ class Baselines:
 def _split(
     space: Embedded, labels_N: np.ndarray, held_labels_M: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images and their classes, held-out images and theirs."""
+    """Training embeddings, their labels, held-out embeddings, their labels."""
     return space.known_ND, labels_N, space.held_MD, held_labels_M
 
 
 def _fit_suite(name: str, space: Embedded, labels_N: np.ndarray, held_labels_M: np.ndarray) -> tuple[Suite, Reasons]:
-    """The detectors of a space, under a linear probe on it."""
+    """Fit the detectors of a space, with a linear probe as its head."""
     known, labels, held, held_labels = map(torch.from_numpy, _split(space, labels_N, held_labels_M))
     probe = linear_probe(space.known_ND, labels_N)
     suite, reasons = Suite.fit(known, labels.long(), held, held_labels.long(), *probe)
@@ -161,7 +164,7 @@ def _fit_suite(name: str, space: Embedded, labels_N: np.ndarray, held_labels_M: 
 
 
 def _fit_expert(expert: int, head: Head, images: KnownImages) -> tuple[Suite, Reasons]:
-    """The detectors of one expert: on the images of its classes, under its own head without "others"."""
+    """Fit the detectors of one expert on the images of its classes, with its own head without "others"."""
     experts_C = images.experts_C
     labels, held_labels = (torch.from_numpy(labels).long() for labels in (images.labels_N, images.held_labels_M))
     slot_C = torch.from_numpy(np.cumsum(experts_C == expert) - 1)
@@ -175,14 +178,14 @@ def _fit_expert(expert: int, head: Head, images: KnownImages) -> tuple[Suite, Re
 
 
 def _read_parts(file: Path) -> dict[str, dict[str, Tensor]]:
-    """The stored tensors by their part, then by their name in it.
+    """Read the stored tensors: part → name in the part → tensor.
 
     Raises:
         MofeError: the file is missing or damaged.
     """
     try:
         tensors = load_file(file)
-    except Exception as error:  # safetensors has errors of its own
+    except Exception as error:  # safetensors raises its own classes of errors
         raise MofeError(f"{file} cannot be read: {error}") from error
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -80,9 +80,9 @@ def resample_metrics(
         id_RK = _counts(id_rng, place[:n], rows, len(distinct_K))
         ood_RK = _counts(ood_rng, place[n:], rows, len(distinct_K))
         threshold_R1 = (id_RK[:, ::-1].cumsum(axis=1) >= kept).argmax(axis=1)[:, None]
-        let_in_R1 = np.take_along_axis(ood_RK[:, ::-1].cumsum(axis=1), threshold_R1, axis=1)
+        accepted_R1 = np.take_along_axis(ood_RK[:, ::-1].cumsum(axis=1), threshold_R1, axis=1)
         below_twice_RK = 2 * ood_RK.cumsum(axis=1) - ood_RK  # a tie counts half
-        fpr95.append(let_in_R1[:, 0] / m)
+        fpr95.append(accepted_R1[:, 0] / m)
         auroc.append((id_RK * below_twice_RK).sum(axis=1) / (2 * n * m))
     return np.concatenate(fpr95), np.concatenate(auroc)
 

@@ -47,7 +47,7 @@ class SHE:
         empty = (count_C == 0).nonzero()
         if total_CD is None or len(empty):
             which = "there is" if total_CD is None else f"class {int(empty[0])} has"
-            raise MofeError(f"{which} no training image that is predicted correctly, so SHE has no pattern of it")
+            raise MofeError(f"{which} no training image that is predicted correctly, so SHE has no pattern")
         return cls(total_CD / count_C[:, None])
 
     def score(self, z_BD: Tensor, predicted_B: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the models made of a batch of images: all that a detector of any feature space scores it by."""
+"""Outputs of the models for a batch of images: the inputs of the detectors in all feature spaces."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class Seen(NamedTuple):
-    """B images, C classes, D features; float32, on the CPU."""
+    """Outputs of the models for B images, with C classes and D features; float32, on the CPU."""
 
     tuned_BD: Tensor
-    """Embeddings of the fine-tuned model."""
+    """Embeddings by the fine-tuned model."""
     logits_BC: Tensor
     """Logits of the fine-tuned model, without "others"."""
     experts_B: np.ndarray
     """Experts that the images were routed to."""
     pretrained_BD: Tensor = torch.empty(0)
-    """Embeddings of the pre-trained backbone; empty where no space reads them."""
+    """Embeddings by the pre-trained backbone; empty where no space reads them."""
     local_B: Tensor = torch.empty(0)
-    """What the patches show: see :class:`mofe.inference.local_score.LocalScores`; empty without texts."""
+    """Scores of the patches, see :class:`mofe.inference.local_score.LocalScores`; empty without texts."""

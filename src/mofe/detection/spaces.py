@@ -1,8 +1,10 @@
-"""Feature spaces with the detectors fitted in them; each knows the names of its scores, and what it reads.
+"""Feature spaces with the detectors that are fitted in them.
 
-``pretrained`` (the pre-trained backbone, a linear probe on it), ``tuned`` (the fine-tuned model's embeddings, a linear
-probe on them) and ``expert`` (the fine-tuned embeddings of each expert's classes alone, under its own head: an image is
-scored by the expert that it is routed to). The fourth, ``text``, is :class:`mofe.detection.text_space.TextSpace`.
+- ``pretrained``: embeddings by the pre-trained backbone, with a linear probe as head.
+- ``tuned``: embeddings by the fine-tuned model, with a linear probe as head.
+- ``expert``: for each expert, the fine-tuned embeddings of its classes, with its own head. The expert that an image is
+  routed to scores it.
+- ``text``: see :class:`mofe.detection.text_space.TextSpace`.
 """
 
 from collections.abc import Sequence
@@ -20,23 +22,23 @@ from mofe.detection.suite import Suite
 
 
 class ScoreSpace(Protocol):
-    """What every feature space can say of its scores."""
+    """Interface of every feature space."""
 
     reads_pretrained: ClassVar[bool]
-    """Whether it needs what the pre-trained backbone makes of an image."""
+    """Whether its scores need the embeddings by the pre-trained backbone."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of its scores, with the space before the dot."""
+        """Names of the scores, with the space before the dot."""
         ...
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """Every score of B images, float64 (B,)."""
+        """Score B images: each of :attr:`names`, float64 (B,)."""
         ...
 
 
 class Head(NamedTuple):
-    """A linear head."""
+    """A linear head with Q outputs."""
 
     weight_QD: Tensor
     bias_Q: Tensor
@@ -44,7 +46,7 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PretrainedSpace:
-    """The embeddings of the pre-trained backbone."""
+    """Detectors on the embeddings by the pre-trained backbone."""
 
     suite: Suite
     knn: ExpertKNN
@@ -56,9 +58,9 @@ class PretrainedSpace:
         return ("pretrained.knn", *(f"pretrained.{name}" for name in self.suite.names))
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """The scores :attr:`names`, float64 (B,).
+        """Score B images: each of :attr:`names`, float64 (B,).
 
-        Embeddings are rounded to float16, as those are that the detectors were fitted on: extract stores them so.
+        Embeddings are rounded to float16, because the detectors were fitted on the float16 values that extract stored.
         """
         z_BD = seen.pretrained_BD.half().float()
         found = {"pretrained.knn": _neighbour_scores(self.knn, z_BD)}
@@ -67,12 +69,12 @@ class PretrainedSpace:
 
 @dataclass(frozen=True, eq=False)
 class TunedSpace:
-    """The embeddings of the fine-tuned model."""
+    """Detectors on the embeddings by the fine-tuned model."""
 
     suite: Suite
     knn: ExpertKNN
     heads: tuple[Head, ...]
-    """Of every expert, "others" last; none where there is one expert."""
+    """Head of each expert, "others" last; empty where there is one expert."""
     reads_pretrained: ClassVar[bool] = False
 
     @property
@@ -81,7 +83,7 @@ class TunedSpace:
         return ("tuned.knn", *(f"tuned.{name}" for name in self.suite.names), *(["tuned.mos"] if self.heads else []))
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """The scores :attr:`names`, float64 (B,)."""
+        """Score B images: each of :attr:`names`, float64 (B,)."""
         z_BD = seen.tuned_BD
         found = {"tuned.knn": _neighbour_scores(self.knn, z_BD)}
         found |= {f"tuned.{name}": score.numpy() for name, score in self.suite.score(z_BD).items()}
@@ -92,16 +94,16 @@ class TunedSpace:
 
 @dataclass(frozen=True, eq=False)
 class ExpertSpace:
-    """The embeddings of the fine-tuned model, expert by expert."""
+    """Detectors on the embeddings by the fine-tuned model, separate for each expert."""
 
     suites: tuple[Suite, ...]
     detectors: tuple[str, ...]
-    """Those that every expert has."""
+    """Names of the detectors that all experts have."""
     reads_pretrained: ClassVar[bool] = False
 
     @classmethod
     def of(cls, suites: Sequence[Suite], detectors: Sequence[str]) -> Self:
-        """The space of the experts' suites, with those of ``detectors`` that all of them allow."""
+        """Make the space from the experts' suites, with those of ``detectors`` that all suites have."""
         everywhere = (name for name in detectors if all(name in suite.names for suite in suites))
         return cls(tuple(suites), tuple(everywhere))
 
@@ -111,7 +113,7 @@ class ExpertSpace:
         return tuple(f"expert.{name}" for name in self.detectors)
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """The scores :attr:`names`, float64 (B,)."""
+        """Score B images: each of :attr:`names`, float64 (B,)."""
         found = {name: np.empty(len(seen.tuned_BD)) for name in self.detectors}
         for expert, suite in enumerate(self.suites):
             mine = np.flatnonzero(seen.experts_B == expert)
@@ -123,5 +125,5 @@ class ExpertSpace:
 
 
 def _neighbour_scores(knn: ExpertKNN, z_BD: Tensor) -> np.ndarray:
-    """Scores by the one index of all known images, float64 (B,)."""
+    """KNN scores in the index of all known images, float64 (B,)."""
     return knn.score(z_BD.numpy(), np.zeros(len(z_BD), int)).astype(float)

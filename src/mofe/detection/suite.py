@@ -119,7 +119,7 @@ class Suite:
         return (*UNFITTED, *self.fitted)
 
     def score(self, z_BD: Tensor) -> dict[str, Tensor]:
-        """Every score of B images, float64 (B,)."""
+        """Score B images: each of :attr:`names`, float64 (B,)."""
         z_BD = z_BD.float()
         head = self.weight_CD, self.bias_C
         logits_BC = z_BD @ self.weight_CD.T + self.bias_C
@@ -133,7 +133,7 @@ class Suite:
         found = {name: score(logits_BC) for name, score in by_logits.items()}
         by_shaping = {"ash_p": ash_p, "ash_b": ash_b, "ash_s": ash_s, "scale": scale}
         found |= {name: head_energy(shape(z_BD), *head) for name, shape in by_shaping.items()}
-        asks: dict[str, Callable[[Any], Tensor]] = {
+        scorers: dict[str, Callable[[Any], Tensor]] = {
             "temperature": lambda detector: detector.score(logits_BC),
             "kl_matching": lambda detector: detector.score(logits_BC),
             "react": lambda detector: detector.score(z_BD, *head),
@@ -141,7 +141,7 @@ class Suite:
             "nnguide": lambda detector: detector.score(z_BD, logits_BC),
         }
         for name, detector in self.fitted.items():
-            found[name] = asks[name](detector) if name in asks else detector.score(z_BD)
+            found[name] = scorers[name](detector) if name in scorers else detector.score(z_BD)
         return {name: values_B.double() for name, values_B in found.items()}
 
     def tensors(self) -> dict[str, Tensor]:

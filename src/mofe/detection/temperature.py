@@ -35,13 +35,13 @@ class TemperatureScaling:
         """
         logits_NC, labels_N = logits_NC.double(), check_labels(labels_N, len(logits_NC), logits_NC.shape[1])
         if not len(logits_NC):
-            raise MofeError("there are no held-out images: a temperature is fitted on them")
+            raise MofeError("there are no held-out images to fit a temperature on")
         own_N1 = logits_NC.gather(1, labels_N[:, None])
-        hopeless = int((~own_N1.isfinite()).sum())
-        if hopeless:
+        without_logit = int((~own_N1.isfinite()).sum())
+        if without_logit:
             raise MofeError(
-                f"{hopeless} of {len(logits_NC)} held-out images have no finite logit at their own class, so no "
-                "temperature makes it likely: leave them out"
+                f"{without_logit} of {len(logits_NC)} held-out images have no finite logit at their own class, so no "
+                "temperature makes that class likely: leave them out"
             )
         lead_NC = logits_NC - own_N1
 

@@ -38,7 +38,7 @@ class TextSpace:
     """Weights of COOkeD's linear probe on projected embeddings that are not normalised."""
     probe_bias_C: Tensor
     gda: GDA | None
-    """None where the data does not allow it."""
+    """GDA's classifier; None if the data does not allow it."""
     reads_pretrained: ClassVar[bool] = True
 
     @classmethod
@@ -48,11 +48,14 @@ class TextSpace:
         """Fit every detector that the data allows.
 
         Args:
-            texts: of the classes.
-            known_ND: training images under the pre-trained backbone.
-            labels_N: their classes, 0 … C − 1.
-            held_MD: images that are not among them.
-            held_labels_M: their classes.
+            texts: texts of the classes.
+            known_ND: embeddings of the training images by the pre-trained backbone.
+            labels_N: classes of the training images, 0 … C − 1.
+            held_MD: embeddings of held-out images.
+            held_labels_M: classes of the held-out images.
+
+        Returns:
+            The space, and the reason for each score that could not be fitted.
         """
         starts = range(0, len(known_ND), CHUNK)
         chunks = (torch.from_numpy(known_ND[start : start + CHUNK]) for start in starts)
@@ -89,9 +92,9 @@ class TextSpace:
         return tuple(f"text.{name}" for name in found)
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
-        """Every score of B images, float64 (B,).
+        """Score B images: each of :attr:`names`, float64 (B,).
 
-        The run's own model is COOkeD's classifier that was trained on the images.
+        The run's own model takes the part of COOkeD's classifier that was trained on the images.
         """
         texts, scale = self.texts, self.texts.logit_scale
         image_BP = texts.project(seen.pretrained_BD)

@@ -75,5 +75,5 @@ def read_texts(uri: str | UPath) -> tuple[TextInfo, Texts | None]:
     content = locations.read_bytes(folder / TENSORS, "text embeddings")
     try:
         return info, Texts.of_tensors(load(content))
-    except Exception as error:  # safetensors has errors of its own; TypeError if a tensor is unknown or missing
+    except Exception as error:  # safetensors has its own classes of errors; TypeError: unknown or missing tensor
         raise MofeError(f"{folder / TENSORS} does not hold the texts: {' '.join(str(error).split())}") from error

@@ -1,1 +1,1 @@
-"""The parameters of the pipelines: read from a file and the command line, and held against what each may be."""
+"""The parameters of the pipelines: reads them from a file and the command line, and checks their values."""

@@ -1,4 +1,4 @@
-"""The parameters that somebody gives a pipeline: read from a file and from NAME=VALUE, held against what it takes."""
+"""Reads parameters from a file and from NAME=VALUE, and checks their names and types against a pipeline."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ _KINDS = {
 
 
 def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """The parameters of a YAML file, and of ``--set name=value …``, which override them.
+    """Read the parameters of a YAML file, and those of ``--set name=value …``, which override the file.
 
     Raises:
-        MofeError: there is no such file, it cannot be read, or it holds something else.
+        MofeError: the file does not exist, cannot be read, or does not hold parameters.
     """
     try:
         content = _yaml(file.read_text(encoding="utf-8"), str(file))
@@ -36,12 +36,12 @@ def read_parameters(file: Path, settings: Sequence[str]) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise MofeError(f"{file} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise MofeError(f"{file} must hold parameters, one 'name: value' a line")
+        raise MofeError(f"{file} must hold parameters, one 'name: value' per line")
     return {**content, **settings_of(settings)}
 
 
 def settings_of(settings: Sequence[str]) -> dict[str, Any]:
-    """The values of ``--set name=value …``."""
+    """Parse the values of ``--set name=value …``."""
     given: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -54,12 +54,12 @@ def settings_of(settings: Sequence[str]) -> dict[str, Any]:
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError of what looks like a date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError comes from text like a date
         raise MofeError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
-    """The parameters of a compiled pipeline: name → its type, default and description."""
+    """Read the parameters of a compiled pipeline: name → its type, default and description."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     root = next(iter(yaml.load_all(pipeline.read_text(encoding="utf-8"), loader)))["root"]
     return dict(root["inputDefinitions"]["parameters"])
@@ -68,19 +68,20 @@ def pipeline_parameters(pipeline: Path) -> dict[str, dict[str, Any]]:
 def check_parameters(
     given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str, *, complete: bool = True
 ) -> dict[str, Any]:
-    """Refuse unknown names, missing values and values of another type, before any work.
+    """Check names, types and values of parameters before any work begins.
 
     Args:
         given: name → value.
-        known: from :func:`pipeline_parameters`.
-        where: named in errors.
+        known: result of :func:`pipeline_parameters`.
+        where: source of the values, for error messages.
         complete: whether every parameter without a default must be given.
 
     Returns:
-        The values, each of the pipeline's type.
+        The values, converted to the types of the pipeline.
 
     Raises:
-        MofeError: names the parameter, the value, and what was expected; or a URI carries a password.
+        MofeError: a name is unknown, a value is missing, has another type or is not allowed, or a URI contains a
+            password. The message names the parameter, its value, and the allowed values.
     """
     from mofe.parameters.rules import check_passwords, check_values
 
@@ -93,23 +94,23 @@ def check_parameters(
 
 
 def _coerce(name: str, value: Any, known: Mapping[str, Mapping[str, Any]], where: str) -> Any:
-    """A value as the pipeline's type: a whole number where a float or text is wanted, and text that is a float."""
+    """Convert a value to the pipeline's type: a whole number to a float or to text, and text to a float."""
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(known))}"
         raise MofeError(f"{where}: the pipeline has no parameter {name!r}{hint}")
     kind, wanted = _KINDS[known[name]["parameterType"]]
     if kind is float and (type(value) is int or (isinstance(value, str) and _is_number(value))):
-        return float(value)  # YAML takes 1e-4 for text
+        return float(value)  # YAML reads 1e-4 as text
     if kind is str and type(value) is int and str(known[name].get("defaultValue")).isdecimal():
-        return str(value)  # of CPUs and accelerators, which Kubeflow takes as text
+        return str(value)  # numbers of CPUs and accelerators, which Kubeflow takes as text
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise MofeError(f"{where}: {name} = {value!r} is not {wanted}")
     return value
 
 
 def _require(given: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]], where: str) -> None:
-    """Refuse to start without a parameter that has no default."""
+    """Raise MofeError if a parameter without a default is missing."""
     for name, spec in known.items():
         if name not in given and "defaultValue" not in spec and not spec.get("isOptional"):
             raise MofeError(f"{where}: the parameter {name} is missing: {spec.get('description', '')}")

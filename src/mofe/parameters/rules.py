@@ -1,7 +1,7 @@
-"""What every parameter of the pipelines, and every number on the command line, may be; checked before any work.
+"""Allowed values of the pipelines' parameters and of the numbers on the command line, checked before any work.
 
-A stage checks again what it is given, since on a cluster nothing stands between it and a form. Here a whole file of
-parameters is refused in a second, and not by its last stage after a day.
+A check here takes a second, and finds an invalid value before the stage that uses it, which may run after a day. Each
+stage checks its parameters again, because on a cluster they may come from a form in the UI.
 """
 
 import math
@@ -69,7 +69,7 @@ RULES: dict[str, Rule] = {
     "evaluation_images_per_class": _COUNT,
     "images_per_class": _COUNT,
     "max_rejected": between(0, 1),
-    "backbone": _like(r"(?s).*\S.*", "must be a name of timm's, or hf-hub:…"),
+    "backbone": _like(r"(?s).*\S.*", "must be the name of a timm model, or hf-hub:…"),
     "backbone_args": Rule(lambda value: all(isinstance(name, str) for name in value), "must have names for keys"),
     "weights": _like(
         r"(?s)|random|.*\.(safetensors|pth|pt|bin)", 'must be "", random, or a .safetensors, .pth, .pt or .bin file'
@@ -78,7 +78,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("text_model", "text_weights"), _TEXT),
     "text_templates": Rule(
         lambda value: bool(value) and all("{}" in template for template in value),
-        "must hold sentences with {} in the place of a name",
+        "must hold sentences with {} in the place of the class name",
     ),
     "text_negatives": Rule(lambda value: value == 0 or value >= 100, "must be 0, or at least 100"),
     "text_embeddings": _like(r"(?s)|.*\.safetensors", 'must be "" or a .safetensors file'),
@@ -90,7 +90,7 @@ RULES: dict[str, Rule] = {
     "inference_batch_size": recipe.RULES["batch_size"],
     "num_workers": between(0, 1024),
     "precision": one_of("auto", "bf16", "fp32"),
-    "accelerator": _like(_LABEL, "must be the name of a resource, as nvidia.com/gpu"),
+    "accelerator": _like(_LABEL, "must be the name of a resource, such as nvidia.com/gpu"),
     **dict.fromkeys(
         ("accelerators", "train_accelerators"),
         Rule(lambda value: value.isdecimal() and int(value) <= 64, "must be a whole number between 0 and 64"),
@@ -99,19 +99,19 @@ RULES: dict[str, Rule] = {
     "num_nodes": between(1, 4096),
     "node_resources": Rule(
         lambda value: all(re.fullmatch(_LABEL, name) and _is_quantity(item) for name, item in value.items()),
-        'must hold quantities by the names of resources, as {"nvidia.com/gpu": 8}',
+        'must map names of resources to quantities, such as {"nvidia.com/gpu": 8}',
     ),
     "node_selector": Rule(
         lambda value: all(re.fullmatch(_LABEL, name) and _is_label(item) for name, item in value.items()),
-        "must hold the values of labels by their keys, all text",
+        'must map keys of labels to values, all text, such as {"pool": "gpu"}',
     ),
     "tolerations": Rule(
         lambda value: all(_is_toleration(item) for item in value),
-        "must hold tolerations as Kubernetes writes them: key, operator (Exists or Equal), value, effect (NoSchedule, "
-        "PreferNoSchedule or NoExecute), tolerationSeconds",
+        "must hold tolerations in the syntax of Kubernetes: key, operator (Exists or Equal), value, effect "
+        "(NoSchedule, PreferNoSchedule or NoExecute), tolerationSeconds",
     ),
-    "cpu": _like(r"\d+(\.\d+)?|\d+m", "must be a number of CPUs, as 8 or 500m"),
-    "memory": _like(r"\d+([EPTGMK]i?)?", "must be a size, as 32Gi"),
+    "cpu": _like(r"\d+(\.\d+)?|\d+m", "must be a number of CPUs, such as 8 or 500m"),
+    "memory": _like(r"\d+([EPTGMK]i?)?", "must be a size, such as 32Gi"),
     "credentials": _like(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "must be the name of a Secret"),
     "images": Rule(
         lambda value: bool(value) and all(isinstance(place, str) and place.strip() for place in _listed(value)),
@@ -121,7 +121,7 @@ RULES: dict[str, Rule] = {
     "shard": _COUNT,
     "threshold": Rule(
         lambda value: _is_threshold(value),
-        "must be tpr=SHARE (above 0, up to 1), fpr=SHARE (from 0, below 1) or a number",
+        "must be tpr=SHARE (more than 0, at most 1), fpr=SHARE (at least 0, less than 1) or a number",
     ),
     "score": _like(r"[a-z0-9_+]+(\.[a-z0-9_+]+)?", "must be the name of a score"),
     "neighbours": between(0, 1000),
@@ -129,25 +129,28 @@ RULES: dict[str, Rule] = {
     "configurations": Rule(lambda value: all(isinstance(item, dict) for item in value), "must hold mappings"),
     "seeds": Rule(
         lambda value: 0 < len(set(value)) == len(value) and all(seed == int(seed) >= 0 for seed in value),
-        "must hold whole numbers of at least 0, each once",
+        "must hold whole numbers that are at least 0, each number once",
     ),
     "port": between(1, 65_535),
     "max_megabytes": between(1, 1 << 20),
     "max_images": between(1, 1 << 20),
 }
-"""By name; one name means the same wherever it appears. ``ood_data`` has a check of its own."""
+"""Rule of each parameter by name; a name has the same meaning in all pipelines and commands.
+
+``ood_data`` is not listed, because :func:`mofe.data.ood_sets.check_sets` checks it.
+"""
 
 
 def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None) -> None:
-    """Refuse values that cannot be meant.
+    """Check values against :data:`RULES`, and values that must fit together.
 
     Args:
         given: name → value, of the right types.
-        where: named in errors.
-        defaults: of a pipeline's parameters, to check what must agree.
+        where: source of the values, for error messages.
+        defaults: defaults of the pipeline's other parameters.
 
     Raises:
-        MofeError: names the parameter, its value, and what is allowed.
+        MofeError: a value is not allowed; the message names the parameter, its value, and the allowed values.
     """
     for name, value in given.items():
         _check(name, value, where)
@@ -157,8 +160,8 @@ def check_values(given: Mapping[str, Any], where: str, defaults: Mapping[str, An
             check_sets(given["ood_data"])
         if str(given.get("threshold", "")).strip().startswith("fpr") and not given.get("unknown"):
             raise MofeError(
-                f"threshold = {given['threshold']!r} must be tpr=SHARE or a number: fpr needs images that are known to "
-                "be unknown, which mofe detect takes with --unknown"
+                f"threshold = {given['threshold']!r} must be tpr=SHARE or a number, because fpr=SHARE needs examples "
+                "of unknown images: give them to mofe detect by --unknown"
             )
         if {"shards", "train_data"} <= together.keys():
             check_shards(together["shards"])
@@ -179,7 +182,7 @@ def _check(name: str, value: Any, where: str) -> None:
 
 
 def _check_run(parameters: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
-    """What one training is asked to do."""
+    """Check the parameters of one training run: ``parameters``, changed by the ``settings`` of a configuration."""
     for name, value in settings.items():
         _check(name, value, where)
     run = {**parameters, **settings}
@@ -189,10 +192,10 @@ def _check_run(parameters: Mapping[str, Any], settings: Mapping[str, Any], where
 
 
 def check_passwords(value: Any) -> None:
-    """Refuse URIs with passwords, however deep in a value.
+    """Check that no URI in a value, at any depth, contains a password.
 
     Raises:
-        MofeError: there is one; the message does not show the password.
+        MofeError: a URI contains one; the message does not show the password.
     """
     if isinstance(value, str):
         check_uri(value)

@@ -1,1 +1,1 @@
-"""What runs a compiled pipeline: this machine, its containers, Kubeflow. The only modules that import kfp."""
+"""Runs compiled pipelines: in processes or containers of this machine, or on Kubeflow. No other modules import kfp."""

@@ -1,6 +1,7 @@
-"""What a person at a terminal sees of a run on this machine, and what is noted of it.
+"""Shows a run on this machine at the terminal, and records it.
 
-A line for each stage, and under it, while it runs, its latest progress; all that it said is in its log.
+The terminal gets one line per finished stage, and the latest progress of the current stage below. The log of a stage
+holds its whole output.
 """
 
 import json
@@ -17,7 +18,10 @@ from mofe.runners.stage_log import exception_in
 
 
 class Console:
-    """The lines of a run, and its record in the folder of its logs."""
+    """Terminal output of a run, and its record in the folder ``logs``.
+
+    ``after_stage`` is a function that is called after each stage that ran.
+    """
 
     def __init__(self, logs: Path, record: RunRecord):
         self.logs = logs
@@ -28,27 +32,35 @@ class Console:
         record.write(logs)
 
     def note_cached(self, stage: str, label: str, key: str, outputs: dict[str, Any]) -> None:
-        if all(execution.key != key for execution in self.record.executions):  # once is enough, if asked for twice
+        """Record a stage that was found in the cache, once per key."""
+        if all(execution.key != key for execution in self.record.executions):
             self._done(Execution(stage, label, True, 0.0))
             self.note_outputs(key, outputs)
 
     def note_outputs(self, key: str, outputs: dict[str, Any]) -> None:
-        """Note what the latest stage has made."""
+        """Record the outputs of the latest stage."""
         latest = self.record.executions[-1]
         latest.key = key
         latest.outputs = {name: _place(output) for name, output in outputs.items()}
         self.record.write(self.logs)
 
     def note_failure(self, message: str) -> str:
-        """Note why the run ends."""
+        """Record the message with which the run ends; return it."""
         self.record.failure = message
         self.record.write(self.logs)
         self._clear()
         return message
 
     def execute(self, command: list[str], run: Callable[[Callable[[bytes], None]], int]) -> int:
-        """Run a stage with its output in a log; note whether and why it failed. After a failure nothing is begun."""
-        if self.record.failure:  # kfp would go through the other iterations of a loop first
+        """Run a stage with its output in a log, and record its result; return its exit status.
+
+        It does not start a stage after another one has failed, because kfp would finish the loop first.
+
+        Args:
+            command: command of the stage, as kfp makes it.
+            run: function that runs the command. It takes a function to call with each piece of output.
+        """
+        if self.record.failure:
             return 1
         stage = command[command.index("--function_to_execute") + 1]
         inputs = json.loads(command[command.index("--executor_input") + 1])["inputs"]
@@ -99,7 +111,7 @@ class Console:
 
 
 def label_of(arguments: dict[str, Any]) -> str:
-    """What tells executions of a stage apart: its data set's name, the run that it configures, or its shard."""
+    """Text that distinguishes executions of a stage: its data set, its run of a comparison, or its shard."""
     if "name" in arguments:
         label = str(arguments["name"])
         return "" if label == "train" else label
@@ -110,7 +122,7 @@ def label_of(arguments: dict[str, Any]) -> str:
 
 
 def _data_set(arguments: dict[str, Any]) -> str:
-    """The name of the evaluation set whose images, or parts of whose scores, a stage is given."""
+    """Name of the evaluation set whose images, or whose parts of scores, a stage takes; "" if it takes neither."""
     for argument, file, key in (("images", "dataset.json", "name"), ("parts", "part.json", "dataset")):
         given = arguments.get(argument)
         given = given[0] if isinstance(given, list) and given else given
@@ -123,22 +135,23 @@ def _data_set(arguments: dict[str, Any]) -> str:
 
 
 def format_stage(stage: str, label: str) -> str:
+    """Name of a stage with its label in parentheses, if any."""
     return f"{stage} ({label})" if label else stage
 
 
 def _place(output: Any) -> Any:
-    """An artifact by where it is, several by where they are, a parameter by its value."""
+    """The URI of an artifact, the URIs of a list of artifacts, or the value of a parameter."""
     if isinstance(output, list):
         return [_place(item) for item in output]
     return getattr(output, "uri", output)
 
 
 def _cause(log: Path, status: int) -> str:
-    """Why a stage failed, in one line: the exception that ended it, or the signal."""
+    """Why a stage failed, in one line: the exception that ended it, the signal, or its last line."""
     text = log.read_text("utf-8", errors="replace")
     kind, cause = exception_in(text)
     if kind == "MofeError" and " is damaged" in cause:
-        return f"{cause} (remove its folder, and the next run does)"
+        return f"{cause} (remove its folder, and the next run makes it)"
     if cause:
         return cause
     if status < 0 or status in (137, 143):

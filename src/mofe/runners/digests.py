@@ -1,8 +1,8 @@
-"""Content digests: the tag of a stage's image says what the stage is made of.
+"""Content digests for the tags of the stages' images.
 
-Kubeflow's cache, local or on a cluster, looks at the image string and not inside the image. So the tag is
+Kubeflow's cache, local or on a cluster, compares the image string and not the content of the image. So the tag is
 ``<version>-<digest>``, where the digest covers the source files that the stage imports, its target of the Dockerfile
-and the pinned versions. Editing a file then runs again the stages that import it, and those below them, and no others.
+and the pinned versions. After a file was edited, only the stages that import it and those below them run again.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ PACKAGE = "mofe"
 
 
 def compiled_pipeline(name: str) -> Path:
-    """A compiled pipeline: ``mofe.yaml``, ``sharded.yaml``, ``tables.yaml`` or ``detect.yaml``."""
+    """Path of a compiled pipeline: ``mofe.yaml``, ``sharded.yaml``, ``tables.yaml`` or ``detect.yaml``."""
     return _root() / "compiled" / name
 
 
 def stamp(pipeline: str, registry: str | None = None) -> str:
-    """A compiled pipeline with content digests for tags.
+    """Replace the tags in a compiled pipeline by content digests.
 
     Args:
-        pipeline: the YAML, with images ``REGISTRY/mofe-TARGET:VERSION``.
-        registry: put in place of the registry in the YAML; None leaves it.
+        pipeline: YAML with images ``REGISTRY/mofe-TARGET:VERSION``.
+        registry: new registry of the images; None keeps the one in the YAML.
     """
     executor, lines = "", []
     for line in pipeline.splitlines(keepends=True):
@@ -43,22 +43,25 @@ def stamp(pipeline: str, registry: str | None = None) -> str:
 
 
 def present_image(stage: str, image: str, registry: str | None = None) -> str:
-    """The image that holds the present code of a stage.
+    """Name of the image that holds the present code of a stage.
 
     Args:
-        stage: its name.
-        image: the one to replace: ``REGISTRY/mofe-TARGET:TAG``.
-        registry: put in place of its registry; None leaves it.
+        stage: name of the stage.
+        image: image to replace: ``REGISTRY/mofe-TARGET:TAG``.
+        registry: new registry; None keeps that of ``image``.
+
+    Raises:
+        ValueError: ``image`` does not have this form, or there is no such stage.
     """
     found = re.fullmatch(r"(\S+)/(mofe-([a-z]+)):\S+", image)
     if found is None:
-        raise ValueError(f"{image} is no image of ours")
+        raise ValueError(f"{image} is not a mofe image")
     place, name, target = found.groups()
     return f"{registry or place}/{name}:{__version__}-{stage_digest(stage, target)}"
 
 
 def stage_digest(stage: str, target: str) -> str:
-    """12 hexadecimal digits over everything in this repository that the stage runs."""
+    """12 hexadecimal digits of a digest over all files of this repository that the stage runs."""
     module = f"{PACKAGE}.stages.{stage}"
     if module not in _import_graph().modules:
         raise ValueError(f"{stage} is not a stage")
@@ -66,7 +69,7 @@ def stage_digest(stage: str, target: str) -> str:
 
 
 def package_digest(target: str) -> str:
-    """12 hexadecimal digits over the whole package and ``target``: the tag of an image that runs no stage."""
+    """12 hexadecimal digits of a digest over the whole package and ``target``, for an image that runs no stage."""
     folders = os.walk(_root(), followlinks=True)  # in a checkout the compiled pipelines are a link
     files = (Path(folder, name) for folder, _, names in folders for name in names if "__pycache__" not in folder)
     return _digest(sorted(files), target)
@@ -82,11 +85,11 @@ def _digest(files: Sequence[Path], target: str) -> str:
 
 
 def source_files(module: str) -> list[Path]:
-    """The files of this package that ``module`` may run or read.
+    """Files of this package that ``module`` may run or read.
 
-    They are the modules that it imports, those whose full names stand in their code as texts (MLflow or a process of
-    their own runs these), the packages above them, and the templates and stubs beside them (a lazy package reads its
-    stub).
+    They are the modules that it imports directly or indirectly, and the packages above these. They include modules
+    whose full name is a string in that code, because MLflow or another process runs these, and the templates and stubs
+    with the same name as a module, because a lazy package reads its stub.
     """
     graph = _import_graph()
     reached: set[str] = set()
@@ -106,7 +109,7 @@ def source_files(module: str) -> list[Path]:
 
 
 def dockerfile_target(dockerfile: str, target: str) -> str:
-    """The part of a Dockerfile that builds ``target``: its section, those it builds upon, those it copies from."""
+    """The part of a Dockerfile that builds ``target``: its section, and the sections it builds upon or copies from."""
     sections: dict[str, tuple[list[str], str]] = {}
     for section in re.split(r"(?m)^(?=FROM )", dockerfile)[1:]:
         _, parent, _, name = section.split("\n", 1)[0].split()  # FROM parent AS name
@@ -122,7 +125,7 @@ def dockerfile_target(dockerfile: str, target: str) -> str:
 
 
 def images_of(stamped: str) -> dict[str, set[str]]:
-    """The images that a stamped pipeline names: target of the Dockerfile → full names with tags."""
+    """Images that a stamped pipeline names: target of the Dockerfile → full names with tags."""
     images: dict[str, set[str]] = {}
     for image, target in re.findall(r"(?m)^\s+image: (\S+/mofe-([a-z]+):\S+)\s*$", stamped):
         images.setdefault(target, set()).add(image)

@@ -1,8 +1,8 @@
-"""Stages in containers on this machine: what they see of it, and the cure for a flaw of kfp's local Docker runner.
+"""Runs stages in containers on this machine, and chooses what the containers can access.
 
-kfp 2.17 starts containers with ``auto_remove=True`` and takes one that is gone for one that succeeded, so a failed
-stage is reported as a success. Here a container is created, started, followed, waited for and only then removed, so its
-exit status is never lost.
+It replaces a part of kfp's local Docker runner. kfp 2.17 starts containers with ``auto_remove=True`` and reports a
+removed container as a success, even if it failed. This module removes a container only after it has read the exit
+status.
 """
 
 import os
@@ -17,17 +17,17 @@ from mofe.data.archives import ARCHIVES
 from mofe.errors import MofeError
 from mofe.storage import locations
 
-PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
-"""Variables of this process that stages get: what a Secret gives them on a cluster, and how to behave."""
+PASSED_VARIABLES = re.compile(r"(AWS|AZURE|GOOGLE|HF|KFP|MLFLOW|MOFE|MKL|OMP|OPENBLAS)_")
+"""Environment variables that stages get from this process. On a cluster they come from a Secret or an image."""
 WITH_NEIGHBOURS = (".csv", ".parquet", *ARCHIVES)
-"""Files beside which there may be others that a stage reads: images, ``synsets.csv``."""
+"""Suffixes of data files. A stage may read other files in the same folder: images, ``synsets.csv``."""
 
 
 def require_engine() -> None:
-    """Refuse to start where no container engine answers.
+    """Check that a container engine answers.
 
     Raises:
-        MofeError: says what was tried.
+        MofeError: no container engine answers.
     """
     from docker.client import DockerClient
     from docker.errors import DockerException
@@ -51,16 +51,16 @@ def run_container(
     stoppable: Callable[[Callable[[int], None]], AbstractContextManager[Any]] = nullcontext,
     **options: Any,
 ) -> int:
-    """Run a command in a container to its end; its exit status.
+    """Run a command in a container to its end; return its exit status.
 
     Args:
-        client: a ``docker.DockerClient``.
-        image: full name with tag; pulled if the engine does not have it.
-        command: what to run.
-        volumes: host folders, as docker-py takes them.
-        on_output: called with each piece of stdout and stderr.
-        stoppable: a context in which the container runs; given what ends it, whatever the signal, since a container's
-            first process hears of no other.
+        client: ``docker.DockerClient`` to run it with.
+        image: full name with tag; it is pulled if the engine does not have it.
+        command: command and arguments.
+        volumes: host folders to mount, in the form of docker-py.
+        on_output: function that is called with each piece of stdout and stderr.
+        stoppable: context manager around the run. It takes a function that ends the container by SIGKILL, because the
+            first process of a container ignores signals that it does not handle.
         options: further options of ``containers.create``.
     """
     _pull_if_missing(client, image, on_output)
@@ -81,32 +81,36 @@ def _pull_if_missing(client: Any, image: str, on_output: Callable[[bytes], None]
         client.images.pull(image)
 
 
-def surroundings(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
-    """Options of ``containers.create`` that let a stage work here as it does in a process of its own.
+def container_options(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Options of ``containers.create`` with which a stage works in a container as in a process of this machine.
 
-    The work folder, to write to; to read, each local file and folder that the pipeline's parameters name, and of data
-    its folder, since stages read what lies beside it; this machine's network; the user who started the run, to whom
-    the files then belong; memory that loader processes share.
+    The container can write to the work folder. It can read each local file and folder that the pipeline's parameters
+    name, and the folder around a data file, because stages read other files there. It has this machine's network, the
+    user who started the run, so that the files belong to that user, and shared memory for loader processes.
+
+    Args:
+        parameters: parameters of the pipeline.
+        work: work folder of the run.
     """
     return {
         "volumes": _volumes(parameters, work),
-        "environment": {name: value for name, value in os.environ.items() if PASSED_ON.match(name)},
+        "environment": {name: value for name, value in os.environ.items() if PASSED_VARIABLES.match(name)},
         "network_mode": "host",
         "shm_size": "2g",
         "user": f"{os.getuid()}:{os.getgid()}",
-        "working_dir": str(Path.cwd()),  # what relative paths are relative to
+        "working_dir": str(Path.cwd()),  # because parameters may hold relative paths
     }
 
 
 def _volumes(parameters: dict[str, Any], work: Path) -> dict[str, Any]:
-    """What is mounted, each under its own name: the work folder to write to, what parameters name to read."""
+    """Folders and files to mount, each under its own name: the work folder to write to, those of parameters to read."""
     places = {place for place in _local_paths(parameters) if not place.is_relative_to(work)}
     volumes = {str(place): {"bind": str(place), "mode": "ro"} for place in sorted(places)}
     return {**volumes, str(work): {"bind": str(work), "mode": "rw"}}
 
 
 def _local_paths(value: Any) -> Iterator[Path]:
-    """What a parameter's value names: files and folders, and the folders of data and of patterns."""
+    """Yield the local paths to mount for a parameter's value."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _local_paths(item)
@@ -119,7 +123,7 @@ def _local_paths(value: Any) -> Iterator[Path]:
 
 
 def _paths_of_pattern(pattern: str) -> Iterator[Path]:
-    """The folder that a pattern looks into; what matches, where the container has such a folder for itself."""
+    """Yield the folder that a pattern searches, or only the matches where the container has its own such folder."""
     if "://" not in pattern and (matches := locations.glob(locations.resolve(pattern))):
         fixed = pattern.partition("*")[0]
         folder = _absolute(fixed[: fixed.rfind("/") + 1])
@@ -127,17 +131,17 @@ def _paths_of_pattern(pattern: str) -> Iterator[Path]:
 
 
 def _paths_of_place(place: str) -> Iterator[Path]:
-    """A file or folder and, if it is a link, what it leads to; of data the folder."""
+    """Yield a file or folder, or the folder around a data file; if it is a link, also the target."""
     for found in (_absolute(place), Path(place).resolve()):
         has_neighbours = found.is_file() and found.name.endswith(WITH_NEIGHBOURS)
         yield found.parent if has_neighbours and not _is_own(found.parent) else found
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether a container has a folder of this name for itself: ``/opt``, ``/usr/local``."""
+    """Whether a container has its own folder of this name, for example ``/opt`` or ``/usr/local``."""
     return len(folder.parts) <= 2 or folder.parts[1] in ("usr", "etc")
 
 
 def _absolute(place: str) -> Path:
-    """As the stage is given it: links are not followed."""
+    """Make a path absolute without following links, because the stage gets the name of the link."""
     return Path(os.path.normpath(Path(place).absolute()))

@@ -1,7 +1,7 @@
-"""What is changed in kfp.local while a run lasts: it has no hooks of its own.
+"""Replaces parts of kfp.local during a run, because kfp.local has no hooks.
 
-Each part of this module names what kfp 2.17 does and why it is changed; :func:`patched` puts them in place. kfp is
-pinned exactly for their sake. Importing this module imports kfp, which takes seconds.
+Each class and function here says what kfp 2.17 does and why it is replaced; :func:`patched` replaces them. kfp is
+pinned to an exact version because of this. Importing this module imports kfp, which takes seconds.
 """
 
 import os
@@ -18,7 +18,7 @@ from kfp.local.orchestrator import enhanced_dag_orchestrator as orchestrator
 
 from mofe.errors import MofeError
 from mofe.runners.console import Console, format_stage, label_of
-from mofe.runners.docker import run_container, surroundings
+from mofe.runners.docker import container_options, run_container
 from mofe.runners.pipeline_spec import stage_of
 from mofe.runners.processes import StageProcesses
 from mofe.runners.record import Rerun
@@ -33,15 +33,15 @@ def patched(
     never_cached: set[str],
     rerun: Rerun | None,
 ) -> Iterator[None]:
-    """Within it kfp.local runs a pipeline as mofe wants it.
+    """Replace parts of kfp.local within the context.
 
     Args:
-        console: shows and records the stages.
-        stages: ends them by signals.
-        parameters: of the pipeline; they name what containers get to see.
-        work: folder of the run.
+        console: object that shows and records the stages.
+        stages: object that runs the stages, and ends them after a signal.
+        parameters: parameters of the pipeline, which name the files that containers can read.
+        work: work folder of the run.
         never_cached: stages that are never taken from the cache.
-        rerun: the stage that runs again, if this is not a whole pipeline.
+        rerun: stage that runs again, if this is not a whole pipeline.
     """
     caches = Caches(console, never_cached, rerun, work)
     with ExitStack() as patches:
@@ -54,7 +54,7 @@ def patched(
             patches.enter_context(patch.object(module, name, replacement))
         try:
             from kfp.local import docker_task_handler
-        except ImportError:  # docker-py is not installed; kfp says so if it is asked for
+        except ImportError:  # docker-py is not installed; kfp raises an error if the run needs it
             pass
         else:
             in_container = InContainer(console, stages, parameters, work)
@@ -66,8 +66,8 @@ def patched(
 class InProcess:
     """Runs a stage's process, in place of ``run_local_subprocess``.
 
-    kfp 2.17 prints what a stage prints among its own messages, and does not pass on a signal that ends the run. Here
-    the output goes to the stage's log and its latest line to the terminal, and the process ends with the run.
+    kfp 2.17 mixes the output of a stage with its own messages, and does not forward a signal that ends the run. This
+    class writes the output to the stage's log and the latest line to the terminal, and ends the process with the run.
     """
 
     console: Console
@@ -81,8 +81,7 @@ class InProcess:
 class InContainer:
     """Runs a stage's container, in place of ``run_docker_container``.
 
-    kfp 2.17 takes a container that is gone for one that succeeded, and mounts only its own folder: see
-    :mod:`mofe.runners.docker`.
+    kfp 2.17 reports a removed container as a success, and mounts only its own folder: see :mod:`mofe.runners.docker`.
     """
 
     console: Console
@@ -91,18 +90,18 @@ class InContainer:
     work: Path
 
     def __call__(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **options: Any) -> int:
-        around = surroundings(self.parameters, self.work)
-        around["volumes"] |= volumes
-        around["environment"] |= options.get("environment") or {}
-        around["stoppable"] = self.stages.stoppable
-        return self.console.execute(command, lambda out: run_container(client, image, command, on_output=out, **around))
+        ours = container_options(self.parameters, self.work)
+        ours["volumes"] |= volumes
+        ours["environment"] |= options.get("environment") or {}
+        ours["stoppable"] = self.stages.stoppable
+        return self.console.execute(command, lambda out: run_container(client, image, command, on_output=out, **ours))
 
 
 @dataclass
 class Caches:
     """The cache of the run, in place of ``get_local_cache``.
 
-    kfp 2.17 makes a cache that tells nobody when it has an answer, for the folder that is configured when it is asked.
+    kfp 2.17 makes a new cache for each stage, in the folder that is configured then, and does not report hits.
     """
 
     console: Console
@@ -112,7 +111,7 @@ class Caches:
     latest: "RunCache | None" = None
 
     def get(self) -> "RunCache":
-        """The cache of the folder that kfp is configured for."""
+        """Return the cache of the folder that kfp is configured for."""
         root = os.path.join(config.LocalExecutionConfig.instance.pipeline_root, ".cache")  # noqa: PTH118
         if self.latest is None or self.latest.cache_root != root:
             self.latest = RunCache(root, self)
@@ -120,11 +119,11 @@ class Caches:
 
 
 class RunCache(cache.LocalCache):
-    """A cache that says when it had an answer, and knows when it must have none, or one.
+    """A cache that reports hits, misses for stages that are never cached, and fails where a rerun needs a hit.
 
-    kfp 2.17 keys a stage by the name of its component, in which a number tells two tasks of one stage apart, and by its
-    parameters as Python has them, in which 0 and 0.0 differ. Here two tasks of one stage share an entry, and numbers
-    are equal where they are so for Kubeflow.
+    The key of kfp 2.17 contains the name of the component, which differs between two tasks of one stage, and the
+    parameters as Python values, where 0 and 0.0 differ. With the keys here, two tasks of one stage share an entry, and
+    0 equals 0.0, as for Kubeflow.
     """
 
     def __init__(self, root: str, run: Caches):
@@ -134,16 +133,16 @@ class RunCache(cache.LocalCache):
     def compute_key(
         self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **more: Any
     ) -> str:
-        """The key of a stage, which is asked about next."""
+        """Compute the key of a stage, and remember the stage for the call of :meth:`get` that follows."""
         self.stage = stage_of(component_name)
         self.label = label_of(arguments)
         return str(super().compute_key(self.stage, image, full_command, _as_doubles(arguments), **more))
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """What the stage gave; None if it is to run.
+        """Return the outputs of the stage; None if it must run.
 
         Raises:
-            MofeError: one stage of an earlier run is run again, and this one before it would have to run, too.
+            MofeError: one stage of an earlier run runs again, and a stage before it is not in the cache.
         """
         rerun = self.run.rerun
         if rerun and self.stage == rerun.stage:
@@ -160,7 +159,7 @@ class RunCache(cache.LocalCache):
         return outputs
 
     def put(self, key: str, outputs: dict[str, Any]) -> None:
-        """Keep what the stage gave."""
+        """Store the outputs of the stage."""
         if self.stage not in self.run.never_cached:
             super().put(key, outputs)
         self.run.console.note_outputs(key, outputs)
@@ -168,16 +167,16 @@ class RunCache(cache.LocalCache):
     def _missing(self, rerun: Rerun) -> str:
         return (
             f"stage {format_stage(self.stage, self.label)} of run {rerun.earlier.run} is not in the cache, and "
-            f"{rerun.stage} needs it: its outputs are gone, or it depends on a parameter that --set changes. "
-            f"Run the whole pipeline: mofe run -f FILE --work {self.run.work}"
+            f"{rerun.stage} needs it: its outputs were removed, or it depends on a parameter that --set changes; "
+            f"run the whole pipeline: mofe run -f FILE --work {self.run.work}"
         )
 
 
 class OneByOne(orchestrator.ParallelExecutor):
     """Runs one iteration of a loop at a time, in place of ``ParallelExecutor``.
 
-    kfp 2.17 runs two at once, and confuses the outputs of iterations that end together. Stages use every core
-    themselves, so nothing is lost.
+    kfp 2.17 runs two at once, and confuses the outputs of iterations that end together. One at a time is as fast,
+    because each stage uses all cores.
     """
 
     def __init__(self) -> None:
@@ -189,10 +188,10 @@ _run_loop = orchestrator._run_parallel_for_task
 
 
 def run_loop_with_its_inputs(task_name: str, task_spec: Any, io_store: Any, **more: Any) -> bool:
-    """Runs a loop, in place of ``_run_parallel_for_task``.
+    """Run a loop, in place of ``_run_parallel_for_task``.
 
-    kfp 2.17 puts the loop's item in the place of every parameter that comes from a task before the loop, and does not
-    find items that are one of several outputs of a task. Here such parameters are constants when the loop begins.
+    kfp 2.17 replaces every parameter that comes from a task before the loop by the loop's item, and does not find
+    items that are one of several outputs of a task. This function turns such parameters into constants first.
     """
     for name, given in task_spec.inputs.parameters.items():
         if given.HasField("task_output_parameter"):
@@ -204,7 +203,7 @@ def run_loop_with_its_inputs(task_name: str, task_spec: Any, io_store: Any, **mo
 
 
 def _as_doubles(value: Any) -> Any:
-    """To Kubeflow every number is a double: a compiled default of 0.0 and the 0 that somebody gives are one."""
+    """Turn whole numbers into floats, because every number is a double for Kubeflow: 0 equals a default of 0.0."""
     if isinstance(value, dict):
         return {name: _as_doubles(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,17 +1,13 @@
-"""Hands compiled pipelines to Kubeflow Pipelines: submits a run and follows it, registers a version, keeps a schedule.
+"""Kubeflow Pipelines: submits runs and follows them, registers versions of pipelines, and keeps schedules.
 
-Calls of API v2beta1 through the kfp client, and two that it has no method for: the workflow of a run, from v1beta1, and
-the log of a pod. Access is the client's own business: ``KFP_TOKEN`` in the environment, a token of the pod that this
-runs in, or the current Kubernetes context.
+It calls API v2beta1 through the kfp client. The client has no method for two calls: the workflow of a run, which is
+part of API v1beta1, and the log of a pod.
 """
 
 import hashlib
 import json
-import logging
-import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
@@ -23,68 +19,56 @@ import yaml
 from mofe import __version__
 from mofe.errors import MofeError, server_message
 from mofe.runners.digests import stamp
+from mofe.runners.kubeflow_api import Kubeflow, get, pages
 from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, subgraph, with_image, without_cache
 from mofe.runners.pod_resources import RESOURCES, with_resources
 from mofe.runners.workflow import Failure, cause_in, failures, is_elsewhere, nodes_of, report_ended
 
 EXPERIMENT = "mofe"
-"""In which runs and schedules appear; made if it is not there."""
+"""Experiment of runs and schedules; created if it does not exist."""
 FINISHED = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 POLL_INTERVAL = 10.0
-"""Seconds between two looks at a run."""
+"""Seconds between two requests for the state of a run."""
 MAX_MISSES = 30
-"""Looks in a row that may fail before we give up following; the run itself goes on."""
+"""Number of failed requests in a row after which a run is no longer followed; the run itself continues."""
 
 
-def submit(
-    pipeline: Path,
-    parameters: dict[str, Any],
-    *,
-    host: str,
-    name: str,
-    namespace: str = "",
-    registry: str = "",
-    log: Callable[[str], None] = print,
-) -> str:
+def submit(kubeflow: Kubeflow, pipeline: Path, parameters: dict[str, Any], *, name: str) -> str:
     """Submit a run and follow it to its end.
 
     Args:
-        pipeline: the YAML, with plain version tags; the content digests are put in.
-        parameters: values of its parameters.
-        host: address of Kubeflow Pipelines; "" takes the one of the cluster that this runs in or is configured for.
-        name: of the run.
-        namespace: of the user, where Kubeflow has several.
-        registry: where the images are; "" leaves that of the YAML.
-        log: takes a line for the person who waits.
+        kubeflow: installation that runs the pipeline.
+        pipeline: compiled YAML with plain version tags, which are replaced by content digests.
+        parameters: values of the pipeline's parameters.
+        name: name of the run.
 
     Returns:
-        The run's id.
+        Id of the run.
 
     Raises:
-        MofeError: Kubeflow cannot be reached or refuses, or the run did not succeed; the stages that failed are named.
+        MofeError: Kubeflow cannot be reached or refuses, or the run failed; the message names the failed stages.
     """
     return _submit(
-        _client(host), _asking(pipeline, registry, parameters), parameters, host, log,
-        run_name=name, experiment_name=EXPERIMENT, namespace=namespace or None,
+        kubeflow, kubeflow.client(), _read_pipeline(pipeline, kubeflow.registry, parameters), parameters,
+        run_name=name, experiment_name=EXPERIMENT, namespace=kubeflow.namespace or None,
     )  # fmt: skip
 
 
-def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
-    """What an earlier run on Kubeflow was asked; its pipeline is its own, or the version of a registered one.
+def earlier_run(kubeflow: Kubeflow, run_id: str) -> EarlierRun:
+    """Read the pipeline and the parameters of an earlier run on Kubeflow.
 
     Args:
-        run_id: as the UI and :func:`submit` show it.
-        host: as for :func:`submit`.
-        namespace: as for :func:`submit`.
+        kubeflow: installation that has the run.
+        run_id: id of the run, as the UI shows it and :func:`submit` returns it.
 
     Raises:
-        MofeError: Kubeflow cannot be reached, or knows no such run.
+        MofeError: Kubeflow cannot be reached, or has no such run.
     """
-    client = _client(host)
-    with _access(host, f"has no run {run_id}"):
+    client = kubeflow.client()
+    with kubeflow.access(f"has no run {run_id}"):
         run = client.get_run(run_id)
         found, version = run.pipeline_spec, run.pipeline_version_reference
-        if found is None:
+        if found is None:  # the run is of a registered pipeline
             found = client.get_pipeline_version(version.pipeline_id, version.pipeline_version_id).pipeline_spec
     spec = [found["pipeline_spec"], found["platform_spec"]] if "pipeline_spec" in found else [found]
     config = run.runtime_config
@@ -96,88 +80,70 @@ def earlier_run(run_id: str, *, host: str, namespace: str = "") -> EarlierRun:
     return EarlierRun(run_id, run.display_name, spec, (config.parameters if config else None) or {}, place)
 
 
-def submit_again(
-    earlier: EarlierRun,
-    stage: str,
-    parameters: dict[str, Any],
-    *,
-    host: str,
-    namespace: str = "",
-    registry: str = "",
-    log: Callable[[str], None] = print,
-) -> str:
-    """Submit a run of one stage of an earlier run, and of what comes before it; follow it to its end.
+def submit_again(kubeflow: Kubeflow, earlier: EarlierRun, stage: str, parameters: dict[str, Any]) -> str:
+    """Submit one stage of an earlier run again, with the stages that it depends on, and follow the run to its end.
 
     It is a new run in the experiment of the earlier one, of the same pipeline without the tasks that the stage does not
-    need. Those before the stage are Kubeflow's to take from its cache, where it still has them; the stage itself takes
-    nothing from the cache, and Kubeflow puts nothing there for a task that may not use it.
+    need. Kubeflow takes the stages before it from its cache, where it still has them. The stage itself never comes from
+    the cache, and Kubeflow does not store its result there.
 
     Args:
-        earlier: from :func:`earlier_run`.
-        stage: its name; where a pipeline runs it several times, all of them.
-        parameters: of the earlier run, or others.
-        host: as for :func:`submit`.
-        namespace: as for :func:`submit`.
-        registry: where the image with the stage's present code is; "" takes the very image that ran then.
-        log: as for :func:`submit`.
+        kubeflow: installation that has the earlier run. The stage runs its present code from ``registry``; "" takes
+            the image of the earlier run.
+        earlier: result of :func:`earlier_run`.
+        stage: name of the stage; all its tasks run where the pipeline has several.
+        parameters: parameters of the new run.
+
+    Returns:
+        Id of the run.
 
     Raises:
-        MofeError: there is no such stage, or as for :func:`submit`.
+        MofeError: the pipeline has no such stage, or one of the reasons of :func:`submit`.
     """
-    spec = with_image(earlier.spec, stage, registry.rstrip("/")) if registry else earlier.spec
-    # what its pods ask for is the stage's own: where it is an input of the others, the cache compares it
+    registry = kubeflow.registry.rstrip("/")
+    spec = with_image(earlier.spec, stage, registry) if registry else earlier.spec
+    # new resources are written into this stage's pods only, because the cache compares inputs of the other stages
     spec = with_resources(without_cache(subgraph(spec, stage), stage), parameters, stage)
     before = {name: value for name, value in earlier.parameters.items() if name in RESOURCES}
     given = {name: value for name, value in parameters.items() if name not in RESOURCES} | before
     name = f"{earlier.name} {stage}"
-    return _submit(_client(host), spec, given, host, log, run_name=name, **earlier.place)
+    return _submit(kubeflow, kubeflow.client(), spec, given, run_name=name, **earlier.place)
 
 
-def _submit(
-    client: Any, pipeline: PipelineSpec, parameters: dict[str, Any], host: str, log: Callable[[str], None], **more: Any
-) -> str:
-    with _file(_text(pipeline)) as file, _access(host, "refused the run"), redirect_stdout(StringIO()):
-        run_id = client.create_run_from_pipeline_package(file, parameters, **more).run_id  # prints links of its own
-    log(f"run {run_id}: {host.rstrip('/')}/#/runs/details/{run_id}")
-    return _follow(client, run_id, pipeline, log)
+def _submit(kubeflow: Kubeflow, client: Any, pipeline: PipelineSpec, parameters: dict[str, Any], **options: Any) -> str:
+    with _file(_text(pipeline)) as file, kubeflow.access("refused the run"), redirect_stdout(StringIO()):
+        run_id: str = client.create_run_from_pipeline_package(file, parameters, **options).run_id  # prints links
+    kubeflow.log(f"run {run_id}: {kubeflow.host.rstrip('/')}/#/runs/details/{run_id}")
+    return _follow(client, run_id, pipeline, kubeflow.log)
 
 
-def register(
-    pipelines: Sequence[Path],
-    defaults: Mapping[str, Any] | None = None,
-    *,
-    host: str,
-    namespace: str = "",
-    registry: str = "",
-    log: Callable[[str], None] = print,
-) -> None:
-    """Make pipelines known in the UI, each as a new version, unless just this version is there already.
+def register(kubeflow: Kubeflow, pipelines: Sequence[Path], defaults: Mapping[str, Any] | None = None) -> None:
+    """Register a new version of each pipeline, so that the UI shows it, unless Kubeflow has this version already.
 
     Args:
-        pipelines: YAML files, with plain version tags; the content digests are put in.
-        defaults: of parameters, in place of the pipelines' own, where they have them.
-        host: as for :func:`submit`.
-        namespace: as for :func:`submit`.
-        registry: as for :func:`submit`.
-        log: takes a line for the person who waits.
+        kubeflow: installation to register with.
+        pipelines: compiled YAML files with plain version tags, which are replaced by content digests.
+        defaults: new defaults of parameters; a pipeline ignores those that it does not have.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
     """
-    client = _client(host)
+    client = kubeflow.client()
     for pipeline in pipelines:
         name = "mofe" if pipeline.stem == "mofe" else f"mofe-{pipeline.stem}"
-        content = _with_defaults(stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None), defaults or {})
+        content = _with_defaults(
+            stamp(pipeline.read_text("utf-8"), kubeflow.registry.rstrip("/") or None), defaults or {}
+        )
         version = f"{__version__}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-        with _file(content) as file, redirect_stdout(StringIO()), _access(host, f"refused {name}"):
-            is_new = _upload(client, file, name, version, namespace)
-        log(f"{name} {version} {'registered' if is_new else 'was there already'}")
+        with _file(content) as file, redirect_stdout(StringIO()), kubeflow.access(f"refused {name}"):
+            is_new = _upload(client, file, name, version, kubeflow.namespace)
+        kubeflow.log(f"{name} {version} {'registered' if is_new else 'was already registered'}")
 
 
 def _upload(client: Any, file: str, name: str, version: str, namespace: str) -> bool:
-    """Make a version of a pipeline known; whether it was not there already."""
-    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-    found = client.list_pipelines(filter=json.dumps(named), namespace=namespace or None).pipelines
+    """Upload a version of a pipeline if Kubeflow does not have it; return whether it was uploaded."""
+    has_name = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+    found = client.list_pipelines(filter=json.dumps(has_name), namespace=namespace or None).pipelines
     if found:
         known = found[0].pipeline_id
     else:
@@ -189,99 +155,76 @@ def _upload(client: Any, file: str, name: str, version: str, namespace: str) -> 
     return True
 
 
-def schedule(
-    pipeline: Path,
-    parameters: dict[str, Any],
-    cron: str,
-    *,
-    name: str,
-    host: str,
-    namespace: str = "",
-    registry: str = "",
-    log: Callable[[str], None] = print,
-) -> None:
-    """Let Kubeflow run a pipeline again and again, one run at a time; in place of a schedule of the same name.
+def schedule(kubeflow: Kubeflow, pipeline: Path, parameters: dict[str, Any], cron: str, *, name: str) -> None:
+    """Make Kubeflow run a pipeline at given times, one run at a time. It replaces a schedule of the same name.
 
     Args:
-        pipeline: as for :func:`submit`.
-        parameters: of every run.
-        cron: when: seconds, minutes, hours, day of the month, month, day of the week.
-        name: of the schedule, and of its runs.
-        host: as for :func:`submit`.
-        namespace: as for :func:`submit`.
-        registry: as for :func:`submit`.
-        log: as for :func:`submit`.
+        kubeflow: installation that runs the pipeline.
+        pipeline: compiled YAML with plain version tags, which are replaced by content digests.
+        parameters: values of the pipeline's parameters in every run.
+        cron: times in six fields: seconds, minutes, hours, day of the month, month, day of the week.
+        name: name of the schedule and of its runs.
 
     Raises:
-        MofeError: the times are no cron expression; Kubeflow cannot be reached or refuses.
+        MofeError: ``cron`` is not a cron expression, or Kubeflow cannot be reached or refuses.
     """
     if not cron.startswith("@") and len(cron.split()) != 6:
         raise MofeError(
             f"{cron!r} has {len(cron.split())} fields: Kubeflow's six begin with seconds, for example '0 0 3 * * 1'"
         )
-    client = _client(host)
-    place, old = _find_schedules(client, name, host, namespace)
-    with _file(_text(_asking(pipeline, registry, parameters))) as file, _access(host, "refused the schedule"):
+    client = kubeflow.client()
+    experiment, old = _find_schedules(kubeflow, client, name)
+    text = _text(_read_pipeline(pipeline, kubeflow.registry, parameters))
+    with _file(text) as file, kubeflow.access("refused the schedule"):
         client.create_recurring_run(
-            place, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
+            experiment, name, cron_expression=cron, no_catchup=True, params=parameters, pipeline_package_path=file
         )
         for recurring_run in old:
-            _end(client, place, recurring_run)
-    log(f"{name} runs at {cron}{', in place of the schedule before' if old else ''}")
+            _end(client, experiment, recurring_run)
+    kubeflow.log(f"{name} runs at {cron}{' and replaces the earlier schedule' if old else ''}")
 
 
-def unschedule(name: str, *, host: str, namespace: str = "", log: Callable[[str], None] = print) -> None:
-    """End a schedule; a run of it that has begun goes on.
+def unschedule(kubeflow: Kubeflow, name: str) -> None:
+    """End a schedule; a run of it that has begun continues.
 
     Args:
-        name: of the schedule; it is no error if there is none.
-        host: as for :func:`submit`.
-        namespace: as for :func:`submit`.
-        log: as for :func:`submit`.
+        kubeflow: installation that has the schedule.
+        name: name of the schedule; it need not exist.
 
     Raises:
         MofeError: Kubeflow cannot be reached or refuses.
     """
-    client = _client(host)
-    place, old = _find_schedules(client, name, host, namespace)
-    with _access(host, "kept the schedule"):
+    client = kubeflow.client()
+    experiment, old = _find_schedules(kubeflow, client, name)
+    with kubeflow.access("kept the schedule"):
         for recurring_run in old:
-            _end(client, place, recurring_run)
-    log(f"{name} runs no more" if old else f"there is no schedule {name}")
+            _end(client, experiment, recurring_run)
+    kubeflow.log(f"the schedule {name} has ended" if old else f"there is no schedule {name}")
 
 
-def _find_schedules(client: Any, name: str, host: str, namespace: str) -> tuple[str, list[str]]:
-    """The experiment, and the schedules of this name in it: their ids."""
-    with _access(host, "lists no schedules"):
+def _find_schedules(kubeflow: Kubeflow, client: Any, name: str) -> tuple[str, list[str]]:
+    """Id of the experiment, and ids of the schedules of this name in it."""
+    with kubeflow.access("does not list its schedules"):
         with redirect_stdout(StringIO()):  # the client prints a link
-            place = client.create_experiment(EXPERIMENT, namespace=namespace or None).experiment_id
-        pages = _pages(client.list_recurring_runs, experiment_id=place)
-        listed = [run for page in pages for run in page.recurring_runs or []]
-        return place, [run.recurring_run_id for run in listed if run.display_name == name]
+            experiment = client.create_experiment(EXPERIMENT, namespace=kubeflow.namespace or None).experiment_id
+        listed = [
+            r for page in pages(client.list_recurring_runs, experiment_id=experiment) for r in page.recurring_runs or []
+        ]
+        return experiment, [run.recurring_run_id for run in listed if run.display_name == name]
 
 
-def _end(client: Any, experiment_id: str, recurring_run: str) -> None:
-    """End a schedule without its runs: Kubernetes deletes them with it, so while there is one it is only disabled."""
-    pages = _pages(client.list_runs, experiment_id=experiment_id)
-    runs = (run for listed in pages for run in listed.runs or [] if run.recurring_run_id == recurring_run)
+def _end(client: Any, experiment: str, recurring_run: str) -> None:
+    """Delete a schedule. While a run of it continues, only disable it: Kubernetes would delete the run too."""
+    listed = (run for page in pages(client.list_runs, experiment_id=experiment) for run in page.runs or [])
+    runs = (run for run in listed if run.recurring_run_id == recurring_run)
     if any(run.state not in FINISHED for run in runs):
         client.disable_recurring_run(recurring_run)
     else:
         client.delete_recurring_run(recurring_run)
 
 
-def _pages(listing: Callable[..., Any], **of: Any) -> Iterator[Any]:
-    page = ""
-    while True:
-        listed = listing(page_token=page, page_size=100, **of)
-        yield listed
-        page = listed.next_page_token
-        if not page:
-            return
-
-
-def _asking(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> PipelineSpec:
-    """A pipeline with the images by content, and with what the pods of a run ask for."""
+def _read_pipeline(pipeline: Path, registry: str, parameters: Mapping[str, Any]) -> PipelineSpec:
+    """Read a compiled pipeline; put in content digests of the images, and the resources that its pods request."""
     stamped = stamp(pipeline.read_text("utf-8"), registry.rstrip("/") or None)
     return with_resources(list(yaml.safe_load_all(stamped)), parameters)
 
@@ -292,7 +235,7 @@ def _text(pipeline: PipelineSpec) -> str:
 
 @contextmanager
 def _file(pipeline: str) -> Iterator[str]:
-    """A pipeline as the client takes it."""
+    """Write a pipeline to a temporary file, which the client takes, and yield its path."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         file.write_text(pipeline, "utf-8")
@@ -310,7 +253,7 @@ def _with_defaults(pipeline: str, defaults: Mapping[str, Any]) -> str:
 
 
 def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str], None]) -> str:
-    told: set[str] = set()
+    reported: set[str] = set()
     misses, elsewhere = 0, False
     while True:
         try:
@@ -322,14 +265,15 @@ def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str
             misses += 1
             if misses >= MAX_MISSES:
                 raise MofeError(
-                    f"lost sight of run {run_id} ({server_message(error)}); it may still be running: look in the UI"
+                    f"run {run_id} cannot be followed any more ({server_message(error)}): "
+                    "it may still be running, see the UI"
                 ) from error
             time.sleep(POLL_INTERVAL)
             continue
         if is_elsewhere(status) and not elsewhere:
             elsewhere = True
-            log("this Kubeflow keeps the state of its runs in a database: the UI shows the stages")
-        for line in report_ended(nodes, pipeline, told):
+            log("this Kubeflow stores the state of its runs in a database: see the UI for the stages")
+        for line in report_ended(nodes, pipeline, reported):
             log(line)
         if run.state in FINISHED:
             break
@@ -340,15 +284,15 @@ def _follow(client: Any, run_id: str, pipeline: PipelineSpec, log: Callable[[str
 
 
 def _reason(client: Any, run: Any, nodes: list[dict[str, Any]], pipeline: PipelineSpec) -> str:
-    """Why a run failed: its stages with their causes, or what Kubeflow says of it."""
+    """Why a run failed: the failed stages with their causes, or Kubeflow's message."""
     why = [f"{failure.stage} ({_cause(client, run.run_id, failure)})" for failure in failures(nodes, pipeline)]
-    return "; ".join(why) or (server_message(run.error) if run.error else "the UI may say why")
+    return "; ".join(why) or (server_message(run.error) if run.error else "see the UI for the cause")
 
 
 def _workflow(client: Any, run_id: str) -> dict[str, Any]:
-    """The workflow that carries a run out; an empty one where Kubeflow no longer has this API."""
+    """Read the Argo workflow of a run; it is empty where Kubeflow no longer has this API."""
     try:
-        answer = json.loads(_get(client, f"/apis/v1beta1/runs/{run_id}"))
+        answer = json.loads(get(client, f"/apis/v1beta1/runs/{run_id}"))
     except Exception as error:
         if getattr(error, "status", None) == 404:
             return {}
@@ -358,39 +302,9 @@ def _workflow(client: Any, run_id: str) -> dict[str, Any]:
 
 
 def _cause(client: Any, run_id: str, failure: Failure) -> str:
-    """Why a pod failed: from its log, while there is the pod, or where Argo files logs; else what Argo says of it."""
+    """Why a pod failed: from its log, if the pod exists or Argo archives logs, else from Argo's message."""
     for name in (failure.pod, failure.node):
         with suppress(Exception):
-            if cause := cause_in(_get(client, f"/apis/v1alpha1/runs/{run_id}/nodes/{name}/log")):
+            if cause := cause_in(get(client, f"/apis/v1alpha1/runs/{run_id}/nodes/{name}/log")):
                 return cause
-    return failure.message or "its log may say why"
-
-
-def _get(client: Any, path: str) -> str:
-    """Of Kubeflow's API what the client has no call for."""
-    api = client._run_api.api_client
-    answer = api.call_api(path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True)
-    return str(answer.data.decode("utf-8", errors="replace"))
-
-
-@contextmanager
-def _access(host: str, refusal: str) -> Iterator[None]:
-    """Within it an error of the client, of the API or of the connection is a refusal of Kubeflow's."""
-    try:
-        yield
-    except Exception as error:
-        where = host or "the current context"
-        raise MofeError(f"Kubeflow at {where} {refusal}: {server_message(error)}") from error
-
-
-def _client(host: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from kfp import Client
-
-        logging.getLogger().setLevel(logging.CRITICAL)  # the client logs every failed attempt with a traceback
-        try:
-            return Client(host or None, existing_token=os.environ.get("KFP_TOKEN"))
-        except Exception as error:
-            named = f"Kubeflow at {host}" if host else "no --host was given, and Kubeflow at kubectl's current context"
-            raise MofeError(f"{named} cannot be reached: {server_message(error)}") from error
+    return failure.message or "see its log for the cause"

@@ -1,6 +1,6 @@
-"""Runs a compiled pipeline on this machine with kfp.local: cached, with progress, with errors that say where to look.
+"""Runs a compiled pipeline on this machine with kfp.local, with a cache, progress, and errors that name the log.
 
-kfp.local has no hooks, so parts of it are replaced while a run lasts: see :mod:`mofe.runners.kfp_patches`.
+kfp.local has no hooks, so :mod:`mofe.runners.kfp_patches` replaces parts of it during a run.
 """
 
 import copy
@@ -41,7 +41,7 @@ class RunResult:
     run_id: str
     executions: list[Execution]
     outputs: dict[str, Path]
-    """The pipeline's own outputs by name."""
+    """Paths of the pipeline's outputs by name."""
 
 
 def run_pipeline(
@@ -55,24 +55,25 @@ def run_pipeline(
     """Run a compiled pipeline.
 
     Args:
-        pipeline: the YAML, with plain version tags.
-        parameters: values of its parameters.
-        work: folder for everything: cached results, logs, the tracking store. Runs in one folder share their cache.
-        runner: each stage in a process of this Python, or in its container.
-        name: of the run in MLflow.
-        registry: where the images are; None takes the YAML's.
+        pipeline: compiled YAML with plain version tags.
+        parameters: values of the pipeline's parameters.
+        work: folder for cached results, logs and the tracking store. Runs in one folder share their cache.
+        runner: subprocess (each stage in a process with this Python) or docker (each stage in a container).
+        name: name of the run in MLflow.
+        registry: registry of the images; None takes the one in the YAML.
 
     Raises:
-        MofeError: a stage failed (which, why, and where its log is), or another run is using the folder.
+        MofeError: a stage failed, or another run is using the folder. The message names the stage, the cause and the
+            log.
     """
     return _start(_read_spec(stamp(pipeline.read_text("utf-8"), registry)), parameters, work, runner, name)
 
 
 def earlier_run(work: Path, run_id: str) -> EarlierRun:
-    """What an earlier run in a work folder was asked.
+    """Read the pipeline and the parameters of an earlier run in a work folder.
 
     Raises:
-        MofeError: the folder has no record of it.
+        MofeError: the folder has no record of the run.
     """
     record = RunRecord.read(work, run_id)
     return EarlierRun(
@@ -88,20 +89,21 @@ def run_again(
     runner: Runner = "subprocess",
     registry: str = "",
 ) -> RunResult:
-    """Run one stage of an earlier run again, in its present code, on what came before it then; nothing after it runs.
+    """Run one stage of an earlier run again with its present code, on the earlier inputs; no later stage runs.
 
-    Its result takes the place of the earlier one in the cache.
+    Its result replaces the earlier one in the cache.
 
     Args:
-        earlier: from :func:`earlier_run`.
-        stage: its name; where a pipeline runs it several times, all of them.
-        parameters: of the earlier run, or others where the stages before it do not depend on them.
-        work: the earlier run's.
-        runner: as for :func:`run_pipeline`.
-        registry: as for :func:`run_pipeline`; "" takes the one of the earlier run.
+        earlier: result of :func:`earlier_run`.
+        stage: name of the stage; all its tasks run where the pipeline has several.
+        parameters: parameters of the run; those that earlier stages depend on must be the same as before.
+        work: work folder of the earlier run.
+        runner: subprocess or docker, see :func:`run_pipeline`.
+        registry: registry of the images; "" takes that of the earlier run.
 
     Raises:
-        MofeError: there is no such stage; something before it is no longer in the cache; as for :func:`run_pipeline`.
+        MofeError: the pipeline has no such stage, an earlier stage is no longer in the cache, or one of the reasons of
+            :func:`run_pipeline`.
     """
     spec = subgraph(with_image(earlier.spec, stage, registry), stage)
     rerun = Rerun(stage, RunRecord.read(work, earlier.run_id))
@@ -131,13 +133,13 @@ def _start(
             try:
                 outputs = _run(spec[0], parameters, work, runner, console, chatter, rerun)
             except (KeyboardInterrupt, SystemExit):
-                print(console.note_failure("stopped; the same command goes on from here"), file=sys.stderr)
+                print(console.note_failure("stopped: run the same command again to continue"), file=sys.stderr)
                 raise
     return RunResult(run_id, console.record.executions, outputs)
 
 
 def _environment(work: Path, logs: Path, name: str) -> dict[str, str]:
-    """Variables by which stages know of the run, and where they leave what is theirs."""
+    """Environment variables for the stages: the identity of the run, and the places for tracking and compiled code."""
     run_id = logs.name
     return {
         "KFP_RUN_ID": run_id,
@@ -191,10 +193,10 @@ def _run(
 
 
 def _for_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """The graph as kfp.local gets it, and the stages that it must never take from the cache.
+    """Prepare a graph for kfp.local; return it, and the stages that must never be taken from the cache.
 
-    Without retries: a person at a terminal wants to see the error, not to wait for another. Every task asks our cache,
-    which knows what to answer.
+    It removes retries, because a user at a terminal wants to see the first error. It enables the cache for every task,
+    because :class:`~mofe.runners.kfp_patches.RunCache` decides about each.
     """
     graph = copy.deepcopy(pipeline)
     never_cached = set()
@@ -210,7 +212,7 @@ def _for_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str
 
 @contextmanager
 def _track(logs: Path, console: Console) -> Iterator[None]:
-    """Beside the stages, once one has left something to track, a process that carries it to MLflow."""
+    """Send tracking events to MLflow in a process beside the stages, started after the first stage with events."""
     events = logs / "tracking"
     events.mkdir()
     sender: list[subprocess.Popen[bytes]] = []
@@ -233,8 +235,8 @@ def _track(logs: Path, console: Console) -> Iterator[None]:
             failed = True
         if failed:
             print(
-                f"tracking in MLflow failed (see {logs / 'tracking.log'}); the run is not affected, and what was to be "
-                f"logged is kept: mofe report --sync {shlex.quote(str(events))}",
+                f"tracking in MLflow failed (see {logs / 'tracking.log'}); the results of the run are complete; "
+                f"to send the tracking again: mofe report --sync {shlex.quote(str(events))}",
                 file=sys.stderr,
             )
 

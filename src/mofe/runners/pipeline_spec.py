@@ -1,4 +1,4 @@
-"""One stage of an earlier run again: the pipeline of that run, cut down to the stage and what comes before it."""
+"""Reduces the pipeline of an earlier run to one stage and the tasks before it, to run that stage again."""
 
 import copy
 import re
@@ -9,31 +9,31 @@ from typing import Any
 from mofe.errors import MofeError
 from mofe.runners.digests import present_image
 
-FINDS = "find OOD set"
-"""The display name of a task that only finds in the cache what another has made."""
+FIND_IN_CACHE = "find OOD set"
+"""Display name of a task that only takes another task's result from the cache."""
 
 PipelineSpec = list[dict[str, Any]]
-"""A compiled pipeline as its YAML holds it: the graph and, where there is one, what is Kubernetes' own in it."""
+"""Documents of a compiled pipeline's YAML: the graph and, where there are any, the settings for Kubernetes."""
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run that has been: what was asked of it."""
+    """The pipeline and the parameters of an earlier run."""
 
     run_id: str
     name: str
     spec: PipelineSpec
-    """The pipeline, with the images it ran in."""
+    """The pipeline, with the images that it ran in."""
     parameters: dict[str, Any]
     place: dict[str, Any] = field(default_factory=dict)
-    """On Kubeflow: the experiment it is in, and what else it was submitted with."""
+    """Further options of the submission on Kubeflow, for example the experiment."""
 
 
 def subgraph(spec: PipelineSpec, stage: str) -> PipelineSpec:
-    """A pipeline without the tasks that are neither the stage's nor come before it.
+    """Copy a pipeline with only the tasks of a stage and the tasks before them.
 
     Raises:
-        MofeError: the pipeline has no such stage; with those that it has.
+        MofeError: the pipeline has no such stage; the message lists its stages.
     """
     pipeline, *platform = copy.deepcopy(spec)
     components = {**pipeline["components"], "root": pipeline["root"]}
@@ -41,7 +41,7 @@ def subgraph(spec: PipelineSpec, stage: str) -> PipelineSpec:
     if stage not in there:
         raise MofeError(f"the pipeline has no stage {stage!r}; it has {', '.join(there)}")
     _trim("root", components, stage)
-    kept = set(_below("root", components))
+    kept = set(_descendants("root", components))
     executors = {components[name].get("executorLabel") for name in kept}
     pipeline["components"] = {name: c for name, c in pipeline["components"].items() if name in kept}
     for part in [pipeline, *(document["platforms"]["kubernetes"] for document in platform)]:
@@ -51,7 +51,7 @@ def subgraph(spec: PipelineSpec, stage: str) -> PipelineSpec:
 
 
 def without_cache(spec: PipelineSpec, stage: str) -> PipelineSpec:
-    """A pipeline in which a stage takes nothing from Kubeflow's cache."""
+    """Copy a pipeline so that one stage does not use Kubeflow's cache."""
     changed = copy.deepcopy(spec)
     components = changed[0]["components"]
     for owner in (changed[0]["root"], *components.values()):
@@ -62,12 +62,12 @@ def without_cache(spec: PipelineSpec, stage: str) -> PipelineSpec:
 
 
 def with_image(spec: PipelineSpec, stage: str, registry: str = "") -> PipelineSpec:
-    """A pipeline in which one stage runs the present code, and all others what they ran before.
+    """Copy a pipeline so that one stage runs its present code, and all other stages the code from before.
 
     Args:
-        spec: with images by content.
-        stage: whose image is replaced.
-        registry: where that image is; "" takes the registry of the one that it replaces.
+        spec: pipeline with content digests as tags.
+        stage: stage whose image is replaced.
+        registry: registry of the new image; "" takes that of the old one.
     """
     changed = copy.deepcopy(spec)
     for name, executor in changed[0]["deploymentSpec"]["executors"].items():
@@ -78,15 +78,15 @@ def with_image(spec: PipelineSpec, stage: str, registry: str = "") -> PipelineSp
 
 
 def stage_of(name: str) -> str:
-    """The stage of an executor or component: of ``exec-merge-scores-2-3`` and ``comp-merge-scores`` merge_scores."""
+    """Stage of an executor or component: merge_scores for ``exec-merge-scores-2-3`` and ``comp-merge-scores``."""
     return re.sub(r"^(exec|comp)-|(-\d+)+$", "", name).replace("-", "_")
 
 
 def _trim(name: str, components: dict[str, Any], stage: str) -> None:
-    """Leave in a graph, and in those below it, only the tasks that the stage needs."""
+    """Remove all tasks that the stage does not need from a graph and its inner graphs."""
     dag = components[name]["dag"]
     wanted = [task for task, spec in dag["tasks"].items() if _is_wanted(spec, components, stage)]
-    kept = _with_those_before(wanted, dag["tasks"])
+    kept = _with_predecessors(wanted, dag["tasks"])
     needed_whole = {before for task in kept for before in dag["tasks"][task].get("dependentTasks", [])}
     for task in wanted:
         component = dag["tasks"][task]["componentRef"]["name"]
@@ -96,8 +96,8 @@ def _trim(name: str, components: dict[str, Any], stage: str) -> None:
     _drop_unmade_outputs(components[name], components)
 
 
-def _with_those_before(wanted: Sequence[str], tasks: dict[str, Any]) -> set[str]:
-    """Tasks, and all that come before them."""
+def _with_predecessors(wanted: Sequence[str], tasks: dict[str, Any]) -> set[str]:
+    """The tasks ``wanted``, and all tasks before them."""
     kept: set[str] = set()
     pending = list(wanted)
     while pending:
@@ -109,7 +109,7 @@ def _with_those_before(wanted: Sequence[str], tasks: dict[str, Any]) -> set[str]
 
 
 def _drop_unmade_outputs(component: dict[str, Any], components: dict[str, Any]) -> None:
-    """Remove the outputs of a graph that none of its tasks makes any more."""
+    """Remove the outputs of a graph that came from removed tasks."""
     dag = component["dag"]
     outputs, defined = dag.get("outputs", {}), component.get("outputDefinitions", {})
     for kind in ("artifacts", "parameters"):
@@ -119,7 +119,7 @@ def _drop_unmade_outputs(component: dict[str, Any], components: dict[str, Any]) 
 
 
 def _holds(component: str, components: dict[str, Any], stage: str) -> bool:
-    """Whether a component is the stage, or a graph that holds it."""
+    """Whether a component is the stage, or a graph that contains it."""
     spec = components[component]
     if "dag" in spec:
         return any(_is_wanted(task, components, stage) for task in spec["dag"]["tasks"].values())
@@ -127,11 +127,11 @@ def _holds(component: str, components: dict[str, Any], stage: str) -> bool:
 
 
 def _is_wanted(task: dict[str, Any], components: dict[str, Any], stage: str) -> bool:
-    return task["taskInfo"]["name"] != FINDS and _holds(task["componentRef"]["name"], components, stage)
+    return task["taskInfo"]["name"] != FIND_IN_CACHE and _holds(task["componentRef"]["name"], components, stage)
 
 
 def _sources(output: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The tasks, and their outputs, that an output of a graph is taken from."""
+    """Yield (task, output of the task) for each source of a graph's output."""
     for selector in output.get("artifactSelectors", []):
         yield selector["producerSubtask"], selector["outputArtifactKey"]
     if "valueFromParameter" in output:
@@ -145,8 +145,8 @@ def _is_made(task: str, output: str, tasks: dict[str, Any], components: dict[str
     return any(output in defined.get(kind, {}) for kind in ("artifacts", "parameters"))
 
 
-def _below(name: str, components: dict[str, Any]) -> Iterator[str]:
+def _descendants(name: str, components: dict[str, Any]) -> Iterator[str]:
     for task in components[name].get("dag", {}).get("tasks", {}).values():
         component = task["componentRef"]["name"]
         yield component
-        yield from _below(component, components)
+        yield from _descendants(component, components)

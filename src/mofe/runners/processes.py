@@ -1,7 +1,8 @@
-"""Stages in processes of their own: what one says is heard while it runs, and it ends where the run is told to end.
+"""Runs each stage in its own process, passes its output on at once, and terminates it when the run is terminated.
 
-Each has a session of its own, so a signal to the run reaches it in one way only: as SIGTERM, which finetune answers
-with a checkpoint. Stages of a loop run in threads of kfp's, which no exception reaches, so the handler passes it on.
+Each process has its own session, so a signal to the run reaches it only as the SIGTERM that this module sends; finetune
+then writes a checkpoint. The signal handler sends it, because kfp runs the stages of a loop in threads, where an
+exception of the main thread has no effect.
 """
 
 import os
@@ -19,23 +20,23 @@ from types import FrameType
 from mofe.errors import MofeError
 
 TIMEOUT = 30.0
-"""Seconds that a stage has to end by itself, as on Kubernetes."""
+"""Seconds between SIGTERM and SIGKILL, the same as on Kubernetes."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Send = Callable[[int], None]
-"""Sends a signal to what runs, if it still does."""
+"""Function that sends a signal to a stage if it is still running."""
 
 
 class StageProcesses:
-    """What runs for one run."""
+    """The running stages of one run."""
 
     def __init__(self) -> None:
         self._running: list[Send] = []
-        self._told = 0
+        self._signals = 0
 
     def run(self, command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]) -> int:
-        """Run a stage's command to its end; its exit status. ``on_output`` is called with each piece of its output."""
-        # kfp and MLflow leave files behind; a stage that is stopped may still be writing some
+        """Run a stage's command to its end, call ``on_output`` with each piece of output, return the exit status."""
+        # kfp and MLflow do not remove their temporary files; a terminated stage may still be writing some
         with tempfile.TemporaryDirectory(prefix="mofe-", ignore_cleanup_errors=True) as temporary:
             around = {**os.environ, "TMPDIR": temporary, **environment}
             with subprocess.Popen(
@@ -52,33 +53,34 @@ class StageProcesses:
                 except BaseException:
                     send(signal.SIGTERM)
                     try:
-                        _hear_out(output, on_output)
+                        _read_rest(output, on_output)
                     finally:
                         send(signal.SIGKILL)
                     raise
 
     @contextmanager
     def stoppable(self, send: Send) -> Iterator[None]:
-        """While it lasts, ``send`` gets the signal that ends the run: SIGTERM, and SIGKILL after :data:`TIMEOUT`.
+        """Call ``send`` with the signals that end the run: SIGTERM, and SIGKILL after :data:`TIMEOUT` seconds.
 
         Raises:
-            MofeError: the run has been told to end.
+            MofeError: the run has already received a signal.
         """
         self._running.append(send)
         try:
-            if self._told:
-                raise MofeError("the run was told to end")
+            if self._signals:
+                raise MofeError("the run was terminated by a signal")
             yield
         finally:
             self._running.remove(send)
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """While it lasts, SIGINT, SIGTERM and SIGHUP end what runs, and then this process; a second does not wait.
+        """Within the context, SIGINT, SIGTERM and SIGHUP end the running stages, and then this process.
 
-        Not those that are ignored, as by ``nohup``.
+        A second signal ends the stages at once. Signals that this process ignores, for example by ``nohup``, remain
+        ignored.
         """
-        if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+        if threading.current_thread() is not threading.main_thread():  # other threads cannot set signal handlers
             yield
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -92,8 +94,8 @@ class StageProcesses:
                 signal.signal(number, handler)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        self._told += 1
-        self._send_all(signal.SIGTERM if self._told == 1 else signal.SIGKILL)
+        self._signals += 1
+        self._send_all(signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
         late = threading.Timer(TIMEOUT, self._send_all, (signal.SIGKILL,))
         late.daemon = True
         late.start()
@@ -104,8 +106,8 @@ class StageProcesses:
             send(number)
 
 
-def _hear_out(output: int, on_output: Callable[[bytes], None]) -> None:
-    """Until all processes of a stage have ended, and none longer than :data:`TIMEOUT`."""
+def _read_rest(output: int, on_output: Callable[[bytes], None]) -> None:
+    """Read the output until all processes of a stage have ended, for at most :data:`TIMEOUT` seconds."""
     end = time.monotonic() + TIMEOUT
     while (left := end - time.monotonic()) > 0 and select.select([output], [], [], left)[0]:
         if not (piece := os.read(output, 1 << 16)):

@@ -1,4 +1,4 @@
-"""What a run on this machine was asked and what came of it: ``run.json`` in its folder of logs, kept up to date."""
+"""Record of a run on this machine: its parameters and its stages, in ``run.json`` in the folder of its logs."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,13 +17,13 @@ class Execution:
 
     stage: str
     label: str
-    """Tells executions of one stage apart: the data set."""
+    """Text that distinguishes executions of one stage, for example the name of the data set."""
     cached: bool
     seconds: float
     key: str = ""
-    """Of the cache: a digest of the image, the parameters and the inputs."""
+    """Key in the cache: a digest of the image, the parameters and the inputs."""
     outputs: dict[str, Any] = field(default_factory=dict)
-    """Values of its output parameters, and where its artifacts are."""
+    """Values of the output parameters, and URIs of the output artifacts."""
 
 
 @dataclass
@@ -32,23 +32,24 @@ class RunRecord:
 
     run: str
     name: str
-    """Of the run in MLflow."""
+    """Name of the run in MLflow."""
     parameters: dict[str, Any]
     earlier_run: str = ""
-    """Of which one stage was run again."""
+    """Id of the run that this run repeats a stage of; "" for a whole run."""
     failure: str = ""
+    """Message with which the run failed; "" as long as it has not."""
     executions: list[Execution] = field(default_factory=list)
 
     def write(self, logs: Path) -> None:
-        """Write it into the run's folder of logs, in place of what was there."""
+        """Write the record into the folder of the run's logs, and replace an earlier one."""
         writing.write_json(locations.resolve(logs / FILE), asdict(self))
 
     @classmethod
     def read(cls, work: Path, run: str) -> "RunRecord":
-        """The record of a run.
+        """Read the record of a run.
 
         Raises:
-            MofeError: the work folder has none of this run; with those that it has. Or the record is damaged.
+            MofeError: the work folder has no record of this run, and the message names other runs; or it is damaged.
         """
         file = work / "logs" / run / FILE
         if not run or not file.is_file():
@@ -61,11 +62,11 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Rerun:
-    """One stage of an earlier run is run again: the cache holds all that comes before it, and nothing for it."""
+    """A stage that runs again. The cache must hold all stages before it, and is not used for the stage itself."""
 
     stage: str
     earlier: RunRecord
 
     def outputs_of(self, key: str) -> dict[str, Any] | None:
-        """What a stage that no cache holds gave in the earlier run."""
+        """Outputs of a stage in the earlier run, for stages that are never cached; None if it did not run."""
         return next((e.outputs for e in self.earlier.executions if e.key == key), None)

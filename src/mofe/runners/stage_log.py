@@ -1,10 +1,13 @@
-"""Why a stage failed, from what it printed."""
+"""Finds the cause of a stage's failure in its log."""
 
 import re
 
 
 def exception_in(log: str) -> tuple[str, str]:
-    """The kind of the exception that ended a stage, and its message, which tells the kind unless it is our own."""
+    """Class and message of the exception that ended a stage; ("", "") if there is none.
+
+    The message begins with the class, unless that is MofeError.
+    """
     raised = re.findall(r"(?m)^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt|Exit))(?:: (.*))?$", log)
     if not raised:
         return "", ""

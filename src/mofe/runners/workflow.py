@@ -1,12 +1,12 @@
-"""What a run on Kubeflow has come to, in terms of the pipeline's stages.
+"""Translates the state of a run on Kubeflow into the pipeline's stages.
 
-Read from the Argo workflow that carries the run out, which API v1beta1 hands out with the run. What v2beta1 tells of
-tasks has neither their graphs, nor what was cached, nor why one failed, and stops where the workflow outgrows a
-megabyte and Argo compresses it: after a few OOD sets.
+The state comes from the Argo workflow of the run, which API v1beta1 returns with the run. The tasks in API v2beta1 have
+neither their graphs, nor whether they were cached, nor why they failed. They also stop changing when Argo compresses
+the workflow, which it does above one megabyte, after a few OOD sets.
 
-A node of the workflow is named by its way through the graphs, ``mofe-kpx9z(0).root(0).score(0).executor(0)``, with the
-tries of each part. A stage is the node of its task; in it is an executor, a pod, which is skipped if its result was in
-the cache; before it a driver.
+The name of a node is its path through the graphs, with the number of the try of each part, for example
+``mofe-kpx9z(0).root(0).score(0).executor(0)``. The node of a task stands for a stage. It contains a driver, and an
+executor, which is a pod. The executor is skipped if the result was in the cache.
 """
 
 import base64
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from mofe.runners.pipeline_spec import FINDS, PipelineSpec, stage_of
+from mofe.runners.pipeline_spec import FIND_IN_CACHE, PipelineSpec, stage_of
 from mofe.runners.stage_log import exception_in
 
 ENDED = {"Succeeded", "Failed", "Error"}
@@ -29,16 +29,16 @@ class Failure:
     """The pod that made a stage fail."""
 
     stage: str
-    """With the rounds of its loops."""
+    """Name of the stage, with the numbers of its loops' iterations."""
     pod: str
     node: str
-    """By which its log is filed."""
+    """Id of the node, under which Argo archives the log."""
     message: str
-    """What Argo says of it."""
+    """Argo's message about the pod."""
 
 
 def nodes_of(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """The nodes of an Argo workflow, given its status, as they ended; those without an end last."""
+    """Nodes of an Argo workflow from its status, sorted by the time of their end; those that still run are last."""
     nodes = status.get("nodes") or {}
     if "compressedNodes" in status:
         nodes = json.loads(gzip.decompress(base64.b64decode(status["compressedNodes"])))
@@ -46,35 +46,35 @@ def nodes_of(status: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_elsewhere(status: dict[str, Any]) -> bool:
-    """Whether Argo keeps the nodes of a workflow in its database, where this API does not look."""
+    """Whether Argo stores the nodes of a workflow in its database, which this API does not read."""
     return "offloadNodeStatusVersion" in status
 
 
-def report_ended(nodes: list[dict[str, Any]], spec: PipelineSpec, told: set[str]) -> Iterator[str]:
-    """A line for each stage that has come to its end since the last look.
+def report_ended(nodes: list[dict[str, Any]], spec: PipelineSpec, reported: set[str]) -> Iterator[str]:
+    """Yield a line for each stage that has ended since the last call.
 
     Args:
-        nodes: from :func:`nodes_of`.
-        spec: the compiled pipeline.
-        told: the nodes that were told; written to.
+        nodes: nodes from :func:`nodes_of`.
+        spec: compiled pipeline.
+        reported: ids of the nodes that were reported; the function adds to it.
     """
-    skipped = {_way(node) for node in nodes if node.get("phase") in ("Skipped", "Omitted")}
+    skipped = {_path(node) for node in nodes if node.get("phase") in ("Skipped", "Omitted")}
     for node in nodes:
         stage, whole = _stage(node["name"], spec)
-        if not whole or node.get("phase") not in ENDED or node["id"] in told or not node.get("finishedAt"):
+        if not whole or node.get("phase") not in ENDED or node["id"] in reported or not node.get("finishedAt"):
             continue
-        told.add(node["id"])
-        cached = f"{_way(node)}.executor" in skipped
-        if cached and stage.startswith(FINDS):
-            continue  # told when it was prepared
+        reported.add(node["id"])
+        cached = f"{_path(node)}.executor" in skipped
+        if cached and stage.startswith(FIND_IN_CACHE):
+            continue  # it was reported when it was prepared
         took = datetime.fromisoformat(node["finishedAt"]) - datetime.fromisoformat(node["startedAt"])
         how = "cached" if cached else str(took) if node["phase"] == "Succeeded" else "failed"
         yield f"{'✗' if how == 'failed' else '✓'} {stage:<24}{how:>10}"
 
 
 def failures(nodes: list[dict[str, Any]], spec: PipelineSpec) -> list[Failure]:
-    """The pods that ended a run: of each task's tries the last, if it failed."""
-    last = {_way(node): node for node in nodes if node.get("type") == "Pod" and node.get("finishedAt")}
+    """The pods that ended a run: the last try of each task, if it failed."""
+    last = {_path(node): node for node in nodes if node.get("type") == "Pod" and node.get("finishedAt")}
     return [
         Failure(_stage(node["name"], spec)[0], _pod(node), node["id"], node.get("message", ""))
         for node in last.values()
@@ -83,15 +83,15 @@ def failures(nodes: list[dict[str, Any]], spec: PipelineSpec) -> list[Failure]:
 
 
 def cause_in(log: str) -> str:
-    """Why a pod failed, from its log: what ended its stage from outside, or the stage's exception; "" if neither."""
+    """Why a pod failed, from its log: a signal or an error of Kubeflow, or the stage's exception; "" if neither."""
     said = re.findall(r"(?m)(?:failed to execute component|KFP driver): (.*)$", log)
     if said and not said[-1].startswith("exit status"):
         return f"{said[-1]} (out of memory?)" if said[-1] == "signal: killed" else str(said[-1])
-    return exception_in(re.sub(r"(?m)^Error: (exit status|signal).*$", "", log))[1]  # Argo's last words
+    return exception_in(re.sub(r"(?m)^Error: (exit status|signal).*$", "", log))[1]  # Argo adds these lines
 
 
 def _stage(name: str, spec: PipelineSpec) -> tuple[str, bool]:
-    """To which stage a node belongs, with the rounds of its loops; and whether it is the whole of it."""
+    """Stage of a node, with the numbers of its loops' iterations; and whether the node stands for the whole stage."""
     component, stage, rounds, whole = spec[0]["root"], "the pipeline", [], False
     for segment in name.split(".")[2:]:
         tasks = component.get("dag", {}).get("tasks", {})
@@ -107,13 +107,13 @@ def _stage(name: str, spec: PipelineSpec) -> tuple[str, bool]:
 
 
 def _shown(task: str, component: dict[str, Any]) -> str:
-    """The name of a task as people know it: kfp writes the stage merge_scores as merge-scores."""
+    """Name of a task for the user: kfp writes the stage merge_scores as merge-scores."""
     stage = stage_of(component.get("executorLabel", ""))
     return stage if task == stage.replace("_", "-") else task
 
 
-def _way(node: dict[str, Any]) -> str:
-    """A node's name without its tries."""
+def _path(node: dict[str, Any]) -> str:
+    """Name of a node without the numbers of tries."""
     return re.sub(r"\(\d+\)", "", node["name"])
 
 

@@ -1,7 +1,7 @@
 """The stages of the pipeline, one module each.
 
-A stage reads its inputs, does its work, writes its outputs: paths or URIs in, paths or URIs out, nothing in between.
-The same word names the module here, the component, the pipeline task, the word on the command line and the test file.
+A stage reads paths or URIs, does its work, and writes to paths or URIs. It has no other effect.
+One name stands for the module here, the component, the pipeline task, the subcommand and the test file.
 """
 
 STAGES = (
@@ -27,6 +27,6 @@ STAGES = (
 )
 """Every stage, in the order in which data passes them.
 
-plan_shards, merge_features and merge_scores let extract and score be several tasks; plan_runs, unpack_run and
-compare_runs compare several runs; the last four score many images with a trained detector.
+plan_shards, merge_features and merge_scores split extract and score into several tasks. plan_runs, unpack_run and
+compare_runs compare several runs. The last four score many images with a trained detector.
 """

@@ -1,4 +1,4 @@
-"""The tables of a comparison."""
+"""Makes the tables of a comparison."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ def compare_runs(
     results: str,
     report: str,
 ) -> None:
-    """Set the runs of a comparison beside each other and beside the paper: mean and standard deviation over seeds.
+    """Compare runs with each other and with the paper: mean and standard deviation over seeds.
 
     Args:
-        metrics: metrics files written by evaluate, one a run.
-        runs: what plan_runs listed.
-        tables: as given to plan_runs.
-        configurations: as given to plan_runs.
-        results: where to write the tables as JSON (path or URI of a file).
-        report: where to write them as one self-contained HTML page.
+        metrics: metrics files written by evaluate, one per run.
+        runs: list of runs that plan_runs returned.
+        tables: the value that plan_runs was given.
+        configurations: the value that plan_runs was given.
+        results: path or URI of the JSON file to write the tables to.
+        report: path or URI of the self-contained HTML page to write the tables to.
     """
     with journal.stage_run("compare_runs", {"tables": ", ".join(tables), "runs": len(metrics)}) as run:
         measured = [Metrics.read_file(uri) for uri in metrics]

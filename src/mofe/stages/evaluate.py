@@ -1,4 +1,4 @@
-"""From scores to metrics and a report."""
+"""Computes metrics and a report from scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,15 +20,15 @@ from mofe.storage import locations, writing
 from mofe.tracking import journal
 
 MAX_AT_ONCE = 4
-"""Pairs of set and score that are measured at once: each bootstrap of 60 000 images holds 190 MB."""
+"""Number of (set, score) pairs measured at once: each bootstrap of 60 000 images holds 190 MB."""
 
 
 class Evaluation(NamedTuple):
-    """What a dashboard shows of an evaluation."""
+    """The part of an evaluation that a dashboard shows."""
 
     figures: dict[str, float]
     curve: ROC
-    """Of the KNN score, all OOD sets pooled."""
+    """ROC curve of the KNN score over all OOD sets pooled."""
 
 
 def evaluate(
@@ -48,11 +48,15 @@ def evaluate(
         scores: score tables written by score: one of the ID test set, one or more of OOD sets.
         partition: partition written by partition.
         history: training history written by finetune.
-        metrics: where to write metrics.json (path or URI of a file).
-        roc: where to write the ROC curves of the KNN score, at most 200 points each, as JSON.
-        report: where to write the report, one self-contained HTML page.
-        name: of the configuration, where several are compared.
-        ood_data: what fingerprint knows of the OOD sets: of each a "dataset", "uri" and "kind", near, far or "".
+        metrics: path or URI of the metrics.json to write.
+        roc: path or URI of the JSON file to write: ROC curves of the KNN score, at most 200 points each.
+        report: path or URI of the report to write, one self-contained HTML page.
+        name: name of the configuration, where several are compared.
+        ood_data: list of OOD sets that fingerprint returned: each has a "dataset", a "uri" and a "kind" (near, far
+            or "").
+
+    Raises:
+        MofeError: the tables, the partition and the history do not belong together.
     """
     with journal.stage_run("evaluate", {"score_tables": len(scores)}, label=name) as run:
         test, ood = _sorted_by_role([ScoreTable(uri) for uri in scores])
@@ -74,20 +78,22 @@ def evaluate(
 
 
 def _read_training(partition: str, history: str, test: ScoreTable) -> tuple[Partition, History]:
-    """What the scored model was trained with, and how it went.
+    """Read the partition and the training history of the scored model.
 
     Raises:
-        MofeError: they are of another model.
+        MofeError: they belong to another model.
     """
     classes, course = Partition.read(partition), History.read(history)
     for what, made in ((f"the scores {test.uri}", test.info), (f"the training history {history}", course)):
         if not made.check_source("partition", classes):
-            raise MofeError(f"{what} and the partition {partition} are not of the same model")
+            raise MofeError(
+                f"{what} and the partition {partition} belong to different models: give the files of one run"
+            )
     return classes, course
 
 
 def _measure(test: ScoreTable, ood: list[ScoreTable]) -> tuple[Result, ...]:
-    """Every score on every OOD set, several at once."""
+    """Measure every score on every OOD set, several at once."""
     pairs = [(table, score) for table in ood for score in test.info.scores]
     with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
         measured = pool.map(lambda pair: _result(test, *pair), pairs)
@@ -102,7 +108,7 @@ def _summarise(
     name: str,
     ood_data: list[dict[str, str]],
 ) -> Metrics:
-    """All figures of the evaluation."""
+    """Collect all figures of the evaluation."""
     labels = test.table["label"].to_numpy()
     right = test.table["predicted"].to_numpy() == labels
     routed_right = test.table["expert"].to_numpy() == np.array(classes.expert_of_class)[labels]
@@ -131,7 +137,7 @@ def _curve(test: ScoreTable, ood: ScoreTable) -> dict[str, Any]:
 
 
 def _figures(found: Metrics) -> dict[str, float]:
-    """What a dashboard shows: accuracies, and the detector's own scores."""
+    """Figures for a dashboard: accuracies, and FPR95 and AUROC of the detector's own scores."""
     figures = {"id_accuracy": found.id_accuracy, "router_accuracy": found.router_accuracy}
     if found.zero_shot_accuracy is not None:
         figures["zero_shot_accuracy"] = found.zero_shot_accuracy
@@ -161,14 +167,14 @@ def _by_expert(test: ScoreTable, ood: list[ScoreTable], classes: Partition) -> t
     unknown_routed = np.concatenate([table.table["expert"].to_numpy() for table in ood])
     found = []
     for expert in range(classes.num_experts):
-        mine, own, strangers = cluster == expert, known[routed == expert], unknown[unknown_routed == expert]
-        metrics = ood_metrics(own, strangers) if len(own) and len(strangers) else None
+        mine, known_here, unknown_here = cluster == expert, known[routed == expert], unknown[unknown_routed == expert]
+        metrics = ood_metrics(known_here, unknown_here) if len(known_here) and len(unknown_here) else None
         found.append(
             ExpertResult(
                 expert=expert,
                 id_images=int(mine.sum()),
                 id_accuracy=float(right[mine].mean()) if mine.any() else None,
-                ood_images=len(strangers),
+                ood_images=len(unknown_here),
                 fpr95=metrics.fpr95 if metrics else None,
                 auroc=metrics.auroc if metrics else None,
             )
@@ -177,26 +183,33 @@ def _by_expert(test: ScoreTable, ood: list[ScoreTable], classes: Partition) -> t
 
 
 def _sorted_by_role(tables: list[ScoreTable]) -> tuple[ScoreTable, list[ScoreTable]]:
-    """The ID test set and the OOD sets, checked to be comparable."""
+    """Separate the ID test set from the OOD sets, and check that they are comparable."""
     names = [table.info.dataset for table in tables]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise MofeError(f"the data set {min(twice)!r} was scored twice: every set needs a name of its own")
+        raise MofeError(f"two score tables have the name {min(twice)!r}: give every data set its own name")
     tests = [table for table in tables if table.info.role == "test"]
     ood = [table for table in tables if table.info.role == "ood"]
     if len(tests) != 1:
         raise MofeError(
-            f"expected the scores of one ID test set, found {len(tests)} among {', '.join(names) or 'none'}"
+            f"expected the scores of one ID test set, found {len(tests)} among {', '.join(names) or 'no tables'}"
         )
     if not ood:
         raise MofeError("expected the scores of at least one OOD set, found none")
     for table in ood:
         if table.info.made_from.get("detector") != tests[0].info.made_from.get("detector"):
-            raise MofeError(f"{table.info.dataset} and {tests[0].info.dataset} were not scored by the same detector")
+            raise MofeError(
+                f"{table.info.dataset} and {tests[0].info.dataset} were scored by different detectors: "
+                "score both with the same one"
+            )
         if table.info.scores != tests[0].info.scores:
             raise MofeError(
-                f"{table.info.dataset} has the scores {table.info.scores}, the ID test set {tests[0].info.scores}"
+                f"{table.info.dataset} has the scores {table.info.scores}, the ID test set has "
+                f"{tests[0].info.scores}: score both again with the same detector"
             )
     unlabelled = pc.sum(pc.less(tests[0].table["label"], 0)).as_py()
     if unlabelled:
-        raise MofeError(f"{unlabelled} images of the ID test set {tests[0].info.dataset} have no known label")
+        raise MofeError(
+            f"{unlabelled} images of the ID test set {tests[0].info.dataset} have no label that the model knows: "
+            "remove them, or score them as an OOD set"
+        )
     return tests[0], ood

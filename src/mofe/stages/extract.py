@@ -1,4 +1,4 @@
-"""Features of the training images under the pre-trained backbone, and the prototype of each class."""
+"""Extracts features of the training images with the pre-trained backbone, and the prototype of each class."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,23 +36,23 @@ def extract(
 ) -> None:
     """Extract features of training images, and class prototypes, with the pre-trained backbone.
 
-    For each image: the class embedding that enters the MoFE block ("trunk") and the final one ("embedding"), float16.
-    For each class: the mean of its trunk embeddings, the prototype that the partition is made from. One pass, no
-    augmentation, the backbone's own preprocessing.
+    Of each image it writes the class embedding that enters the MoFE block ("trunk") and the final one ("embedding"),
+    in float16. Of each class it writes the mean of the trunk embeddings: the prototype that partition groups. It makes
+    one pass without augmentation, with the backbone's own preprocessing.
 
     Args:
         images: image set written by prepare (path or URI).
-        features: where to write the features (path or URI of a folder).
-        backbone: a vision transformer of timm by name, or "hf-hub:…".
+        features: path or URI of the folder to write the features to.
+        backbone: name of a vision transformer of timm, or "hf-hub:…".
         backbone_args: further arguments of timm.create_model, for example {"img_size": 224}.
-        weights: "" for timm's pre-trained weights, "random" for none, else path or URI of a safetensors file.
-        weights_digest: digest of that file, recorded; fingerprint makes it.
-        mofe_depth: how many of the last blocks become experts (M).
-        batch_size: images at once.
+        weights: path or URI of a safetensors file; "" takes timm's pre-trained weights, "random" takes none.
+        weights_digest: digest of that file, made by fingerprint. It is recorded.
+        mofe_depth: number of last blocks that become experts (M).
+        batch_size: images per batch.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
-        shard: which of several shards of the images to extract from; merge_features joins what was made of each.
-        shards: how many there are, see plan_shards; 1 leaves the images undivided.
+        shard: number of the shard to extract from; merge_features joins the shards.
+        shards: number of shards, see plan_shards; 1 leaves the images undivided.
     """
     label = "" if shards == 1 else f"shard {shard:g}"
     with journal.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}, label=label) as run:
@@ -74,7 +74,7 @@ def extract(
             with writing.file(folder / Features.TABLE) as file, write_features(file, model.dim) as write:
                 for table in tables:
                     write(table)
-                    with one_thread():  # as they are stored: their sums are exact
+                    with one_thread():  # sums of the stored float16 values are exact
                         sums.add(vectors(table["trunk"]), table["label"].to_numpy())
             if shards == 1:
                 sums.write_prototypes(folder, about.classes, images)
@@ -86,7 +86,7 @@ def extract(
 
 
 def _embed(model: MoFE, source: ImageShards, options: EmbedOptions, mine: range) -> Iterator[pa.Table]:
-    """The features of the images at these positions, batch by batch, as they are stored."""
+    """Yield the features of the images at the positions ``mine``, batch by batch, in the stored form."""
     schema = feature_schema(model.dim)
     for positions_B, labels_B, (output,), _ in embed_shards(
         [model], source, options, label="extract", positions=np.array(mine)
@@ -101,7 +101,7 @@ def _embed(model: MoFE, source: ImageShards, options: EmbedOptions, mine: range)
 
 
 def _whole_numbers(value: Any) -> Any:
-    """JSON that has passed through Kubeflow holds every number as a float, and keys in any order: 16.0 is 16 again."""
+    """Restore whole numbers and sort keys, because Kubeflow turns numbers into floats and reorders keys."""
     if isinstance(value, dict):
         return {key: _whole_numbers(item) for key, item in sorted(value.items())}
     if isinstance(value, list):

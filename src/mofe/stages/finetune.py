@@ -1,4 +1,4 @@
-"""The MoFE is made from the backbone and trained."""
+"""Makes a MoFE from the backbone and trains it."""
 
 import hashlib
 import json
@@ -52,33 +52,36 @@ def finetune(
 ) -> None:
     """Train a mixture of feature experts: a linear probe on stored features, then fine-tuning with Dynamic-β Mixup.
 
-    With a folder for checkpoints a run that was stopped goes on where it was when the same command is given again; one
-    that came to its end begins afresh. SIGTERM ends it after the step in progress, with a checkpoint and status 143.
-    Every GPU of the machine gets a process of its own, and they share each batch. Under torchrun its processes do.
+    With a folder for checkpoints, the same command resumes an interrupted run; after a finished run it starts from the
+    beginning. On SIGTERM it finishes the step in progress, writes a checkpoint and exits with status 143. Each GPU of
+    the machine gets its own process, and the processes share each batch. Under torchrun, torchrun's processes do so.
 
     Args:
         images: training images written by prepare (path or URI).
         features: features written by extract from these images.
         partition: partition written by partition from these features.
-        model: where to write the model (path or URI of a folder).
-        history: where to write what was measured after each epoch (path or URI of a folder).
-        top_k: experts an image is sent to at inference; more than one are weighted by router probability.
-        training: the fields of :class:`~mofe.artifacts.recipe.Recipe`.
+        model: path or URI of the folder to write the model to.
+        history: path or URI of the folder to write the measurements of each epoch to.
+        top_k: number of experts that an image is sent to at inference; several are weighted by router probability.
+        training: fields of :class:`~mofe.artifacts.recipe.Recipe`.
         num_workers: processes that decode images.
         precision: auto (bf16 on a GPU that has it, float32 on a CPU), bf16 or fp32.
-        processes: that train together on this machine; 0 starts one for each GPU.
-        num_nodes: pods of a cluster that train together; more than one are a TrainJob of Kubeflow Trainer, which this
-            pod starts and follows.
-        node_resources: what each of several nodes requests instead of what this pod does, for example
+        processes: number of processes that train together on this machine; 0 starts one for each GPU.
+        num_nodes: number of pods that train together on a cluster. With more than one, this pod starts a TrainJob of
+            Kubeflow Trainer and waits for it.
+        node_resources: resources that each of several nodes requests in place of those of this pod, for example
             {"nvidia.com/gpu": 8}.
         checkpoints: folder (path or URI) for checkpoints; "" keeps none.
+
+    Raises:
+        MofeError: the inputs do not belong together, or a parameter is invalid.
     """
     arguments = {**locals(), **training}
     for name in ("training", "num_nodes", "node_resources"):
         del arguments[name]
     recipe = Recipe(**training)
     if num_nodes < 1:
-        raise MofeError(f"num_nodes = {num_nodes}: at least one node trains")
+        raise MofeError(f"num_nodes = {num_nodes} must be at least 1")
     if num_nodes > 1:
         train_on_nodes(arguments, num_nodes, node_resources or {})
         return
@@ -107,19 +110,19 @@ def finetune(
 
 
 def _num_processes(wanted: int) -> int:
-    """How many processes train together on this machine.
+    """Number of processes that train together on this machine.
 
     Raises:
-        MofeError: there are more than GPUs.
+        MofeError: more processes are wanted than there are GPUs.
     """
     devices = torch.accelerator.device_count()
     if 0 < devices < wanted:
-        raise MofeError(f"processes = {wanted}, but this machine has {devices} GPUs: each process needs its own")
+        raise MofeError(f"processes = {wanted} must be at most {devices}, the number of GPUs of this machine")
     return wanted or max(1, devices)
 
 
 class _Sources(NamedTuple):
-    """What a model is made from."""
+    """Inputs that a model is made from."""
 
     shards: ImageShards
     features: Features
@@ -127,25 +130,25 @@ class _Sources(NamedTuple):
 
 
 def _read_sources(images: str, features: str, partition: str) -> _Sources:
-    """What a model is made from, read and checked to be of one run.
+    """Read the inputs and check that they belong to one run.
 
     Raises:
-        MofeError: a part is missing, damaged, or made from something else.
+        MofeError: an input is missing, damaged, or belongs to another run.
     """
-    shards = ImageShards(images, hashed=distributed.is_first_here())  # the others wait for it
+    shards = ImageShards(images, hashed=distributed.is_first_here())  # the other processes wait for this one
     known = Features(features)
     classes = Partition.read(partition)
     if not shards.info.classes == known.info.classes == classes.classes:
-        raise MofeError(f"{images}, {features} and {partition} are not of the same classes")
+        raise MofeError(f"{images}, {features} and {partition} have different classes: give the files of one run")
     if not known.info.check_source("images", shards.info):
-        raise MofeError(f"the features {features} are not of the images {images}")
+        raise MofeError(f"the features {features} were not extracted from the images {images}: run extract again")
     if not classes.check_source("features", known.info):
-        raise MofeError(f"the partition {partition} was not made from the features {features}")
+        raise MofeError(f"the partition {partition} was not made from the features {features}: run partition again")
     return _Sources(shards, known, classes)
 
 
 def stored_embeddings(known: Features) -> Embeddings:
-    """What extract stored."""
+    """Embeddings of the training images that extract stored, as tensors."""
     return Embeddings(torch.from_numpy(known.column("trunk")), torch.from_numpy(known.column("embedding")))
 
 
@@ -165,7 +168,7 @@ def _model_config(sources: _Sources, recipe: Recipe, top_k: int) -> ModelConfig:
 
 
 def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) -> UPath | None:
-    """The folder of this run's checkpoints, without those of a run that came to its end; None keeps none."""
+    """The folder of this run's checkpoints, after those of a finished run were deleted; None keeps no checkpoints."""
     place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
     if place and distributed.is_first():
         forget_handed_on(place)
@@ -174,7 +177,7 @@ def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) ->
 
 
 def _digest_of(config: ModelConfig, precision: str) -> str:
-    """What a checkpoint must agree in to be gone on from: everything that shapes the result."""
+    """Digest of everything that shapes the result: only a run with the same digest resumes a checkpoint."""
     shape = {**config.model_dump(mode="json"), "precision": precision}
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -199,7 +202,7 @@ class _FineTuning:
         on_epoch: Callable[[Epoch], None] = lambda _: None,
     ) -> Trainer:
         """Make the MoFE of a backbone and a partition, and train it."""
-        torch.manual_seed(self.config.seed)  # of the router and the heads
+        torch.manual_seed(self.config.seed)  # for the initial weights of the router and the heads
         trainer = Trainer(
             model=MoFE(backbone, partition, self.config.backbone.depth, top_k, recipe.router),
             shards=self.shards,
@@ -221,14 +224,14 @@ class _FineTuning:
         embeddings: Callable[[], Embeddings],
         checkpoints: UPath | None,
     ) -> tuple[VisionTransformer, Callable[[], Embeddings]]:
-        """The backbone after fine-tuning without experts, and what it makes of the training images."""
+        """Fine-tune the backbone without experts; return it, and a function that embeds the training images by it."""
         only = Partition.of_one_expert(self.config.partition.classes)
         place = checkpoints / "naive" if checkpoints else None
         naive = self.run(backbone, only, recipe.naive(), embeddings, place).model
         return naive.as_backbone(), partial(self._embed, naive)
 
     def _embed(self, model: MoFE) -> Embeddings:
-        """What a model of one expert makes of the training images now."""
+        """Embed the training images by a model of one expert."""
         options = EmbedOptions(
             self.config.backbone.preprocessing,
             self.config.training["micro_batch_size"],
@@ -240,12 +243,12 @@ class _FineTuning:
             found.trunk_ND[positions_B] = output.trunk_BD
             found.embedding_ND[positions_B] = output.embedding_BD
         model.zero_grad(set_to_none=True)
-        model.cpu()  # room on the device for the model that is trained next
+        model.cpu()  # frees the device for the model that is trained next
         return found
 
 
 def _report_to(run: StageRun | None) -> Callable[[Epoch], None]:
-    """Hands the figures of an epoch on to tracking; in processes but the first to nobody."""
+    """Make a function that logs the figures of an epoch to ``run``; it does nothing where ``run`` is None."""
 
     def report(epoch: Epoch) -> None:
         if run is not None:

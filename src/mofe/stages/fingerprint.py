@@ -1,4 +1,4 @@
-"""What lies behind a data URI right now."""
+"""Computes digests of the files that the data URIs point to now."""
 
 import hashlib
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from mofe.errors import MofeError
 from mofe.storage import locations
 
 NOT_FILES = ("", "random")
-"""What ``weights`` may be without being a file."""
+"""Values of ``weights`` that are not a file."""
 
 
 class Fingerprints(NamedTuple):
@@ -21,9 +21,9 @@ class Fingerprints(NamedTuple):
     test: str
     weights: str
     texts: str
-    """Of all files that the text model comes from."""
+    """Digest of all files of the text model."""
     ood_data: list[dict[str, str]]
-    """The OOD sets, each with its ``digest`` and its ``kind``, "" where it was given none."""
+    """The OOD sets, each with its ``digest`` and its ``kind`` ("" where none was given)."""
 
 
 def fingerprint(
@@ -37,22 +37,26 @@ def fingerprint(
     text_embeddings: str = "",
     synsets: str = "",
 ) -> Fingerprints:
-    """Turn data URIs into digests of what lies there: names, sizes and versions of the files, not their content.
+    """Turn data URIs into digests of the names, sizes and versions of their files, not of the content.
 
-    In the pipeline this stage is never cached. Its results are parameters of the stages below, so they run again
-    exactly when data behind a URI has changed. A test set of other classes is refused here, where folders, a CSV
-    manifest or the names in a Parquet file show them: score would refuse it after the training.
+    The pipeline never caches this stage. The later stages take its results as parameters, so they run again exactly
+    when the data at a URI has changed. It also compares the classes of the test set with those of the training set,
+    where folders, a CSV manifest or the names in a Parquet file show them, because score would fail only after the
+    training.
 
     Args:
-        train_data: training images, as prepare takes them; for a CSV manifest, the images it lists count too.
+        train_data: training images, in any form that prepare takes; the images that a CSV manifest lists count too.
         test_data: in-distribution test images.
-        ood_data: out-of-distribution sets, each a "dataset" (its name) and a "uri"; at least one. A "kind",
-            near or far, puts a set into an average of its own.
-        weights: the file of the backbone's weights; "" or "random" if there is none.
-        text_model: the folder of a text model, if it begins with local-dir:.
-        text_weights: the file of a text model's weights, if it has a slash or a dot in it.
-        text_embeddings: the file of learned prompts' embeddings; "" if there is none.
-        synsets: the CSV with the synsets of the training classes; "" counts a synsets.csv beside the data, if any.
+        ood_data: out-of-distribution sets, at least one, each with a "dataset" (its name) and a "uri". Sets with the
+            same "kind", near or far, get their own average.
+        weights: file of the backbone's weights; "" or "random" if there is none.
+        text_model: folder of a text model, if it begins with local-dir:.
+        text_weights: file of a text model's weights, if it has a slash or a dot in it.
+        text_embeddings: file with the embeddings of learned prompts; "" if there is none.
+        synsets: CSV with the synsets of the training classes; "" counts a synsets.csv beside the data, if any.
+
+    Raises:
+        MofeError: a URI has no files, or the test set has classes that the training set does not have.
     """
     check_sets(ood_data)
     files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []

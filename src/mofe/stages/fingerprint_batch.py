@@ -1,4 +1,4 @@
-"""What lies behind the images and the detector of a batch right now."""
+"""Computes a digest of the files that the images and the detector of a batch have now."""
 
 import hashlib
 
@@ -7,14 +7,17 @@ from mofe.storage import locations
 
 
 def fingerprint_batch(images: list[str], detector: str) -> str:
-    """Turn places into a digest of what lies there: names, sizes and versions of the files, not their content.
+    """Turn paths and URIs into one digest of the names, sizes and versions of their files, not of the content.
 
-    In the pipeline this stage is never cached. Its result is a parameter of what comes next, so the batch runs again
+    The pipeline never caches this stage. The next stage takes its result as a parameter, so the batch runs again
     exactly when images or detector have changed.
 
     Args:
         images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
-        detector: the folder that index wrote (path or URI).
+        detector: folder that index wrote (path or URI).
+
+    Raises:
+        MofeError: there are no images.
     """
     if not images:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
@@ -22,6 +25,6 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
     for place in images:
         found = locations.glob(locations.resolve(place)) if "*" in place else [place]
         if not found:
-            raise MofeError(f"nothing matches {place}")
+            raise MofeError(f"no file matches {place}: check the pattern in images")
         parts += [f"{file} {locations.digest_of_listing(file)}" for file in found]
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The bank of known images: one KNN index per expert, thresholds, and other detectors to compare with."""
+"""Builds the detector: one KNN index of known images per expert, thresholds, and other detectors to compare."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.tracking import journal
 
 MLFLOW_MODEL = "mofe.inference.mlflow_model"
-"""The code that MLflow runs to serve a detector; imported there alone, because it takes MLflow seconds."""
+"""Module that MLflow runs to serve a detector. Only MLflow imports it, because importing MLflow takes seconds."""
 
 
 def index(
@@ -49,22 +49,25 @@ def index(
 ) -> None:
     """Build the detector: embed the training images, index them by expert, set thresholds.
 
-    Each image is seen through the expert of its class. The validation images stay out of the bank: they are routed
-    and scored like new ones; their scores calibrate p-values and give the thresholds that keep 95 % of known images.
+    The expert of an image's class embeds it. The validation images are not in the bank. They are routed and scored
+    like new images; their scores calibrate p-values and give the thresholds that keep 95 % of known images.
 
     Args:
         images: training images written by prepare (path or URI).
         features: features of these images written by extract (path or URI).
         model: model written by finetune from these images.
-        detector: where to write the detector (path or URI of a folder).
+        detector: path or URI of the folder to write the detector to.
         texts: texts of the classes written by texts (path or URI); "" for none.
-        knn_k: the score is the distance to the k-th nearest training image of the expert; 0 takes k in proportion to
-            the training images, held-out ones included: 1000 for the 1 281 167 of ImageNet-1K, at least 5.
-        bank: expert (neighbours among the images of the expert that an image is routed to) or global (among all).
-        compare: also fit the detectors of the literature, on the pre-trained backbone and on the model.
-        batch_size: images at once.
+        knn_k: rank of the neighbour whose distance is the score. 0 takes a rank in proportion to the number of
+            training images, validation images included: 1000 for the 1 281 167 of ImageNet-1K, at least 5.
+        bank: expert (search among the images of the expert that an image is routed to) or global (among all images).
+        compare: whether to fit the published baselines too, on the pre-trained backbone and on the model.
+        batch_size: images per batch.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
+
+    Raises:
+        MofeError: the inputs do not belong together, or a parameter is invalid.
     """
     with journal.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
         _check_arguments(knn_k, bank)
@@ -111,12 +114,12 @@ def _check_arguments(knn_k: int, bank: str) -> None:
     if bank not in get_args(Bank):
         raise MofeError(f"bank = {bank!r} is not one of {', '.join(get_args(Bank))}")
     if knn_k < 0:
-        raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to take it in proportion to the training images")
+        raise MofeError(f"knn_k = {knn_k} must be at least 1, or 0 to choose k in proportion to the training images")
 
 
 @dataclass(frozen=True, eq=False)
 class _Sources:
-    """What a detector is made of."""
+    """Inputs that a detector is made from. N counts all images."""
 
     shards: ImageShards
     features: Features
@@ -127,6 +130,7 @@ class _Sources:
 
     @property
     def made_from(self) -> dict[str, str]:
+        """Identities of the artifacts that the detector is made from."""
         texts = {"texts": self.text_info.identity} if self.text_info else {}
         return {"model": self.config.identity, **self.config.made_from, **texts}
 
@@ -137,11 +141,12 @@ class _Sources:
 
     @cached_property
     def is_validation_N(self) -> np.ndarray:
+        """Whether each image was set aside from training."""
         return validation_mask(self.shards.labels_N, self.config.validation_fraction, self.config.seed)
 
     @cached_property
     def known(self) -> np.ndarray:
-        """Positions of the training images, which the bank holds."""
+        """Positions of the images that the model was trained on: those of the bank."""
         return np.flatnonzero(~self.is_validation_N)
 
     @cached_property
@@ -151,43 +156,46 @@ class _Sources:
 
     @cached_property
     def stored_ND(self) -> np.ndarray:
-        """What the pre-trained backbone makes of each image; read when it is first needed."""
+        """Embedding of each image by the pre-trained backbone, read at first use."""
         return self.features.column("embedding")
 
     @cached_property
     def bank_experts_N(self) -> np.ndarray:
-        """The expert of each image of the bank: that of its class."""
+        """The expert of the class of each image in the bank."""
         return self.experts_C[self.shards.labels_N[self.known]]
 
     @cached_property
     def bank_sizes(self) -> tuple[int, ...]:
-        """Images of each expert in the bank."""
+        """Number of images of each expert in the bank."""
         return tuple(np.bincount(self.bank_experts_N, minlength=self.network.num_experts).tolist())
 
 
 def _read_sources(images: str, features: str, model: str, texts: str) -> _Sources:
-    """All sources, checked to be of one run.
+    """Read the inputs and check that they belong to one run.
 
     Raises:
-        MofeError: one is missing, damaged, or made from something else.
+        MofeError: an input is missing, damaged, or belongs to another run.
     """
     shards = ImageShards(images)
     network, config = load_model(model)
     if not config.check_source("images", shards.info) or config.partition.classes != shards.info.classes:
-        raise MofeError(f"the model {model} was not trained on the images {images}")
+        raise MofeError(f"the model {model} was not trained on the images {images}: give the files of one run")
     found = Features(features)
     if not config.check_source("features", found.info):
-        raise MofeError(f"the model {model} was not trained with the features {features}")
+        raise MofeError(f"the model {model} was not trained with the features {features}: give the files of one run")
     about, words = read_texts(texts) if texts else (None, None)
     if about and (about.classes, about.backbone) != (shards.info.classes, config.backbone):
-        raise MofeError(f"the texts {texts} are not of the classes of {images} and of the model's backbone")
+        raise MofeError(
+            f"the texts {texts} are for other classes than those of {images}, or for another backbone than that of "
+            f"{model}: run texts again"
+        )
     if about and about.made_from.get("features") != config.made_from["features"]:
-        raise MofeError(f"the texts {texts} and the model {model} were not made from the same features")
+        raise MofeError(f"the texts {texts} and the model {model} were made from different features: run texts again")
     return _Sources(shards, found, network, config, about, words)
 
 
 def _embed_bank(sources: _Sources, options: EmbedOptions) -> np.ndarray:
-    """The embeddings (N, D) of the training images, each through the expert of its class."""
+    """Embed the images of the bank (N, D), each by the expert of its class."""
     bank_ND = np.empty((len(sources.known), sources.network.dim), np.float32)
     start = 0
     for positions_B, _, (output,), _ in embed_shards(
@@ -208,13 +216,13 @@ def _build_knn(sources: _Sources, bank_ND: np.ndarray, k: int, bank: Bank) -> Ex
     smallest = min(sources.bank_sizes)
     if bank == "expert" and smallest < k:
         expert = sources.bank_sizes.index(smallest)
-        print(f"expert {expert} has only {smallest} images: its farthest stands for its {k}-th neighbour")
+        print(f"expert {expert} has only {smallest} images: the farthest of them counts as neighbour number {k}")
     return knn
 
 
 def _embed_held(sources: _Sources, options: EmbedOptions, compare: bool) -> tuple[MoFEOutput, Seen]:
-    """What the model makes of the validation images, and what the other detectors score them by."""
-    # the pre-trained backbone is needed for its patches alone: what it makes of images, extract has stored
+    """Embed the validation images: the model's output, and the values that the other detectors score."""
+    # the pre-trained backbone runs only for its patches, because extract has stored its embeddings of whole images
     texts = sources.texts if compare else None
     pretrained = create_pretrained(sources.config.backbone, sources.config.partition.classes) if texts else None
     patches = LocalScores(pretrained, texts) if pretrained and texts else None
@@ -234,7 +242,7 @@ def _embed_held(sources: _Sources, options: EmbedOptions, compare: bool) -> tupl
 
 
 def _fit_baselines(sources: _Sources, bank_ND: np.ndarray, seen: Seen, k: int) -> Baselines:
-    """The detectors of the literature, as far as the images allow them."""
+    """Fit the published baselines that the images are sufficient for; print the reason for each other one."""
     stored_ND, labels_N = sources.stored_ND, sources.shards.labels_N
     known = KnownImages(
         pretrained=Embedded(stored_ND[sources.known], stored_ND[sources.held]),
@@ -246,7 +254,7 @@ def _fit_baselines(sources: _Sources, bank_ND: np.ndarray, seen: Seen, k: int) -
     )
     baselines, refused = Baselines.fit(known, _heads_of(sources.network), k, sources.texts)
     for name, reason in refused.items():
-        print(f"left out of the comparison: {name}: {reason}")
+        print(f"not compared: {name}: {reason}")
     return baselines
 
 
@@ -257,7 +265,7 @@ def _heads_of(model: MoFE) -> list[Head]:
 
 
 def _bank_table(sources: _Sources) -> pa.Table:
-    """Which training image each row of the indexes is."""
+    """Table with the training image of each row of the indexes."""
     rows = {
         "id": sources.shards.paths.take(sources.known),
         "label": sources.shards.labels_N[sources.known],
@@ -267,7 +275,7 @@ def _bank_table(sources: _Sources) -> pa.Table:
 
 
 def _parameters(images: ImageSet, model: ModelConfig) -> dict[str, Any]:
-    """What the model was made with, by the names of the pipeline."""
+    """Parameters that the model was made with, under the names that the pipeline gives them."""
     return {
         "train_data": images.source,
         "train_images_per_class": images.parameters["images_per_class"],

@@ -1,4 +1,4 @@
-"""Which images of a batch each shard holds."""
+"""Divides the files of a batch into shards."""
 
 from itertools import pairwise
 
@@ -14,20 +14,23 @@ FILES = "files.parquet"
 
 
 def list_files(images: list[str], files: str, *, digest: str = "", shards: int = 8) -> list[int]:
-    """List the files of a batch and divide them into shards of as many files each, in order.
+    """List the files of a batch and divide them into shards of equal size, in order.
 
-    Writes one Parquet file with a column ``file``, a row group a shard, and what it holds as JSON. A tar archive or
+    Writes a JSON manifest, and one Parquet file with a column ``file`` and one row group per shard. A tar archive or a
     Parquet file counts as one file and is not divided.
 
     Args:
         images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
-        files: where to write the list (path or URI of a folder).
-        digest: of images and detector, made by fingerprint_batch. It is recorded, and it decides caching, of the
-            shards too.
-        shards: how many; fewer if there are not as many files.
+        files: path or URI of the folder to write the list to.
+        digest: digest of images and detector, made by fingerprint_batch. It is recorded, and Kubeflow's cache
+            compares it, for the later tasks of the shards too.
+        shards: number of shards; fewer if there are fewer files.
 
     Returns:
         The numbers of the shards.
+
+    Raises:
+        MofeError: there are no files, a file name is not UTF-8, or ``shards`` is invalid.
     """
     if shards < 1:
         raise MofeError(f"shards = {shards} must be at least 1")
@@ -49,4 +52,4 @@ def _column(names: list[str]) -> pa.Array:
     try:
         return pa.array(names, pa.string())
     except UnicodeEncodeError as error:
-        raise MofeError(f"the name of {error.object!r} is not UTF-8, as a table needs it: rename the file") from error
+        raise MofeError(f"the file name {error.object!r} is not UTF-8, which a table needs: rename the file") from error

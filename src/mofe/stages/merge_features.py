@@ -1,4 +1,4 @@
-"""The features of all shards as one set, and the prototypes of their classes."""
+"""Joins the features of all shards and computes the prototypes of their classes."""
 
 from mofe.artifacts.features import FeaturePart, Features, write_features
 from mofe.artifacts.parts import in_order
@@ -8,11 +8,14 @@ from mofe.tracking import journal
 
 
 def merge_features(parts: list[str], features: str) -> None:
-    """Join the features that extract made of each shard: what it would have made of all images at once, to the bit.
+    """Join the features that extract wrote for each shard; the result equals that of one extract bit by bit.
 
     Args:
         parts: parts of a feature set written by extract (paths or URIs), in any order.
-        features: where to write the features (path or URI of a folder).
+        features: path or URI of the folder to write the features to.
+
+    Raises:
+        MofeError: a part is missing, damaged, or of another set.
     """
     found = in_order(FeaturePart, parts)
     whole = found[0][0].whole

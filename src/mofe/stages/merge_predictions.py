@@ -1,4 +1,4 @@
-"""The predictions of all shards of a batch as one data set, counted."""
+"""Joins the predictions of all shards of a batch and counts them."""
 
 import shutil
 from collections import Counter
@@ -10,24 +10,30 @@ from mofe.tracking import journal
 
 
 def merge_predictions(shards: list[str], predictions: str, counts: str) -> dict[str, int]:
-    """Put the predictions of all shards together: one Parquet data set in the order of the images, and counts.
+    """Join the predictions of all shards into one Parquet data set, in the order of the images, and count them.
 
     Args:
         shards: sets of predictions written by predict (paths or URIs), in any order.
-        predictions: where to write the whole set (path or URI of a folder).
-        counts: where to write the counts as JSON (path or URI of a file).
+        predictions: path or URI of the folder to write the whole set to.
+        counts: path or URI of the JSON file to write the counts to.
 
     Returns:
-        How many images are ``known``, ``unknown`` and ``unreadable``.
+        The numbers of images that are ``known``, ``unknown`` and ``unreadable``.
+
+    Raises:
+        MofeError: a shard is missing, damaged, given twice, or of another batch.
     """
     read = sorted(((PredictionSet.read(uri), uri) for uri in shards), key=lambda item: item[0].shards)
     numbers = [number for info, _ in read for number in info.shards]
     for info, uri in read:
         info.check(locations.resolve(uri))
         if info.made_from != read[0][0].made_from:
-            raise MofeError(f"{uri} and {read[0][1]} are predictions of different batches or detectors")
+            raise MofeError(
+                f"{uri} and {read[0][1]} are predictions of different batches or detectors: "
+                "give the shards of one batch"
+            )
     if not read or numbers != list(range(len(read))):
-        raise MofeError(f"expected each shard from 0 to {len(read) - 1} once, found {numbers}")
+        raise MofeError(f"expected each shard from 0 to {len(read) - 1} once, found {numbers}: give every shard once")
     with journal.stage_run("merge_predictions", {"shards": len(read)}) as run:
         with writing.staged(predictions) as folder:
             for number, (_, uri) in enumerate(read):

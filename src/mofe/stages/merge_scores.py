@@ -1,4 +1,4 @@
-"""The scores of all shards of an evaluation set as one table."""
+"""Joins the scores of all shards of an evaluation set."""
 
 from typing import Any
 
@@ -13,15 +13,18 @@ from mofe.storage import locations, writing
 from mofe.tracking import journal
 
 SEEN = ("label", "predicted", "knn")
-"""Columns that decide what is shown: of these, every row is held in memory."""
+"""Columns that decide which images the gallery shows. All rows of these columns are held in memory."""
 
 
 def merge_scores(parts: list[str], scores: str) -> None:
-    """Join the scores that score made of each shard: what it would have made of all images at once, to the bit.
+    """Join the scores that score wrote for each shard; the result equals that of one score bit by bit.
 
     Args:
         parts: parts of a score table written by score (paths or URIs), in any order.
-        scores: where to write the scores (path or URI of a folder).
+        scores: path or URI of the folder to write the scores to.
+
+    Raises:
+        MofeError: a part is missing, damaged, or of another set.
     """
     found = in_order(ScorePart, parts)
     first = found[0][0]
@@ -60,7 +63,10 @@ def merge_scores(parts: list[str], scores: str) -> None:
 
 
 def _positions(table: pa.Table, info: ScorePart, start: int = 0) -> list[tuple[str, int]]:
-    """Kind and place in the set of the images that a gallery of these rows shows, in its order."""
+    """(kind, position in the set) of each image that a gallery of these rows shows, in the order of the gallery.
+
+    ``start`` is the position of the first row in the set.
+    """
     columns: dict[str, np.ndarray] = {name: table[name].to_numpy() for name in SEEN}
     kinds = chosen(info.role, columns, info.threshold)
     return [(kind, start + place) for kind, places in kinds.items() for place in places]

@@ -1,4 +1,4 @@
-"""Which classes share an expert."""
+"""Divides the classes among the experts."""
 
 from mofe.artifacts.features import Features
 from mofe.partitioning.clusters import partition_classes
@@ -11,15 +11,18 @@ def partition(
 ) -> None:
     """Divide the classes among experts: K-Means over their prototypes, seeded from WordNet.
 
-    Writes partition.json: the expert of each class, and the WordNet synset that each expert grew from.
+    Writes partition.json with the expert of each class, and the WordNet synset that seeded each expert.
 
     Args:
         features: features written by extract (path or URI).
-        partition: where to write the partition (path or URI of a folder).
+        partition: path or URI of the folder to write the partition to.
         num_experts: number of experts, from 1 to the number of classes. The paper finds no gain beyond 7.
         strategy: wordnet-kmeans (the paper's), taxonomy (WordNet alone), self-learning (an unsupervised router),
-            kmeans++ or random; the last three need no WordNet.
-        seed: of self-learning, kmeans++ and random.
+            kmeans++ or random; the last three do not need WordNet.
+        seed: random seed of self-learning, kmeans++ and random.
+
+    Raises:
+        MofeError: a class has no synset where the strategy needs one, or a parameter is invalid.
     """
     with journal.stage_run("partition", {"num_experts": num_experts, "strategy": strategy}) as run:
         known = Features(features)

@@ -1,4 +1,4 @@
-"""Predictions on one shard of a batch of images."""
+"""Predicts on one shard of a batch of images."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,30 +25,34 @@ def predict(
     neighbours: int = 0,
     batch_size: int = 128,
 ) -> None:
-    """Ask the detector about the images of a shard: what each shows, and whether it is like anything that was taught.
+    """Predict the class of each image of a shard, and whether the image belongs to any known class.
 
-    Writes a row an image, as 'mofe detect --format parquet' does, and the files that could not be read, with reasons.
+    Writes one row per image, in the format of 'mofe detect --format parquet', and the files that could not be read,
+    with reasons.
 
     Args:
         files: list written by list_files (path or URI).
         detector: detector written by index (path or URI).
-        predictions: where to write the predictions (path or URI of a folder).
-        shard: its number.
-        threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
-        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
-        neighbours: how many of the nearest known images to name.
-        batch_size: images at once.
+        predictions: path or URI of the folder to write the predictions to.
+        shard: number of the shard.
+        threshold: tpr=0.95 (accept at least this share of known images), or the least score of a known image.
+        score: score that decides: knn, msp, max_logit, energy, or a published baseline, for example tuned.vim.
+        neighbours: number of nearest known images to name.
+        batch_size: images per batch.
+
+    Raises:
+        MofeError: the list has no such shard, or the detector cannot be used.
     """
-    shard = int(shard)  # Kubeflow hands numbers on as floats
+    shard = int(shard)  # Kubeflow passes numbers as floats
     batch = FileList.read(files)
     batch.check(locations.resolve(files), FILES)
     if not 0 <= shard < batch.shards:
-        raise MofeError(f"shard = {shard}: {files} has the shards 0 to {batch.shards - 1}")
+        raise MofeError(f"shard = {shard} does not exist: {files} has the shards 0 to {batch.shards - 1}")
     with locations.open_parquet(locations.resolve(files) / FILES) as listed:
         names = listed.read_row_group(shard)["file"].to_pylist()
     model = load_detector(detector)
-    asked = {"threshold": threshold, "score": score, "neighbours": neighbours, "detector": detector}
-    with journal.stage_run("predict", asked, label=f"shard {shard}") as run:
+    shown = {"threshold": threshold, "score": score, "neighbours": neighbours, "detector": detector}
+    with journal.stage_run("predict", shown, label=f"shard {shard}") as run:
         found = detect(
             model,
             map(locations.resolve, names),

@@ -1,4 +1,4 @@
-"""Images from anywhere become shards in one form."""
+"""Reads images from any source and writes them as shards in one format."""
 
 from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
 from mofe.data.images import stored_form
@@ -10,9 +10,9 @@ from mofe.storage import writing
 from mofe.tracking import journal
 
 AHEAD = 64
-"""Images read ahead of the writer: what bounds the memory."""
+"""Number of images read ahead of the writer. It limits the memory."""
 LISTED = 1000
-"""Rejected files that the manifest lists; all are counted."""
+"""Largest number of rejected files that the manifest lists; it counts all of them."""
 
 
 def prepare(
@@ -28,20 +28,23 @@ def prepare(
 ) -> None:
     """Read images, check that each decodes, and write them as Parquet shards.
 
-    An unreadable file is set aside and listed with its reason. RGB files in JPEG, PNG or WebP are kept byte for byte;
-    others become lossless PNG.
+    It skips an unreadable file and lists it with the reason. It keeps RGB files in JPEG, PNG or WebP byte for byte, and
+    converts other files to lossless PNG.
 
     Args:
-        source: a folder of class folders, Hugging Face style Parquet or tar archives (file, glob or folder), or a CSV
+        source: folder of class folders, Hugging Face style Parquet or tar archives (file, glob or folder), or a CSV
             manifest with columns path,label; a local path or any fsspec URI.
-        images: where to write the image set (path or URI of a folder).
-        name: what the set is called in tables and plots.
+        images: path or URI of the folder to write the image set to.
+        name: name of the set in tables and plots.
         role: train, test (in-distribution, of the classes of train) or ood.
-        digest: of what lies at the source; fingerprint makes it. It is recorded, and it decides caching.
-        images_per_class: take only the first so many of each class; 0 takes all.
-        max_rejected: the largest share of unreadable files that is put up with.
+        digest: digest of the source's files, made by fingerprint. It is recorded, and Kubeflow's cache compares it.
+        images_per_class: number of images to take of each class, the first ones; 0 takes all.
+        max_rejected: largest share of unreadable files that is allowed, from 0 to 1.
         synsets: CSV with columns class,synset for class names that WordNet does not know; "" looks for synsets.csv
             beside the data.
+
+    Raises:
+        MofeError: the source is unusable for the role, or too many of its files are unreadable.
     """
     if role not in ("train", "test", "ood"):
         raise MofeError(f"role {role!r} is not one of train, test, ood")
@@ -94,7 +97,7 @@ def _check_result(
     rejected: list[Rejected],
     max_rejected: float,
 ) -> None:
-    """Refuse a set that cannot be used for its role."""
+    """Raise MofeError for a set that cannot be used for its role."""
     if bad and bad > max_rejected * (good + bad):
         examples = "; ".join(f"{r.path}: {r.reason}" for r in rejected[:3])
         raise MofeError(

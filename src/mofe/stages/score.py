@@ -1,4 +1,4 @@
-"""Scores of one evaluation set."""
+"""Scores the images of one evaluation set."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from mofe.storage import writing
 from mofe.tracking import journal
 
 SAMPLE = 400
-"""Images whose embeddings are kept, for the map of the feature space."""
+"""Number of images whose embeddings are stored, for the map of the feature space."""
 
 
 def score(
@@ -36,18 +36,21 @@ def score(
 ) -> None:
     """Score the images of an evaluation set with the detector.
 
-    Writes one row an image (label, predicted class, expert, a column a score; higher is more in-distribution),
+    Writes one row per image (label, predicted class, expert, one column per score; higher is more in-distribution),
     thumbnails of the most confident mistakes, and a sample of embeddings, fine-tuned and pre-trained.
 
     Args:
         images: evaluation set written by prepare (path or URI).
         detector: detector written by index (path or URI).
-        scores: where to write the scores (path or URI of a folder).
-        batch_size: images at once.
+        scores: path or URI of the folder to write the scores to.
+        batch_size: images per batch.
         num_workers: processes that decode images.
         precision: auto (bf16 where the hardware has it), bf16 or fp32.
-        shard: which of several shards of the images to score; merge_scores joins what was made of each.
-        shards: how many there are, see plan_shards; 1 leaves the images undivided.
+        shard: number of the shard to score; merge_scores joins the shards.
+        shards: number of shards, see plan_shards; 1 leaves the images undivided.
+
+    Raises:
+        MofeError: a test set has classes that the model was not trained on, or a score is not finite.
     """
     source = ImageShards(images)
     name = source.info.name
@@ -67,24 +70,25 @@ def score(
 
 
 class _Found(NamedTuple):
-    """What was found of B images, and of the S of them that are in the sample."""
+    """Results for B images, and for the S of them that are in the sample."""
 
     scores: tuple[str, ...]
     columns: dict[str, np.ndarray]
     """``label``, ``predicted``, ``expert`` and every score, (B,)."""
     nearest_B: np.ndarray
-    """The row of the known image next to each."""
+    """Row of the nearest known image, in the bank."""
     right_B: np.ndarray | None
-    """Whether the text that is nearest is that of its class; None without texts."""
+    """Whether the nearest text is that of the image's class; None without texts."""
     in_sample: np.ndarray
-    """Which of the B."""
+    """Indices of the S sampled images among the B."""
     before_SD: np.ndarray
-    """Under the pre-trained backbone."""
+    """Embeddings by the pre-trained backbone."""
     after_SD: np.ndarray
+    """Embeddings by the model."""
 
 
 def _score_images(trained: Detector, source: ImageShards, mine: range, options: EmbedOptions, label: str) -> _Found:
-    """See the images at these positions, and score them batch by batch."""
+    """Embed and score the images at the positions ``mine``, batch by batch."""
     names = (*SCORES, *trained.info.baselines)
     sample = _sample(len(source), mine)
     label_of = _labels_in_model(source.info, trained.classes)
@@ -130,7 +134,7 @@ def _score_images(trained: Detector, source: ImageShards, mine: range, options: 
 
 
 def _sample(num_images: int, mine: range) -> np.ndarray:
-    """Positions of the sample of all images, of those that are to be scored."""
+    """Positions of the sampled images that lie in ``mine``; the sample is taken from all images."""
     sample = np.unique(np.linspace(0, num_images - 1, SAMPLE).round().astype(int))
     return sample[(mine.start <= sample) & (sample < mine.stop)]
 
@@ -138,7 +142,7 @@ def _sample(num_images: int, mine: range) -> np.ndarray:
 def _embed_one_by_one(
     trained: Detector, source: ImageShards, sample: np.ndarray, options: EmbedOptions, label: str
 ) -> list[np.ndarray]:
-    """The sample under the pre-trained backbone; batches of it would depend on how the set is divided."""
+    """Embed the sample by the pre-trained backbone, one image per batch, because results must not depend on shards."""
     seen = embed_shards(
         [trained.pretrained],
         source,
@@ -155,12 +159,13 @@ def _check_finite(found: _Found, source: ImageShards, mine: range) -> None:
         if bad.size:
             image = source.image(mine[bad[0]])[1]
             raise MofeError(
-                f"{source.info.name}: the score {name} of {image} is not finite, and of {bad.size - 1} others"
+                f"{source.info.name}: the score {name} of {image} and of {bad.size - 1} other images is not finite: "
+                "train again with a lower learning_rate or precision=fp32"
             )
 
 
 def _write_tables(folder: UPath, found: _Found, trained: Detector, source: ImageShards, mine: range) -> None:
-    """Scores, gallery and the sample of embeddings."""
+    """Write scores, gallery and the sample of embeddings."""
     rows = {"id": source.paths.slice(mine.start, len(mine)), **found.columns}
     with writing.file(folder / ScoreTable.TABLE) as file, write_scores(file, found.scores) as write:
         write(pa.table(rows, schema=score_schema(found.scores)))
@@ -178,7 +183,7 @@ def _write_tables(folder: UPath, found: _Found, trained: Detector, source: Image
 
 
 def _describe(found: _Found, trained: Detector, source: ImageShards, mine: range, whole: bool) -> ScoreInfo:
-    """The manifest of the scores of all images, or of a part of them."""
+    """Make the manifest of the scores: of all images if ``whole``, else of a part of them."""
     info = source.info
     parameters = dict(trained.info.parameters)
     if info.role == "test":
@@ -209,7 +214,7 @@ def _describe(found: _Found, trained: Detector, source: ImageShards, mine: range
 
 
 def _labels_in_model(info: ImageSet, classes: tuple[str, ...]) -> np.ndarray:
-    """For each label of the set (and, last, for "no label") the model's index of that class, −1 where it has none."""
+    """The model's class index for each label of the set, −1 where it has none; the last item is for "no label"."""
     index = {name: c for c, name in enumerate(classes)}
     labels = [index.get(name, -1) for name in info.classes] if info.role == "test" else [-1] * len(info.classes)
     unknown = [name for name, label in zip(info.classes, labels, strict=True) if label < 0]

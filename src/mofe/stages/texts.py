@@ -1,4 +1,4 @@
-"""The class names, and words that are far from them, as a language-image model sees them."""
+"""Embeds the class names, and words far from them, with a language-image model."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -23,21 +23,21 @@ from mofe.storage import writing
 from mofe.tracking import journal
 
 TEMPLATES = ("a photo of a {}",)
-"""MCM's."""
+"""Prompt of MCM."""
 NICE = {"n": "the nice {}", "a": "This is a {} photo"}
-"""How NegLabel prompts nouns, the classes among them, and adjectives."""
+"""Prompts of NegLabel for nouns, class names included, and for adjectives."""
 SHARE = 0.15
-"""Of the candidate words, that NegLabel keeps."""
+"""Share of the candidate words that NegLabel keeps."""
 GROUPS = 100
-"""That NegLabel's words are divided into."""
+"""Number of groups that NegLabel's words are divided into."""
 
 COMPARED = 8
-"""Images by which backbone and image tower are compared."""
+"""Number of images on which backbone and image tower are compared."""
 AGREEMENT = 0.99
-"""Mean cosine that is expected of them, in half precision too."""
+"""Least mean cosine between the embeddings of the two, in half precision too."""
 
 GIVEN = {"clipn_no": "clipn_no_CP", "lsn_yes": "lsn_yes_CP", "lsn_no": "lsn_no_JCP"}
-"""Tensors that a file of prompts' embeddings may hold."""
+"""Tensors that a file with embeddings of learned prompts may hold, and the fields of Texts for them."""
 
 
 def texts(
@@ -54,23 +54,27 @@ def texts(
 ) -> None:
     """Embed the names of the classes, for the detectors that compare an image with words (zero-shot, MCM, NegLabel, …).
 
-    The text model must be the one that the backbone is the image half of; a few training images are embedded by both to
-    make sure. Needs open_clip: pip install 'mofe[clip]'. Without a text model there are no texts, and no such scores.
+    The backbone must be the image tower of the text model: the stage embeds a few training images with both and
+    compares. It needs open_clip: pip install 'mofe[clip]'. Without a text model it writes an empty set, and the scores
+    that need texts are left out.
 
     Args:
         images: training images written by prepare (path or URI).
         features: features of these images written by extract (path or URI).
-        texts: where to write the texts (path or URI of a folder).
-        text_model: a model of open_clip by name (ViT-B-16), "hf-hub:…", or "local-dir:" and the path or URI of a folder
+        texts: path or URI of the folder to write the texts to.
+        text_model: name of a model of open_clip (ViT-B-16), "hf-hub:…", or "local-dir:" and the path or URI of a folder
             with open_clip_config.json and weights; "" for none.
-        text_weights: with a name of open_clip's: a pre-trained tag (openai, laion2b_s34b_b88k, …), or the path or URI
-            of a file.
-        text_templates: sentences with {} for the name of a class; the mean over them is taken.
-        text_negatives: how many negative words of WordNet NegLabel compares with, at least 100; 0 for none. It keeps
-            10 000 for ImageNet, 15 % of the words that it looks at: all of those are embedded.
-        text_embeddings: safetensors file (path or URI) with embeddings of learned prompts, one row a class:
+        text_weights: weights for a name of open_clip: a pre-trained tag (openai, laion2b_s34b_b88k, …), or the path or
+            URI of a file.
+        text_templates: sentences with {} for the name of a class; their embeddings are averaged.
+        text_negatives: number of negative words of WordNet for NegLabel, at least 100; 0 for none. NegLabel's paper
+            takes 10 000 for ImageNet, 15 % of its candidate words; the stage embeds all candidates.
+        text_embeddings: safetensors file (path or URI) with embeddings of learned prompts, one row per class:
             clipn_no (C × P); lsn_yes (C × P) and lsn_no (J × C × P). Its metadata "classes" names the rows, as JSON.
-        digest: of the files among these, recorded; fingerprint makes it.
+        digest: digest of the files of the text model, made by fingerprint. It is recorded.
+
+    Raises:
+        MofeError: the text model does not fit the backbone, or a parameter is invalid.
     """
     found = Features(features)
     info = TextInfo(
@@ -95,26 +99,26 @@ def texts(
     with journal.stage_run("texts", {"text_model": text_model, "text_weights": text_weights}) as run:
         _check_templates(text_templates)
         model = load_text_model(text_model, text_weights, found.info.backbone.preprocessing.image_size)
-        _refuse_another_tower(model, text_model, ImageShards(images, hashed=False), found)
+        _check_image_tower(model, text_model, ImageShards(images, hashed=False), found)
         names = [name_in_words(*pair) for pair in zip(found.info.classes, found.info.synsets, strict=True)]
         given = _read_prompts(text_embeddings, found.info.classes, model.projection_DP.shape[1])
         embedded, negatives = _embed(model, names, text_templates, text_negatives, given)
         with writing.staged(texts) as folder:
-            told = {"names": tuple(names), "negatives": tuple(negatives)}
-            write_texts(folder, info.model_copy(update=told), embedded)
+            embedded_words = {"names": tuple(names), "negatives": tuple(negatives)}
+            write_texts(folder, info.model_copy(update=embedded_words), embedded)
         run.metrics({"classes": len(names), "negatives": len(negatives), "logit_scale": embedded.logit_scale})
 
 
 def _check_templates(templates: Sequence[str]) -> None:
     for template in templates or ("",):
         if "{}" not in template:
-            raise MofeError(f"text_templates: {template!r} has no {{}} to put the name of a class in")
+            raise MofeError(f"text_templates: {template!r} has no {{}}: write {{}} in the place of the class name")
 
 
 def _embed(
     model: TextModel, names: Sequence[str], templates: Sequence[str], num_negatives: int, given: dict[str, Tensor]
 ) -> tuple[Texts, list[str]]:
-    """The names of the classes and, if any are wanted, negative words as the model sees them; those words."""
+    """Embed the names of the classes, and ``num_negatives`` negative words; return the embeddings and these words."""
     nice_CP = negative_KP = None
     negatives: list[str] = []
     if num_negatives:
@@ -131,13 +135,17 @@ def _embed(
     return embedded, negatives
 
 
-def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, found: Features) -> None:
-    """Texts mean something only beside embeddings of the image tower that was trained with them."""
+def _check_image_tower(model: TextModel, name: str, shards: ImageShards, found: Features) -> None:
+    """Check that the backbone is the image tower that was trained with this text model.
+
+    Raises:
+        MofeError: it is not, so texts and images cannot be compared.
+    """
     backbone, projection_DP = found.info.backbone, model.projection_DP
     if len(projection_DP) != found.info.dim:
         raise MofeError(
-            f"text_model = {name!r} reads image embeddings of {len(projection_DP)} dimensions, the backbone "
-            f"{backbone.name} gives {found.info.dim}: choose the backbone that is its image tower"
+            f"text_model = {name!r} needs image embeddings of {len(projection_DP)} dimensions, but the backbone "
+            f"{backbone.name} gives {found.info.dim}: choose the backbone that is the model's image tower"
         )
     positions = np.unique(np.linspace(0, len(shards) - 1, COMPARED).round().astype(int))
     dataset = ShardDataset(shards, evaluation_transform(backbone.preprocessing))
@@ -148,18 +156,18 @@ def _refuse_another_tower(model: TextModel, name: str, shards: ImageShards, foun
     if not agreement >= AGREEMENT:
         raise MofeError(
             f"the image tower of text_model = {name!r} is not the backbone {backbone.name}: their embeddings of "
-            f"{len(positions)} training images have a mean cosine of {agreement:.2f}; take both from the same weights "
-            "(those of OpenAI want a backbone named …_clip_quickgelu_…)"
+            f"{len(positions)} training images have a mean cosine of {agreement:.2f}: take both from the same weights "
+            "(weights of OpenAI need a backbone named …_clip_quickgelu_…)"
         )
 
 
 def _negative_words(
     count: int, nice_CP: Tensor, embed: Callable[[Sequence[str], str], Tensor]
 ) -> tuple[list[str], Tensor]:
-    """NegLabel's negative words, group after group, and their embeddings (K, P).
+    """Choose NegLabel's negative words; return them group by group, and their embeddings (K, P).
 
-    Candidates are drawn at random among WordNet's nouns and adjectives, in proportion and as many as are needed; of
-    each kind the 15 % that are farthest from the classes are kept.
+    It draws candidates at random among WordNet's nouns and adjectives, in proportion to their numbers. Of each kind it
+    keeps the 15 % that are farthest from the classes.
     """
     kinds = {kind: words(kind) for kind in NICE}
     random = np.random.default_rng(0)
@@ -175,44 +183,49 @@ def _negative_words(
     return [chosen[i] for i in order_K.tolist()], torch.cat(parts)[order_K]
 
 
-def _divide(count: int, there_are: dict[str, int]) -> dict[str, int]:
-    """So many words in proportion to the nouns and adjectives that there are, of neither more than are kept."""
-    most = {kind: int(SHARE * size) for kind, size in there_are.items()}
+def _divide(count: int, available: dict[str, int]) -> dict[str, int]:
+    """Divide ``count`` words in proportion to the available nouns and adjectives, at most SHARE of each kind."""
+    most = {kind: int(SHARE * size) for kind, size in available.items()}
     if not GROUPS <= count <= sum(most.values()):
-        raise MofeError(f"text_negatives = {count} must be 0, or lie between {GROUPS} and {sum(most.values())}")
-    nouns = round(count * there_are["n"] / sum(there_are.values()))
+        raise MofeError(f"text_negatives = {count} must be 0, or between {GROUPS} and {sum(most.values())}")
+    nouns = round(count * available["n"] / sum(available.values()))
     nouns = min(max(nouns, count - most["a"]), most["n"])
     return {"n": nouns, "a": count - nouns}
 
 
 def _read_prompts(uri: str, classes: tuple[str, ...], width: int) -> dict[str, Tensor]:
-    """Embeddings of learned prompts from a file, of length one, rows in the order of the classes."""
+    """Read the embeddings of learned prompts, scale them to length one, and sort their rows by ``classes``."""
     if not uri:
         return {}
     tensors, rows = _read_safetensors(uri)
     missing = [name for name in classes if name not in rows]
     if missing:
         raise MofeError(
-            f"text_embeddings {uri} has no row for the class {missing[0]!r}: its safetensors metadata is to hold "
+            f"text_embeddings {uri} has no row for the class {missing[0]!r}: its safetensors metadata must hold "
             '"classes", a JSON list of the names of its rows'
         )
     if not tensors or set(tensors) - set(GIVEN) or ("lsn_yes" in tensors) != ("lsn_no" in tensors):
-        raise MofeError(f"text_embeddings {uri} holds {sorted(tensors)}: give clipn_no, or lsn_yes and lsn_no, or all")
+        raise MofeError(
+            f"text_embeddings {uri} holds {sorted(tensors)}: give clipn_no, or lsn_yes and lsn_no, or all three"
+        )
     order_C = torch.tensor([rows.index(name) for name in classes])
     ordered = {}
     for name, tensor in tensors.items():
         if tensor.ndim != (3 if name == "lsn_no" else 2) or tensor.shape[-2:] != (len(rows), width):
-            raise MofeError(f"text_embeddings {uri}: {name} is {tuple(tensor.shape)}, not … × {len(rows)} × {width}")
+            raise MofeError(
+                f"text_embeddings {uri}: {name} has the shape {tuple(tensor.shape)}, but must be "
+                f"… × {len(rows)} × {width}"
+            )
         ordered[GIVEN[name]] = unit(tensor.float())[..., order_C, :]
     return ordered
 
 
 def _read_safetensors(uri: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of a file, and the names of their rows."""
+    """Read the tensors of a file, and the names of their rows."""
     with local_weights(uri) as file:
         try:
             with safe_open(file, "pt") as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 return tensors, json.loads((opened.metadata() or {}).get("classes", "[]"))
-        except Exception as error:  # safetensors has errors of its own
+        except Exception as error:  # safetensors raises its own classes of errors
             raise MofeError(f"text_embeddings {uri} cannot be read: {in_one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The parameters of one run of a comparison."""
+"""Returns the parameters of one run of a comparison."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from mofe.configurations import Configuration, checked
 
 
 def unpack_run(run: dict[str, Any]) -> Configuration:
-    """Hand on the parameters of a run one by one, each of its type, which is what Kubeflow's stages take.
+    """Return the parameters of a run as separate values of their own types, because Kubeflow's tasks need them so.
 
     Args:
-        run: from plan_runs.
+        run: item of the list that plan_runs returned.
     """
     return Configuration(run["name"], int(run["seed"]), **checked(run["parameters"]))  # type: ignore[call-arg]

@@ -1,1 +1,1 @@
-"""MLflow: a stage writes events into a journal, and they are carried to the server."""
+"""Tracking in MLflow: a stage writes events into a journal, and the events are sent to the server."""

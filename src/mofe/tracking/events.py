@@ -1,4 +1,4 @@
-"""What a stage hands on to MLflow, and how a failure of tracking is told."""
+"""Events that stages send to MLflow, and the warning about a failure of tracking."""
 
 import logging
 import os
@@ -12,11 +12,11 @@ log = logging.getLogger("mofe.tracking")
 Event = dict[str, Any]
 EXPERIMENT = "mofe"
 PAUSE = 600.0
-"""Seconds for which a server that has failed is left alone."""
+"""Seconds without requests after a server has failed."""
 
 
 def warn(error: Exception) -> None:
-    """Say, without secrets, that tracking has failed."""
+    """Log a warning, without secrets, that tracking has failed."""
     where = locations.without_secrets(os.environ.get("MLFLOW_TRACKING_URI", ""))
     reason = locations.without_secrets(in_one_line(error)[:200])
     log.warning("tracking in MLflow at %s failed: %s: %s", where, type(error).__name__, reason)

@@ -1,14 +1,14 @@
-"""Tracking in MLflow: one run per pipeline run, a nested run per stage. Tracking that fails warns, and never more.
+"""Tracking in MLflow: one run per pipeline run, and a nested run per stage. A failure of tracking only logs a warning.
 
-Where it goes is decided by the environment: ``MLFLOW_TRACKING_URI`` (nothing is tracked without it) and, where a
-platform has made the run already, ``MLFLOW_RUN_ID``. The stages of one pipeline run find each other by ``KFP_RUN_ID``.
+The environment chooses the server: ``MLFLOW_TRACKING_URI`` (nothing is tracked without it) and, where a platform has
+created the run already, ``MLFLOW_RUN_ID``. The stages of one pipeline run share ``KFP_RUN_ID``.
 
-A stage writes down events; :mod:`mofe.tracking.mlflow_store` carries them to MLflow. What cannot be sent is kept in a
-journal, a file of JSON lines in the folder ``MOFE_TRACKING_FOLDER`` (any URI), and tried again, at the latest when the
-stage ends; what is left then, ``mofe report --sync`` sends. To send a journal twice changes nothing.
+A stage makes events, and :mod:`mofe.tracking.mlflow_store` sends them to MLflow. Events that cannot be sent are kept in
+a journal, a file of JSON lines in the folder ``MOFE_TRACKING_FOLDER`` (any URI). The stage tries again, at the latest
+at its end; ``mofe report --sync`` sends the events that are still left. Sending a journal twice changes nothing.
 
-It costs seconds to import MLflow, so the local runner sets ``MOFE_TRACKING_CARRIED``: its stages leave all their events
-in journals, and it carries them in one process of its own.
+Importing MLflow takes seconds, so the local runner sets ``MOFE_TRACKING_CARRIED``. Its stages then only write journals,
+and one process of the runner sends the events of all stages.
 """
 
 import json
@@ -34,11 +34,11 @@ MAX_CHARACTERS = 500
 
 
 class StageRun:
-    """Where a stage leaves its figures; every method is safe to call whatever the state of the server.
+    """Takes the figures of a stage; no method raises an error when the server fails.
 
     Args:
-        journal: where events that could not be sent are kept; None where nothing is tracked.
-        carried: another process sends them.
+        journal: file for events that could not be sent; None where nothing is tracked.
+        carried: whether another process sends the events.
     """
 
     def __init__(self, journal: UPath | None, carried: bool = False):
@@ -50,7 +50,7 @@ class StageRun:
         self._kept = self._warned = False
 
     def event(self, kind: str, **content: Any) -> None:
-        """Hand on an event."""
+        """Send an event, or keep it in the journal."""
         if self.journal is not None:
             self._events.append({"kind": kind, "time": int(time.time() * 1000), **content})
             if time.monotonic() >= self._silent_until:
@@ -71,7 +71,7 @@ class StageRun:
         self.event("detector", path=str(locations.resolve(uri)), module=module)
 
     def end(self, status: str) -> None:
-        """The last event, and the last try to send what could not be sent before."""
+        """Send the last event, and try a last time to send the events that are kept."""
         if self._silent_until != float("inf"):
             self._silent_until = 0.0
         self.event("end", status=status)
@@ -82,11 +82,11 @@ class StageRun:
             try:
                 self.journal.unlink()
             except Exception as error:
-                log.warning("%s has been sent and cannot be removed: %s", self.journal, error)
+                log.warning("%s was sent, but cannot be removed: %s", self.journal, error)
         else:
             self._keep_files(self.journal)
             folder = shlex.quote(str(self.journal.parent))
-            log.warning("%d events are kept for MLflow: mofe report --sync %s", len(self._events), folder)
+            log.warning("%d events for MLflow are kept; send them by: mofe report --sync %s", len(self._events), folder)
 
     def _send(self) -> None:
         try:
@@ -97,7 +97,7 @@ class StageRun:
             for event in self._events[self._sent :]:
                 self._sender.take(event)
                 self._sent += 1
-        except Exception as error:  # no server, no library, no permission: all the same to the stage
+        except Exception as error:  # the stage treats a missing server, library or permission alike
             if not self._warned:
                 warn(error)
             self._warned = True
@@ -111,7 +111,7 @@ class StageRun:
             log.warning("events for MLflow cannot be kept at %s: %s", journal, error)
 
     def _keep_files(self, journal: UPath) -> None:
-        """The files to be logged, beside the journal: a pod's own disk is gone when its events are sent."""
+        """Copy the files to log beside the journal, because a pod's own disk is gone when its events are sent."""
         for event in self._events[self._sent :]:
             if event["kind"] == "file":
                 file = locations.resolve(event["path"])
@@ -126,12 +126,12 @@ class StageRun:
 
 @contextmanager
 def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> Iterator[StageRun]:
-    """Track a stage: its parameters now, its figures as it goes, and whether it succeeded.
+    """Track a stage: its parameters at the start, its figures during the run, and whether it succeeded.
 
     Args:
-        stage: its name.
-        parameters: what it was asked to do.
-        label: tells executions of one stage apart, for example the data set.
+        stage: name of the stage.
+        parameters: parameters to log.
+        label: text that distinguishes executions of one stage, for example the name of the data set.
     """
     name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
     run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
@@ -156,12 +156,12 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
 
 
 def _journal(name: str) -> UPath | None:
-    """Where a stage's events are kept; None where it is not tracked."""
+    """File for the events of a stage; None where nothing is tracked."""
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
     try:
         folder = os.environ.get("MOFE_TRACKING_FOLDER") or f"{tempfile.gettempdir()}/mofe-tracking"
         return locations.resolve(folder) / f"{name}.jsonl"
     except Exception as error:
-        log.warning("nothing is tracked in MLflow, since events cannot be kept: %s", error)
+        log.warning("nothing is tracked in MLflow, because events cannot be kept: %s", error)
         return None

@@ -1,9 +1,9 @@
-"""Carries the events of stages to MLflow.
+"""Sends the events of stages to MLflow.
 
     python -m mofe.tracking.mlflow_store FOLDER PARENT
 
-follows the event files in a folder until a file named ``end`` appears there, or the process PARENT is gone: it is what
-the local runner starts beside the stages. The journals stay in the folder, marked as sent.
+The local runner starts this command beside the stages. It sends the events of the journals in FOLDER until a file named
+``end`` appears there, or the process PARENT has ended. The journals stay in the folder, marked as sent.
 """
 
 import fcntl
@@ -20,10 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# a server that is down should cost seconds, not the minutes of MLflow's defaults; read when MLflow is imported
+# a failed server should cost seconds and not minutes, as MLflow's defaults do; MLflow reads them when it is imported
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-# a stage's log is for what the stage has to say
+# a stage's log should hold messages of the stage only
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -38,16 +38,16 @@ from mofe.tracking.events import PAUSE, Event, log, warn
 
 PIPELINE_RUN = "mofe.pipeline_run"
 EXECUTION = "mofe.execution"
-"""Tags by which runs are found again."""
+"""Tags that identify runs."""
 SENT = ".sent"
 LAST_STAGE = "evaluate"
 END = "end"
 POLL_INTERVAL = 0.3
-"""Seconds between two looks into a folder."""
+"""Seconds between two listings of a folder."""
 
 
 class Store:
-    """An MLflow server or database. Everything sent to it twice is there once."""
+    """An MLflow server or database. An event that is sent twice has the same effect as one."""
 
     def __init__(self) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -57,11 +57,14 @@ class Store:
             self.client.search_experiments(max_results=1)  # makes the tables of a new database
 
     def stage(self) -> "StageSender":
-        """What takes the events of one stage."""
+        """Make a sender for the events of one stage."""
         return StageSender(self)
 
     def run_of(self, start: Event) -> tuple[str, str]:
-        """The run of a stage and the run of its pipeline, found or made; of a run that is joined there is no parent."""
+        """Find or create the run of a stage and the run of its pipeline; return their ids.
+
+        The second id is "" where there is no pipeline run, or where the stage joins a run of the platform.
+        """
         if start["joined"]:
             return str(self.client.get_run(start["joined"]).info.run_id), ""
         with _one_at_a_time():
@@ -82,7 +85,7 @@ class Store:
     def _find_or_create(
         self, experiment: str, tag: str, value: str, name: str, time: int, tags: dict[str, str] | None = None
     ) -> str:
-        """The one run with this tag; of two that are made at the same moment, the older one stays."""
+        """Find or create the only run with this tag; if two processes create one at once, delete the newer one."""
 
         def find() -> list[Any]:
             runs = self.client.search_runs([experiment], f"tags.`{tag}` = '{value}'")
@@ -95,7 +98,11 @@ class Store:
         return str(find()[0].info.run_id)
 
     def log_detector(self, run_id: str, uri: str, module: str) -> None:
-        """As a model of MLflow's; only one that lies on this machine, with the server elsewhere, is copied into it."""
+        """Log the detector at ``uri`` as a model of MLflow, served with the code of ``module``.
+
+        The model refers to the detector. It contains a copy only where the detector is on this machine and the store is
+        a server.
+        """
         import mlflow
         import mlflow.pyfunc  # needs pandas, which only the image of index has
         from mlflow.models import Model, ModelSignature
@@ -103,22 +110,22 @@ class Store:
 
         path = locations.resolve(uri)
         if not locations.kind(path):
-            log.warning("%s was to be logged in MLflow but is gone", path)
+            log.warning("the detector %s is not logged in MLflow, because it no longer exists", path)
             return
         experiment = self.client.get_run(run_id).info.experiment_id
         logged = self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
         if any(model.status == LoggedModelStatus.READY for model in logged):
             return
-        for model in logged:  # begun, and not finished
+        for model in logged:  # models of an attempt that did not finish
             self.client.delete_logged_model(model.model_id)
         here = locations.is_local(path) and not _is_database()
         place: dict[str, Any] = {
             "artifacts" if here else "model_config": {"detector": path.path if here else str(path)}
         }
         with _patient():
-            mlflow.set_experiment(experiment_id=experiment)  # in which, not in the run's, a model is made
+            mlflow.set_experiment(experiment_id=experiment)  # MLflow makes a model there, not in the run's experiment
             Model.log(
-                None,  # a path, which MLflow 3 has no more use for
+                None,  # a path that MLflow 3 ignores
                 name="detector",
                 flavor=mlflow.pyfunc,
                 run_id=run_id,
@@ -129,9 +136,10 @@ class Store:
             )
 
     def log_file(self, run_id: str, uri: str) -> None:
+        """Log the file at ``uri`` as an artifact of a run."""
         path = locations.resolve(uri)
         if not locations.kind(path):
-            log.warning("%s was to be logged in MLflow but is gone", path)
+            log.warning("the file %s is not logged in MLflow, because it no longer exists", path)
             return
         suffix = {"report": ".html", "metrics": ".json"}.get(path.name, "")  # Kubeflow's outputs have no suffix
         with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +149,7 @@ class Store:
 
 
 class StageSender:
-    """Sends the events of one stage to a store; a method an event kind."""
+    """Sends the events of one stage to a store, with one method per kind of event."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -150,7 +158,7 @@ class StageSender:
         self.run_id = self.parent = ""
 
     def take(self, event: Event) -> None:
-        """Send an event; sent twice, it is there once."""
+        """Send an event; an event that is sent twice has the same effect as one."""
         by_kind: dict[str, Callable[[Event], None]] = {
             "start": self._begin,
             "metrics": self._log_metrics,
@@ -167,13 +175,13 @@ class StageSender:
 
     @property
     def _targets(self) -> list[str]:
-        """The runs that show the stage's figures: those of the last stage are the pipeline's, too."""
+        """Ids of the runs that get the stage's figures; the figures of the last stage go to the pipeline's run too."""
         return [self.run_id, self.parent] if self._is_last and self.parent else [self.run_id]
 
     def _begin(self, event: Event) -> None:
         self.start = event
         self.run_id, self.parent = self.store.run_of(event)
-        # in a run of the platform's, the names of the component's inputs are taken
+        # in a run of the platform, the names of the component's inputs are already in use
         prefix = f"mofe.{event['stage']}." if event["joined"] else ""
         params = [Param(prefix + name, value) for name, value in event["parameters"].items()]
         self.client.log_batch(self.run_id, params=params)
@@ -191,7 +199,7 @@ class StageSender:
         try:
             self.store.log_detector(self.run_id, event["path"], event["module"])
         except Exception as error:
-            self.client.get_run(self.run_id)  # fails too if it is the server: then all is tried again
+            self.client.get_run(self.run_id)  # also fails if the server is the cause, and the event is sent again later
             warn(error)
 
     def _end(self, event: Event) -> None:
@@ -203,7 +211,7 @@ class StageSender:
 
 
 def _file_of(module: str) -> Path:
-    """The source file of a module, which is not imported."""
+    """Source file of a module, without an import of it."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None, module
     return Path(spec.origin)
@@ -211,7 +219,7 @@ def _file_of(module: str) -> Path:
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """Within it a server has minutes: it answers when it has stored a file."""
+    """Allow the server minutes for an answer, because it answers after it has stored a file."""
     quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"
     try:
@@ -225,9 +233,9 @@ def _is_database() -> bool:
 
 
 def _beside_store() -> str | None:
-    """Where a local database keeps its artifacts: in a folder beside it, not in whatever the working directory is."""
+    """URI of the folder for artifacts beside a local database; MLflow would use the working directory."""
     if not _is_database():
-        return None  # a server has its own place
+        return None  # a server chooses its own
     return (
         Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
     ).as_uri()
@@ -235,7 +243,7 @@ def _beside_store() -> str | None:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Two processes must not create the tables of one SQLite store at the same time."""
+    """Lock a local database, because two processes must not create its tables at the same time."""
     if not _is_database():
         yield
         return
@@ -247,7 +255,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 class Follower:
-    """Carries the events in a folder to MLflow, each once."""
+    """Sends each event in a folder to MLflow once."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -256,7 +264,7 @@ class Follower:
         self.sent: Counter[Path] = Counter()
 
     def send_new(self) -> None:
-        """Send what has come since the last time; what fails is tried again the next time."""
+        """Send the events that are new since the last call; the next call tries failed ones again."""
         self.store = self.store or Store()
         for journal in sorted(self.folder.glob("*.jsonl")):
             sender = self.senders.setdefault(journal, self.store.stage())
@@ -265,15 +273,15 @@ class Follower:
                 self.sent[journal] += 1
 
     def mark_sent(self) -> None:
-        """Mark the journals of which something was sent."""
+        """Mark the journals with events that were sent."""
         for journal in +self.sent:
             journal.rename(f"{journal}{SENT}")
 
 
 def follow(folder: Path, parent: int) -> None:
-    """Carry the events in ``folder`` as they come, until the file ``end`` is there, or this process has another parent.
+    """Send the events in ``folder`` until a file ``end`` appears there, or the process ``parent`` has ended.
 
-    While the server fails it is left alone for a while, and tried a last time at the end.
+    After a failure it waits for :data:`~mofe.tracking.events.PAUSE` seconds. It tries a last time at the end.
     """
     follower = Follower(folder)
     silent_until = 0.0
@@ -293,10 +301,10 @@ def send_journals(folder: UPath) -> tuple[int, int]:
     """Send the journals anywhere under ``folder`` and mark them as sent.
 
     Returns:
-        How many journals and events were sent.
+        The numbers of journals and events that were sent.
 
     Raises:
-        MofeError: MLflow does not take them; they are kept.
+        MofeError: MLflow rejects an event; the journals are kept.
     """
     with locations.access(folder, "tracking folder"):
         journals = sorted(name for name in folder.fs.find(folder.path) if name.endswith(".jsonl"))
@@ -310,19 +318,21 @@ def send_journals(folder: UPath) -> tuple[int, int]:
             for event in events:
                 sender.take(event)
             sent += len(events)
-            if events and events[-1]["kind"] == "end":  # else its stage may still be running
+            if events and events[-1]["kind"] == "end":  # otherwise its stage may still be running
                 folder.fs.mv(journal, journal + SENT)
     except MofeError:
         raise
     except Exception as error:
         reason = locations.without_secrets(in_one_line(error)[:200])
         where = locations.without_secrets(os.environ["MLFLOW_TRACKING_URI"])
-        raise MofeError(f"MLflow at {where} does not take what is in {folder}, which is kept: {reason}") from error
+        raise MofeError(
+            f"MLflow at {where} does not take the events in {folder} ({reason}): they are kept, try again later"
+        ) from error
     return len(journals), sent
 
 
 def _events(journal: bytes) -> list[Event]:
-    """The events in a journal; a line that is being written is left for later."""
+    """Events in a journal, without a last line that is still being written."""
     return [json.loads(line) for line in journal.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
