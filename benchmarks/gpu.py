@@ -1,10 +1,10 @@
-"""On a GPU: forward pass and training step against the dense vision transformer, and neighbours.
+"""Measure on a GPU: forward pass and training step against the dense vision transformer, and nearest neighbours.
 
     python benchmarks/gpu.py [--quick]
 
-ViT-B/14 at 224 in bfloat16, random weights, under the settings that finetune trains with; shares are of what the same
-GPU reaches in large products of matrices, half of them before the models and half after. Without a GPU nothing is
-measured and nothing written, so that the page keeps what was measured where there was one.
+ViT-B/14 at 224 in bfloat16, random weights, with the settings of finetune. A share is relative to the speed of the same
+GPU in large matrix products, which is measured before and after the models. Without a GPU the script measures and
+writes nothing, so that the page keeps earlier figures.
 """
 
 import itertools
@@ -24,13 +24,11 @@ from training_step import CLASSES, SEED, batch_of, models, synchronise, work_of
 from mofe.detection.knn import ExpertKNN
 
 BACKBONE, COUNTS, IMAGENET = "vit_base_patch14_dinov2", (2, 7, 16), 1_281_167
-NO_GPU = (
-    "there is no GPU here: nothing is measured, and what was measured elsewhere stays as it is\n\n**Targets**: none"
-)
+NO_GPU = "this machine has no GPU: nothing is measured, and the earlier figures stay unchanged\n\n**Targets**: none"
 
 
 def matrix_peak(width: int = 8192, seconds: float = 2.0) -> float:
-    """Floating point operations a second in large products of matrices, bfloat16, of random numbers."""
+    """Floating-point operations per second in large matrix products of random numbers in bfloat16."""
     a, b = (torch.randn(width, width, device="cuda", dtype=torch.bfloat16) for _ in "ab")
     for _ in range(5):
         a @ b
@@ -45,7 +43,7 @@ def matrix_peak(width: int = 8192, seconds: float = 2.0) -> float:
 
 
 def waits(work: Callable[[], None]) -> int:
-    """How often the host waits for the GPU in a piece of work; the wait for its end apart."""
+    """Number of times that the host waits for the GPU during some work, without the wait for its end."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -55,19 +53,19 @@ def waits(work: Callable[[], None]) -> int:
 
 
 def operations_of(work: Callable[[], None]) -> int:
-    """Floating point operations of a piece of work; those of kernels that torch.compile made are not counted."""
+    """Number of floating-point operations of some work, without those of kernels made by torch.compile."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def networks(size: int, rounds: int) -> dict[tuple[str, bool, str], dict[str, float]]:
-    """What was measured of a model, compiled or not, in a forward pass and in a training step."""
+    """Measure each model, compiled or not, in a forward pass and in a training step."""
     batch, found, peak = batch_of(size, 224), {}, matrix_peak()
     for compiled, counts in ((False, COUNTS), (True, (7,))):
         for name, model in models(BACKBONE, 224, counts):
             for what, work in zip(("forward", "training step"), work_of(model, batch, "bf16", compiled), strict=True):
-                torch.use_deterministic_algorithms(what == "training step")  # as finetune does, and no other stage
+                torch.use_deterministic_algorithms(what == "training step")  # only finetune sets this
                 started = time.perf_counter()
                 work()
                 first = time.perf_counter() - started
@@ -92,7 +90,7 @@ def networks(size: int, rounds: int) -> dict[tuple[str, bool, str], dict[str, fl
 
 
 def neighbours(count: int, width: int, ks: tuple[int, ...], rounds: int) -> list[Any]:
-    """Queries/s in experts and over everything, both on the GPU, and in experts on this machine's CPU."""
+    """Measure queries/s inside the experts and over everything on the GPU, and inside the experts on the CPU."""
     bank_ND, experts_N = together(count, width, 1)
     queries_BD, routes_B = together(1024, width, 2)
     within, everything = ExpertKNN.build(bank_ND, experts_N, 1), ExpertKNN.build(bank_ND, None, 1)
@@ -115,7 +113,7 @@ def neighbours(count: int, width: int, ks: tuple[int, ...], rounds: int) -> list
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     if not torch.cuda.is_available():
         print(NO_GPU)

@@ -1,11 +1,11 @@
-"""On a GPU: images a second through extract and finetune, from JPEGs to files, against the network alone.
+"""Measure on a GPU: images per second of extract and finetune, from JPEGs to files, against the network alone.
 
     python benchmarks/gpu_stages.py [--quick]
 
-ViT-B/14 at 224 in bfloat16 with random weights, batches of 256, JPEGs of ImageNet's size (500 × 375). Of extract the
-last three quarters of its batches count, of finetune the last three quarters of the second epoch's steps: not what it
-takes to start and to compile. What as many processes as cores decode and transform, if nothing else is to be done, is
-the most that the loader can give. Without a GPU nothing is measured and nothing written.
+ViT-B/14 at 224 in bfloat16 with random weights, batches of 256, JPEGs of ImageNet's size (500 × 375). The figures leave
+out start and compilation: they count the last three quarters of extract's batches, and of the steps of finetune's
+second epoch. The upper limit of the loader is measured by as many processes as cores that only decode and transform.
+Without a GPU the script measures and writes nothing.
 """
 
 import itertools
@@ -41,7 +41,7 @@ BATCH = 256
 
 
 def network_alone(rounds: int) -> dict[str, float]:
-    """Images a second of a forward pass as extract makes it, and of training steps as finetune does."""
+    """Images per second of extract's forward pass and of finetune's training step, without loading."""
     batch, speeds = batch_of(BATCH, 224), {}
     for compiled, (what, experts) in itertools.product(("", ", compiled"), (("forward", 1), ("training step", 7))):
         (model,) = (m for n, m in models(BACKBONE, 224, (experts,)) if n != "dense")
@@ -54,7 +54,7 @@ def network_alone(rounds: int) -> dict[str, float]:
 
 
 def jpegs(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Class folders of JPEGs; as many processes as cores write a part each."""
+    """Write class folders of JPEGs, with one process per core."""
     parts = [folder / str(i) for i in range(os.cpu_count() or 1)]
     with ProcessPoolExecutor(len(parts)) as pool:
         list(pool.map(write_jpegs, parts, [count // len(parts)] * len(parts), [size] * len(parts)))
@@ -67,7 +67,7 @@ def jpegs(folder: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def decoded(images: str, transform: Transform, seed: int | None, positions: range) -> None:
-    """What a loader process does with images, without handing them over."""
+    """Load images as a loader process does, without sending them to another process."""
     torch.set_num_threads(1)
     keep_freed_memory()
     dataset = ShardDataset(ImageShards(images), transform, seed)
@@ -76,18 +76,18 @@ def decoded(images: str, transform: Transform, seed: int | None, positions: rang
 
 
 def loaders_alone(images: str, count: int, transform: Transform, seed: int | None) -> float:
-    """Images a second that all cores decode and transform."""
+    """Images per second that all cores decode and transform."""
     cores = os.cpu_count() or 1
     parts = [range(i * count // cores, (i + 1) * count // cores) for i in range(cores)]
     with ProcessPoolExecutor(cores, FORK) as pool:
-        list(pool.map(partial(decoded, images, transform, seed), [range(BATCH)] * cores))  # until all are at work
+        list(pool.map(partial(decoded, images, transform, seed), [range(BATCH)] * cores))  # starts all processes
         started = time.perf_counter()
         list(pool.map(partial(decoded, images, transform, seed), parts))
         return count / (time.perf_counter() - started)
 
 
 def stamping(function: Callable[..., float], stamps: list[float]) -> Callable[..., float]:
-    """The function, noting when it is called."""
+    """Wrap a function so that the time of each call is appended to ``stamps``."""
 
     def stamped(*args: Any) -> float:
         stamps.append(time.perf_counter())
@@ -97,7 +97,7 @@ def stamping(function: Callable[..., float], stamps: list[float]) -> Callable[..
 
 
 def stamping_each(function: Callable[..., Iterator[Any]], stamps: list[float]) -> Callable[..., Iterator[Any]]:
-    """The function, noting when each of what it gives comes."""
+    """Wrap a generator function so that the time of each value is appended to ``stamps``."""
 
     def stamped(*args: Any, **named: Any) -> Iterator[Any]:
         for one in function(*args, **named):
@@ -108,13 +108,13 @@ def stamping_each(function: Callable[..., Iterator[Any]], stamps: list[float]) -
 
 
 def speed_of(stamps: list[float]) -> float:
-    """Images a second in the last three quarters of the batches."""
+    """Images per second in the last three quarters of the batches."""
     counted = stamps[len(stamps) // 4 :]
     return BATCH * (len(counted) - 1) / (counted[-1] - counted[0])
 
 
 def stages(count: int, size: tuple[int, int], alone: dict[str, float]) -> list[Any]:
-    """Images/s, and the share of the network's alone."""
+    """Measure the stages: images/s, and its share of the speed of the network alone."""
     rows: list[Any] = []
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
@@ -137,19 +137,19 @@ def stages(count: int, size: tuple[int, int], alone: dict[str, float]) -> list[A
         for compiled in ("", ", compiled"):
             device.COMPILED_FROM = 0 if compiled else 1 << 62
             stamps = []
-            with patch.object(loop, "learning_rate", stamping(loop.learning_rate, stamps)):  # asked for once a step
+            with patch.object(loop, "learning_rate", stamping(loop.learning_rate, stamps)):  # called once a step
                 finetune(
                     images, features, classes, str(folder / "model"), str(folder / "history"), epochs=2,
                     probe_epochs=1, batch_size=BATCH, micro_batch_size=BATCH, augmentation="randaugment",
                     num_workers=cores,
                 )  # fmt: skip
-            speed = speed_of(stamps[len(stamps) // 2 : -1])  # the last is asked for when the epoch has ended
+            speed = speed_of(stamps[len(stamps) // 2 : -1])  # the last call comes after the epoch
             rows.append((f"finetune{compiled}", cores, speed, speed / alone[f"training step{compiled}"]))
     return rows
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     if not torch.cuda.is_available():
         print(NO_GPU)

@@ -1,12 +1,12 @@
-"""Images a second from shards, against ImageFolder, WebDataset and Hugging Face datasets on the same JPEGs.
+"""Measure images per second from shards, against ImageFolder, WebDataset and Hugging Face datasets on the same JPEGs.
 
     python benchmarks/image_loading.py [--quick]
 
 The JPEGs are random crops of scikit-learn's two photographs: as large as ImageNet's (500 × 375), and thumbnails
-(64 × 64). Everybody has as many worker processes and the same batch size. The peers decode with Pillow and have timm's
-transforms as they come, for training (crop and flip) or for evaluation; ours draws the same crops, decodes by
-TorchCodec, resizes by torchvision (values differ by 2 of 255 at most), and normalises batches instead of images, here
-on the CPU and within the time.
+(64 × 64). All loaders have the same number of worker processes and the same batch size. The peers decode with Pillow
+and use timm's transforms, for training (crop and flip) or for evaluation. Our loader draws the same crops, decodes with
+TorchCodec, resizes with torchvision (values differ by at most 2 of 255), and normalises batches instead of images; the
+time includes this, on the CPU.
 """
 
 import io
@@ -45,14 +45,14 @@ from mofe.stages.prepare import prepare
 from mofe.storage import locations, writing
 
 CLASSES, SEED, WORKERS, BATCH = 20, 0, 2, 64
-FORK = multiprocessing.get_context("fork")  # as the loaders start theirs
+FORK = multiprocessing.get_context("fork")  # as in the loaders
 BYTES = "mofe, bytes as a GPU takes and normalises them"
 ALONE = f"decoding and transform alone, {WORKERS} processes: the ceiling"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 
 
 def write_jpegs(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Class folders of JPEGs."""
+    """Write class folders of JPEGs."""
     rng = np.random.default_rng(SEED)
     photographs = [Image.fromarray(photo) for photo in load_sample_images().images]
     for i in range(count):
@@ -65,7 +65,7 @@ def write_jpegs(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def write_tars(folder: Path, to: Path, each: int) -> list[str]:
-    """The same files as WebDataset's samples, in mixed order."""
+    """Write the same files as WebDataset's samples, in mixed order."""
     to.mkdir()
     files = sorted(folder.rglob("*.jpg"))
     order = np.random.default_rng(SEED).permutation(len(files)).tolist()
@@ -83,7 +83,7 @@ def write_tars(folder: Path, to: Path, each: int) -> list[str]:
 def loaders(
     work: Path, size: tuple[int, int], count: int, side: int, training: bool = True
 ) -> tuple[dict[str, Callable[[], None]], Any]:
-    """An epoch by each loader, shuffled, of the same files with the same crops; and ours for other places."""
+    """Functions that load one shuffled epoch of the same files with the same crops, one per loader; and our loader."""
     import datasets
     import webdataset
     from torchvision.datasets import ImageFolder
@@ -127,7 +127,7 @@ def loaders(
     )
 
     def read(images: Iterable[Tensor]) -> None:
-        """As the forward pass would; what a worker hands over is mapped into memory then."""
+        """Read all images as a forward pass does, because only then are a worker's images mapped into memory."""
         sizes = [len(batch) for batch in images if batch.amax() > 0]
         assert sum(sizes) == count
 
@@ -157,7 +157,7 @@ def loaders(
 
 
 def speeds(count: int, size: tuple[int, int], side: int, training: bool, rounds: int) -> tuple[list[Any], list[Target]]:
-    """Images a second of each loader; and how far the targets can be reached, where decoding and transform are all."""
+    """Measure images per second of each loader, and the upper limit set by decoding and transform."""
     with tempfile.TemporaryDirectory() as work:
         epochs, _ = loaders(Path(work), size, count, side, training)
         seconds = alternately(epochs, rounds)
@@ -177,13 +177,13 @@ def speeds(count: int, size: tuple[int, int], side: int, training: bool, rounds:
 
 
 def classes_together(labels_N: np.ndarray, batch: int) -> float:
-    """How many classes a batch holds, on average."""
+    """Mean number of classes in a batch."""
     whole = labels_N[: len(labels_N) // batch * batch].reshape(-1, batch)
     return float(np.mean([len(np.unique(row)) for row in whole[:: max(1, len(whole) // 200)]]))
 
 
 def through_buffer(labels: Iterable[int], held: int) -> np.ndarray:
-    """The order in which a shuffle buffer of so many gives them out (WebDataset's way)."""
+    """Order of the labels after a shuffle buffer of ``held`` samples, as in WebDataset."""
     rng, stream = np.random.default_rng(SEED), iter(labels)
     buffer, out = list(islice(stream, held)), []
     for label in stream:
@@ -194,7 +194,7 @@ def through_buffer(labels: Iterable[int], held: int) -> np.ndarray:
 
 
 def shuffling(images_per_class: int, classes: int) -> list[Any]:
-    """How mixed a batch of 256 is, of shards in the order of classes (the worst case) and of mixed ones."""
+    """Measure how mixed a batch of 256 is, from shards sorted by class (the worst case) and from mixed shards."""
     rng = np.random.default_rng(SEED)
     in_order = np.repeat(np.arange(classes), images_per_class)
     mixed = rng.permutation(in_order)
@@ -211,7 +211,7 @@ def shuffling(images_per_class: int, classes: int) -> list[Any]:
 
 
 def memory_over_an_epoch(count: int) -> list[float]:
-    """GB of this process after each quarter of an epoch of 50 kB images, shuffled."""
+    """Memory of this process in GB after each quarter of a shuffled epoch of 50 kB images."""
     with tempfile.TemporaryDirectory() as work:
         names = ("one",)
         with writing.staged(f"{work}/set") as place:
@@ -234,7 +234,7 @@ def memory_over_an_epoch(count: int) -> list[float]:
 
 
 def from_s3(count: int, size: tuple[int, int], side: int, rounds: int) -> list[Any]:
-    """Images a second from an S3 server on this machine (that of the tests), and from its disk."""
+    """Images per second from an S3 server on this machine (that of the tests), and from its disk."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     import pytest
     import s3fs
@@ -262,7 +262,7 @@ def from_s3(count: int, size: tuple[int, int], side: int, rounds: int) -> list[A
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     torch.set_num_threads(1)
     large, small, side, rounds, per_class, classes, held = (

@@ -1,13 +1,13 @@
-"""KNN scores inside the expert's bank, against pytorch-ood and against FAISS over everything (OpenOOD's way).
+"""Measure KNN scores inside the expert's bank, against pytorch-ood and FAISS over all images (as in OpenOOD).
 
     python benchmarks/knn_scoring.py [--quick]
 
-Embeddings are generated: 1000 classes in 8 experts of equal size, each image its class's centre and noise. At
-ImageNet's size they are streamed into a file of float16, as the extract stage stores them.
+Embeddings are generated: 1000 classes in 8 experts of equal size; an image is its class's centre plus noise. At
+ImageNet's size they are streamed into a file of float16, the format of extract.
 
 OpenOOD 1.5 (openood/postprocessors/knn_postprocessor.py) makes these calls: at set-up, over all training features,
 ``index = faiss.IndexFlatL2(D); index.add(x / ‖x‖)``; then for each batch ``D, _ = index.search(x / ‖x‖, K)``, and the
-score is ``-D[:, -1]``. pytorch-ood's ``KNN`` asks scikit-learn's ``NearestNeighbors`` with all cores.
+score is ``-D[:, -1]``. pytorch-ood's ``KNN`` calls scikit-learn's ``NearestNeighbors`` with all cores.
 """
 
 import tempfile
@@ -26,22 +26,22 @@ from mofe.detection.knn import ExpertKNN, _product
 EXPERTS, CLASSES, SEED = 8, 1000, 0
 CHUNK = 20_000
 BATCHES = (128, 200, 1024, 4096)
-"""Queries at once."""
+"""Numbers of queries per call."""
 AT_LEAST = 512
-"""Queries that are timed: in whole batches so many, or one batch."""
+"""Lowest number of queries that are timed, in whole batches."""
 ASKED = {"mofe": 4096, "FAISS": 200, "pytorch-ood": 128}
-"""What each asks at once by its own code: the score stage 32 batches of 128 images together; OpenOOD, and a call of
-pytorch-ood's ``predict``, the batch that went through the network, 200 by OpenOOD's default and here 128."""
+"""Queries per call in the code of each: the score stage joins 32 batches of 128 images; OpenOOD and pytorch-ood's
+``predict`` take the batch that went through the network, 200 by OpenOOD's default and 128 here."""
 
 
 def embeddings(count: int, width: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Chunks (N, D) of float16 and the expert of each image."""
+    """Yield chunks (N, D) of float16 embeddings, and the expert of each image."""
     centres_CD = np.random.default_rng(SEED).standard_normal((CLASSES, width), np.float32)
     rng = np.random.default_rng((SEED, seed))
     noise_ND = 1.5 * rng.standard_normal((min(CHUNK, count), width), np.float32)
     for start in range(0, count, CHUNK):
         classes_N = rng.integers(0, CLASSES, min(CHUNK, count - start))
-        moved_ND = np.roll(noise_ND, start // CHUNK, axis=1)[: len(classes_N)]  # as good as new, and sooner there
+        moved_ND = np.roll(noise_ND, start // CHUNK, axis=1)[: len(classes_N)]  # faster than new noise
         yield torch.from_numpy(centres_CD[classes_N] + moved_ND).half().numpy(), classes_N % EXPERTS
 
 
@@ -56,7 +56,7 @@ def unit(x_BD: np.ndarray) -> np.ndarray:
 
 
 def flat_over_everything(bank_ND: np.ndarray) -> faiss.Index:
-    """OpenOOD's index; added in chunks, so that it needs no second copy."""
+    """OpenOOD's index; rows are added in chunks, so that no second copy is needed."""
     index = faiss.IndexFlatL2(bank_ND.shape[1])
     for start in range(0, len(bank_ND), CHUNK):
         index.add(unit(bank_ND[start : start + CHUNK]))
@@ -64,7 +64,7 @@ def flat_over_everything(bank_ND: np.ndarray) -> faiss.Index:
 
 
 def in_batches(score: Callable[..., Any], batch: int, *arrays: np.ndarray) -> Callable[[], None]:
-    """Scores all rows of the arrays, so many at once."""
+    """A function that scores all rows of the arrays in batches."""
 
     def work() -> None:
         for start in range(0, len(arrays[0]), batch):
@@ -74,7 +74,7 @@ def in_batches(score: Callable[..., Any], batch: int, *arrays: np.ndarray) -> Ca
 
 
 def products(banks: list[torch.Tensor], queries_BD: np.ndarray, routes_B: np.ndarray, batch: int) -> Callable[[], None]:
-    """The products of matrices that an exact search inside the experts cannot do without, and nothing else."""
+    """A function that computes only the matrix products that every exact search inside the experts needs."""
     chunks = [slice(start, start + batch) for start in range(0, len(queries_BD), batch)]
     asked = [
         [torch.from_numpy(unit(queries_BD[chunk][routes_B[chunk] == e])) for e in range(EXPERTS)] for chunk in chunks
@@ -91,7 +91,7 @@ def products(banks: list[torch.Tensor], queries_BD: np.ndarray, routes_B: np.nda
 
 def agreement(knn: ExpertKNN, bank_ND: np.ndarray, experts_N: np.ndarray, queries_BD: np.ndarray, routes_B: np.ndarray,
               k: int) -> tuple[float, float]:  # fmt: skip
-    """Share of scores within 1e-4 of brute force in float64, and of its k neighbours that ours has too."""
+    """Share of scores within 1e-4 of brute force in float64, and share of its k neighbours that ours finds."""
     score_B, _, row_Bk = knn.search(queries_BD, routes_B, k)
     close, shared = [], []
     for expert in range(EXPERTS):
@@ -113,7 +113,7 @@ def agreement(knn: ExpertKNN, bank_ND: np.ndarray, experts_N: np.ndarray, querie
 def against_peers(
     count: int, width: int, ks: tuple[int, ...], rounds: int
 ) -> tuple[list[Any], list[Any], list[Target]]:
-    """At a size that pytorch-ood bears; speeds, what the products alone would give, and the targets."""
+    """Measure speeds and the limit set by the matrix products, at a size that pytorch-ood can handle; and targets."""
     from pytorch_ood.detector import KNN
 
     bank_ND, experts_N = together(count, width, 1)
@@ -168,7 +168,7 @@ def against_peers(
 
 
 class InFile(NamedTuple):
-    """Embeddings in a file, of which only the rows that are asked for are ever in memory."""
+    """Embeddings in a file; only the requested rows are in memory."""
 
     file: str
     shape: tuple[int, int]
@@ -178,7 +178,7 @@ class InFile(NamedTuple):
 
 
 def build(file: str, shape: tuple[int, int], folder: str, k: int) -> float:
-    """Index embeddings from a file and save the index; seconds, in a process of its own."""
+    """Index embeddings from a file and save the index; return the seconds. Runs in a separate process."""
     experts_N = np.load(f"{file}.experts.npy")
     started = time.perf_counter()
     ExpertKNN.build(InFile(file, shape), experts_N, k).save(folder)
@@ -186,7 +186,7 @@ def build(file: str, shape: tuple[int, int], folder: str, k: int) -> float:
 
 
 def answer(folder: str, width: int, ks: tuple[int, ...]) -> list[tuple[int, int, float]]:
-    """Load an index and answer: (k, queries at once, queries/s), in a process of its own."""
+    """Load an index and search it; return (k, queries per call, queries/s). Runs in a separate process."""
     queries_BD, routes_B = together(4096, width, 2)
     knn = ExpertKNN.load(folder)
     found = []
@@ -200,7 +200,7 @@ def answer(folder: str, width: int, ks: tuple[int, ...]) -> list[tuple[int, int,
 def at_imagenets_size(
     count: int, width: int, ks: tuple[int, ...], work: Path
 ) -> tuple[list[Any], list[Any], list[Target]]:
-    """Time to build, speed and memory."""
+    """Measure time to build, speed and memory."""
     file = work / "embeddings.f16"
     experts = []
     with file.open("wb") as stream:
@@ -226,7 +226,7 @@ def at_imagenets_size(
 
 
 def approximate(count: int, width: int, k: int, codes: bool) -> list[Any]:
-    """What an approximate index inside each expert would gain and lose: FAISS's lists (IVF) and codes (PQ)."""
+    """Measure speed and recall of an approximate index inside each expert: FAISS's lists (IVF) and codes (PQ)."""
     bank_ND, experts_N = together(count, width, 1)
     queries_BD, routes_B = together(1024, width, 2)
     lists = max(4, round((count / EXPERTS) ** 0.5 / 2))
@@ -250,20 +250,20 @@ def approximate(count: int, width: int, k: int, codes: bool) -> list[Any]:
 
 
 def trained(kind: str, bank_ND: np.ndarray, own: np.ndarray) -> faiss.Index:
-    """One expert's index of a kind; of lists an eighth is looked through."""
+    """Build one expert's index of a kind; a search reads an eighth of the lists."""
     index = faiss.index_factory(bank_ND.shape[1], f"IDMap,{kind}")
     if kind != "Flat":
         lists = faiss.extract_index_ivf(index)
         lists.nprobe = max(1, lists.nlist // 8)
     if "PQ" in kind:
-        faiss.downcast_index(lists).pq.cp.niter = 10  # of 25, in a third of the time
+        faiss.downcast_index(lists).pq.cp.niter = 10  # instead of 25, which takes three times as long
     index.train(unit(bank_ND[own[:10_000]]))
     index.add_with_ids(unit(bank_ND[own]), own)
     return index
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     count, large, width, ks, rounds = 100_000, 1_281_167, 768, (50, 1000), 4
     if given.quick:

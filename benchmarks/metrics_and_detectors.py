@@ -1,10 +1,10 @@
-"""Metrics, bootstrap and every detector that pytorch-ood has too, on the same arrays.
+"""Measure metrics, bootstrap and every detector that pytorch-ood also has, on the same arrays.
 
     python benchmarks/metrics_and_detectors.py [--quick]
 
-Scores and features are generated: classes are Gaussians, the head is that of the nearest mean, OOD images lie between
-the classes. 50 000 ID and 40 000 OOD images are evaluated; detectors whose peer takes minutes for so many score the
-first of them, both the same ones, and the table says how many.
+Scores and features are generated: classes are Gaussians, the head predicts the nearest mean, OOD images lie between
+the classes. 50 000 ID and 40 000 OOD images are evaluated. If a peer would take minutes, both detectors score only the
+first images; the table says how many.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ SEED, PRINCIPAL, K = 0, 512, 50
 
 
 class Data(NamedTuple):
-    """Float32: training features and labels, a head, features of images to be scored (ID and OOD, mixed)."""
+    """Training features and labels, a head, and features of images to score (ID and OOD, mixed); float32."""
 
     train_ND: Tensor
     labels_N: Tensor
@@ -63,7 +63,7 @@ def data(train: int, new: int, classes: int, width: int) -> Data:
 
 
 class Pair(NamedTuple):
-    """A detector of ours and theirs: fit gives something, score asks it; higher means more ID in both."""
+    """Our detector and the peer's: the result of fit is passed to score; higher means more ID in both."""
 
     images: int
     fit: Callable[[], Any]
@@ -73,7 +73,7 @@ class Pair(NamedTuple):
 
 
 def pairs(d: Data, few: int) -> dict[str, Pair]:
-    """Every detector that both have; ``few`` images for those that take theirs long."""
+    """Every detector that both have; only ``few`` images if the peer is slow."""
     everything, width, classes = len(d.new_BD), d.train_ND.shape[1], len(d.bias_C)
     head = nn.Linear(width, classes).requires_grad_(False)
     head.weight.data, head.bias.data = d.weight_CD, d.bias_C
@@ -146,7 +146,7 @@ def pairs(d: Data, few: int) -> dict[str, Pair]:
     of_features("fDBD", few, lambda: FDBD.fit(d.train_ND.mean(0), d.weight_CD, d.bias_C), peers.fDBD(None, head))
     of_features("KNN", few, lambda: ExpertKNN.build(d.train_ND.numpy(), None, K), peers.KNN(None, k=K),
                 lambda t, z: t.score(z.numpy(), np.zeros(len(z), int)))  # fmt: skip
-    found["KNN"] = found["KNN"]._replace(  # theirs leaves the length to its user
+    found["KNN"] = found["KNN"]._replace(  # pytorch-ood's does not normalise lengths
         their_fit=lambda: _fitted(peers.KNN(None, k=K), "fit_features", unit(d.train_ND), d.labels_N),
         their_score=lambda t, z: -t.predict_features(unit(z)),
     )
@@ -168,7 +168,7 @@ def _fitted(detector: Any, method: str, *arrays: Tensor) -> Any:
 
 
 def compared(pair: Pair, z_BD: Tensor, rounds: int) -> tuple[float, float, float, str, float]:
-    """Seconds to score, ours and theirs; ratios of scoring and fitting; whether both order the images alike."""
+    """Measure seconds to score, ratios of scoring and fitting, and whether both give the same order of images."""
     fitted: dict[str, Any] = {}
     scores: dict[str, Any] = {}
     fit = alternately(
@@ -196,7 +196,7 @@ def compared(pair: Pair, z_BD: Tensor, rounds: int) -> tuple[float, float, float
 
 
 def metrics(known: int, unknown: int, resamples: int, rounds: int) -> tuple[list[Any], list[Target]]:
-    """Of one score: all five figures, and the intervals of two."""
+    """Measure the five metrics of one score, and the intervals of two."""
     rng = np.random.default_rng(SEED)
     id_scores, ood_scores = rng.normal(1.5, 1, known), rng.normal(0, 1.3, unknown)
     is_id = np.r_[np.ones(known, int), np.zeros(unknown, int)]
@@ -244,7 +244,7 @@ def metrics(known: int, unknown: int, resamples: int, rounds: int) -> tuple[list
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     sizes, train, few, classes, width, resamples, rounds = (50_000, 40_000), 20_000, 500, 100, 768, 1000, 5
     if given.quick:

@@ -1,10 +1,10 @@
-"""The partition of 1000 and 21 000 classes, and prototypes of millions of features streamed from Parquet.
+"""Measure the partition of 1000 and 21 000 classes, and prototypes of features streamed from Parquet.
 
     python benchmarks/partition.py [--quick]
 
-Classes are nouns of WordNet, their prototypes are generated: the nearer two nouns in WordNet, the nearer their
-prototypes. Features are generated, written as the extract stage writes them, and read again: once merely, once summed
-up by class (:class:`mofe.partitioning.prototypes.ClassSums`), reading ahead in a thread.
+Classes are nouns of WordNet. Their prototypes are generated: the nearer two nouns in WordNet, the nearer their
+prototypes. Features are generated, written in the format of extract, and read twice: once only read, once also summed
+by class (:class:`mofe.partitioning.prototypes.ClassSums`), with a thread that reads ahead.
 """
 
 import tempfile
@@ -40,7 +40,7 @@ def nouns(count: int) -> list[str]:
 
 
 def prototypes(synsets: list[str], width: int) -> np.ndarray:
-    """A random walk from the root: (C, D), neighbours in WordNet share most of it."""
+    """Prototypes (C, D) by a random walk from WordNet's root; nouns that are near in WordNet share most steps."""
     step: dict[str, np.ndarray] = {}
     rng = np.random.default_rng(SEED)
 
@@ -53,7 +53,7 @@ def prototypes(synsets: list[str], width: int) -> np.ndarray:
 
 
 def partitions(sizes: tuple[int, ...], width: int) -> tuple[list[Any], list[Target]]:
-    """Seconds of the strategies that start a K-Means, and of scikit-learn's K-Means as it comes."""
+    """Measure the seconds of the strategies that initialise K-Means, and of scikit-learn's K-Means by default."""
     rows, targets = [], []
     for count in sizes:
         synsets = nouns(count)
@@ -80,7 +80,7 @@ def partitions(sizes: tuple[int, ...], width: int) -> tuple[list[Any], list[Targ
 
 
 def write_table(file: Path, count: int, width: int, classes: int) -> None:
-    """Features of so many images."""
+    """Write the features of ``count`` images."""
     rng = np.random.default_rng(SEED)
     block_ND = rng.standard_normal((4096, width), np.float32)
     with file.open("wb") as stream, write_features(stream, width) as append:
@@ -97,7 +97,7 @@ def write_table(file: Path, count: int, width: int, classes: int) -> None:
 
 
 def groups(file: Path) -> Iterator[pa.Table]:
-    """Label and trunk of each row group; the next is read while this one is worked on."""
+    """Yield label and trunk of each row group; the next group is read meanwhile."""
     with pq.ParquetFile(file) as parquet, ThreadPoolExecutor(1) as reader:
 
         def read(i: int) -> pa.Table:
@@ -127,9 +127,9 @@ def count_summed(file: str, classes: int, width: int) -> int:
 
 
 def streamed(sizes: tuple[int, int], width: int, classes: int, rounds: int) -> tuple[list[Any], list[Target]]:
-    """Features a second and peak memory at two sizes, whose memory should be the same."""
+    """Measure features per second and peak memory at two sizes; the memory should be the same."""
     rows, targets, peaks = [], [], []
-    torch.set_num_threads(1)  # one sums while another reads
+    torch.set_num_threads(1)  # one thread sums while another reads
     with tempfile.TemporaryDirectory() as work:
         file = Path(work) / "features.parquet"
         for count in sizes:
@@ -157,7 +157,7 @@ def streamed(sizes: tuple[int, int], width: int, classes: int, rounds: int) -> t
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     sizes, width, features, rounds = (1000, 21_000), 768, (100_000, 400_000), 2
     if given.quick:

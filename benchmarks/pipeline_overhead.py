@@ -1,9 +1,9 @@
-"""What the pipeline costs beside its work: starting stages, a run that is cached, growth with images, experts and sets.
+"""Measure the pipeline's overhead: starting stages, a cached run, growth with images, experts and sets.
 
     python benchmarks/pipeline_overhead.py [--quick]
 
-The run is that of ``make demo``, shortened. A stage's overhead is what the run took for it less what its function
-takes when it is called in a Python that has imported it.
+The run is a shortened ``make demo``. The overhead of a stage is its time in the run minus the time of its function in a
+Python process that has imported it.
 """
 
 import json
@@ -34,7 +34,7 @@ TENSORS = ("extract", "texts", "finetune", "index", "score", "predict")
 
 
 def python(*arguments: str) -> tuple[float, str, str]:
-    """Seconds, output and errors of a Python process."""
+    """Run a Python process; return its seconds, output and errors."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
@@ -43,7 +43,7 @@ def python(*arguments: str) -> tuple[float, str, str]:
 
 
 def startup(stages: tuple[str, ...], rounds: int) -> list[Any]:
-    """Seconds to import each stage, whether that imports torch, and what it spends most of it on."""
+    """Measure the seconds to import each stage; also whether it imports torch, and its slowest packages."""
     rows = []
     for stage in stages:
         module = f"mofe.stages.{stage}"
@@ -57,7 +57,7 @@ def startup(stages: tuple[str, ...], rounds: int) -> list[Any]:
 
 
 def seconds_of(function: Callable[..., Any], *arguments: Any, rounds: int = 3, **more: Any) -> float:
-    """Median of the calls; ``{}`` in an argument is the number of the call."""
+    """Median seconds of the calls; ``{}`` in an argument is replaced by the number of the call."""
     found = []
     for turn in range(rounds):
         given = {name: value.format(turn) if isinstance(value, str) else value for name, value in more.items()}
@@ -68,7 +68,7 @@ def seconds_of(function: Callable[..., Any], *arguments: Any, rounds: int = 3, *
 
 
 def run_and_again(work: Path, rounds: int) -> tuple[list[Any], list[Any]]:
-    """Seconds of a run, and of the same again; overhead of three stages over their functions."""
+    """Measure the seconds of a run and of its repetition, and the overhead of three stages over their functions."""
     write_digits(str(work / "digits"))
     near = {"dataset": "near", "uri": f"{work}/digits/near-ood"}
     settings = (f"train_data={work}/digits/train", f"test_data={work}/digits/test", f"ood_data=[{near}]", "epochs=1",
@@ -94,7 +94,7 @@ def run_and_again(work: Path, rounds: int) -> tuple[list[Any], list[Any]]:
 
 
 def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: tuple[int, ...]) -> list[Any]:
-    """Seconds at several sizes and the slope of the line through them."""
+    """Measure seconds at several sizes, and the slope of a line through them."""
     sys.path.append(str(ROOT / "tests"))
     from helpers import make_partition, striped, write_scores
 
@@ -141,10 +141,10 @@ def growth(work: Path, counts: tuple[int, ...], experts: tuple[int, ...], sets: 
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     os.environ["PYTHONWARNINGS"] = "ignore"
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start compiles what was installed
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with this variable, every start compiles the packages again
     stages, rounds = STAGES, 2
     counts, experts, sets = (500, 1000, 2000), (2, 8, 32), (1, 4, 8)
     if given.quick:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from benchmarks/results/NAME.json of the benchmarks against peers.
+"""Write docs/benchmarks.md from benchmarks/results/NAME.json.
 
 python benchmarks/render.py
 """
@@ -18,14 +18,14 @@ NAMES = {
     "gpu": "GPU: networks and neighbours",
     "gpu_stages": "GPU: stages from end to end",
 }
-"""In the order in which images pass what they measure; then what needs a GPU."""
+"""Titles of the benchmarks in the order of the pipeline; those for a GPU are last."""
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """# Speed, measured side by side
 
-`make benchmark` runs every script below, one after the other, and writes this page from `benchmarks/results/`; edit
-none of it by hand. Those for a GPU measure nothing where there is none; their figures stay those of the machine they
-name. Work is timed in alternation with the peer on the same machine, so a ratio means more than a rate: the machine may
-have been shared. A target that does not hold says so. For very large data: [Scale](explanation/scale.md).
+`make benchmark` runs every script below, one after the other, and writes this page from `benchmarks/results/`; do not
+edit it by hand. The scripts for a GPU measure nothing on a machine without one, so their figures are from the machine
+that they name. Our work and a peer's are timed in alternation on the same machine. A ratio means more than a rate,
+because other programs may have used the machine. For very large data: [Scale](explanation/scale.md).
 """
 
 

@@ -1,8 +1,8 @@
-"""What the benchmarks against peers share: alternation, memory, the machine, and the file that a benchmark writes.
+"""Shared parts of the benchmarks against peers: timing, memory, the machine's description, and the results' file.
 
-Each benchmark is a script of its own, with ``--quick`` for sizes that only show that it runs. Work is timed in
-alternation (ours, theirs, ours, theirs, …), so that a machine that is busy with something else is so for both; a ratio
-is the median over the rounds of theirs to ours in the same round.
+Each benchmark is a script, with ``--quick`` for sizes that only show that it runs. Work is timed in alternation (ours,
+theirs, ours, theirs, …), so that other load on the machine slows both. A ratio is the median over rounds of their time
+to our time in the same round.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 class Table(NamedTuple):
-    """Of words and numbers, as they are to be read."""
+    """A table of words and numbers for the page."""
 
     title: str
     columns: Sequence[str]
@@ -37,13 +37,13 @@ class Table(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What was to be reached, and what was."""
+    """A target, and the measurement."""
 
     what: str
     wanted: str
     measured: str
     holds: bool | None
-    """None where it was not measured."""
+    """None if it was not measured."""
 
 
 def options(text: str) -> argparse.Namespace:
@@ -55,11 +55,11 @@ def options(text: str) -> argparse.Namespace:
 
 
 def alternately(work: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Name, list[float]]:
-    """Seconds of each piece of work in each round, all once before the first to warm up."""
+    """Seconds of each piece of work in each round, after one call of each to warm up."""
     for piece in work.values():
         piece()
     seconds: dict[Name, list[float]] = {name: [] for name in work}
-    gc.disable()  # collecting what others left would be somebody's time
+    gc.disable()  # a collection would add to the time of one piece of work
     try:
         for turn in range(rounds):
             for name in list(work)[:: 1 if turn % 2 == 0 else -1]:
@@ -72,12 +72,12 @@ def alternately(work: Mapping[Name, Callable[[], Any]], rounds: int) -> dict[Nam
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times longer theirs takes: the median over the rounds."""
+    """Ratio of their time to ours: the median over the rounds."""
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
 
 
 def alone(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What the function returns in a process of its own, and the most memory that process had, in GB."""
+    """Call a function in a separate process; return its result and the peak memory of the process in GB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_with_peak, (function, *arguments))
 
@@ -102,15 +102,15 @@ def write(
     notes: Sequence[str] = (),
     **settings: Any,
 ) -> None:
-    """Print the tables and targets; unless ``--quick``, write them with the machine into ``NAME.json``.
+    """Print the tables and targets; without ``--quick``, also write them and the machine's description to a file.
 
     Args:
-        name: of the benchmark.
-        given: its command line.
-        tables: what was measured.
-        targets: what was to be reached.
-        notes: sentences that belong below the tables.
-        settings: sizes, seeds, repeats.
+        name: name of the benchmark and of the file ``NAME.json``.
+        given: parsed command line.
+        tables: measurements.
+        targets: targets, and whether they hold.
+        notes: sentences for the page below the tables.
+        settings: sizes, seeds and numbers of rounds.
     """
     for table in tables:
         print(f"\n{markdown(table)}")
@@ -136,7 +136,7 @@ def write(
 
 
 def markdown(table: Table) -> str:
-    """The table as Markdown."""
+    """Format a table as Markdown."""
     lines = [table.columns, ["---"] * len(table.columns), *table.rows]
     return f"**{table.title}**\n\n" + "\n".join("| " + " | ".join(map(_shown, line)) + " |" for line in lines)
 
@@ -151,7 +151,7 @@ def _shown(value: Any) -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Description of this machine."""
     import torch
 
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
@@ -168,7 +168,7 @@ def machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of our own and the peers' packages that are there."""
+    """Versions of our own and the peers' packages."""
     found = {}
     for name in PACKAGES:
         try:

@@ -1,8 +1,8 @@
-"""A forward pass and a training step of MoFE with 2, 7 and 16 experts, against the same vision transformer, dense.
+"""Measure a forward pass and a training step of MoFE with 2, 7 and 16 experts, against the dense vision transformer.
 
     python benchmarks/training_step.py [--quick]
 
-On a CPU: ViT-S/14 at 224, float32, then bfloat16, and what bfloat16 does to the scores of a model that was trained
+On a CPU: ViT-S/14 at 224 in float32, then in bfloat16; and the effect of bfloat16 on the scores of a trained model
 (experiments/photograph-vit.safetensors). The timed models have random weights and route by the labels' clusters.
 benchmarks/gpu.py measures ViT-B/14 on a GPU.
 """
@@ -39,11 +39,11 @@ from mofe.training.step import TrainingStep
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 CLASSES, SEED = 112, 0
-"""As many classes as 2, 7 and 16 divide."""
+"""Number of classes, divisible by 2, 7 and 16."""
 
 
 def partition(experts: int) -> Partition:
-    """Classes in turns."""
+    """Assign the classes to the experts in turn."""
     names = tuple(f"class{c}" for c in range(CLASSES))
     turns = tuple(c % experts for c in range(CLASSES))
     return Partition.of_one_expert(names).model_copy(update={"num_experts": experts, "expert_of_class": turns})
@@ -67,13 +67,13 @@ class Dense(nn.Module):
         return self.head(tokens_BTD[:, 0].float())
 
     def compile_trunk(self) -> None:
-        """As MoFE does it."""
+        """Compile the blocks, as MoFE does."""
         for block in self.backbone.blocks:
             block.compile()
 
 
 def batch_of(size: int, side: int) -> Mixed:
-    """Noise; every class in its turn, nothing blended."""
+    """A batch of noise with the classes in turn, without Mixup."""
     labels_B = torch.arange(size) % CLASSES
     images = torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(SEED))
     return Mixed(*(t.to(device()) for t in (images, labels_B, labels_B, torch.ones(size))))
@@ -82,11 +82,11 @@ def batch_of(size: int, side: int) -> Mixed:
 def work_of(
     model: Dense | MoFE, batch: Mixed, precision: str, compiled: bool = False
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """A forward pass as ``score`` does it, and a whole training step; both wait for the device."""
+    """Functions for score's forward pass and for a whole training step; both wait for the device."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=device().type == "cuda")
     step = TrainingStep(model, "none", 0.0, compiled=compiled) if isinstance(model, MoFE) else None
     tokens = model.tokens
-    if compiled:  # as the stages do it: by block where nothing is trained, else as one
+    if compiled:  # like the stages: each block for inference, the whole trunk for training
         model.compile_trunk()
         tokens = torch.compile(model.tokens)
     generator = torch.Generator().manual_seed(SEED)
@@ -121,7 +121,7 @@ def synchronise() -> None:
 
 
 def models(backbone: str, side: int, experts: tuple[int, ...], **args: Any) -> Iterator[tuple[str, Dense | MoFE]]:
-    """The dense model, and MoFE of the same backbone with so many experts."""
+    """Yield the dense model, and a MoFE of the same backbone for each number of experts."""
     torch.manual_seed(SEED)
     dense = timm.create_model(backbone, num_classes=0, img_size=side, **args)
     yield "dense", Dense(dense).to(device())
@@ -132,7 +132,7 @@ def models(backbone: str, side: int, experts: tuple[int, ...], **args: Any) -> I
 def against_dense(
     backbone: str, side: int, size: int, experts: tuple[int, ...], rounds: int, precision: str, **args: Any
 ) -> tuple[list[Any], list[Target]]:
-    """Seconds a batch, and ratios."""
+    """Measure seconds per batch, and ratios."""
     batch = batch_of(size, side)
     works = {name: work_of(model, batch, precision) for name, model in models(backbone, side, experts, **args)}
     forward = alternately({name: work[0] for name, work in works.items()}, 4 * rounds)
@@ -151,7 +151,7 @@ def against_dense(
 
 
 def bfloat16(backbone: str, side: int, size: int, rounds: int, **args: Any) -> float:
-    """How many times faster the forward pass of 7 experts is in bfloat16."""
+    """Ratio of the time of a forward pass of 7 experts in float32 to that in bfloat16."""
     model = dict(models(backbone, side, (7,), **args))["7 experts"]
     batch = batch_of(size, side)
     both = {precision: work_of(model, batch, precision)[0] for precision in ("fp32", "bf16")}
@@ -160,7 +160,7 @@ def bfloat16(backbone: str, side: int, size: int, rounds: int, **args: Any) -> f
 
 
 def compiled(backbone: str, side: int, size: int, rounds: int) -> list[Any]:
-    """What ``torch.compile`` of the trunk gains with 7 experts, and what its first call takes; needs a C++ compiler."""
+    """Measure the gain by ``torch.compile`` of the trunk with 7 experts, and its first call; needs a C++ compiler."""
     if not shutil.which("c++"):
         return []
     as_is, quick = (dict(models(backbone, side, (7,)))["7 experts"] for _ in range(2))
@@ -178,7 +178,7 @@ def compiled(backbone: str, side: int, size: int, rounds: int) -> list[Any]:
 
 
 def drift(count: int) -> list[Any]:
-    """How far scores move from float32 to bfloat16: patches of photographs, through a trained backbone."""
+    """Measure how scores change from float32 to bfloat16, for patches of photographs by a trained backbone."""
     from photographs import BACKBONES  # of experiments/
 
     chosen = BACKBONES["photograph-vit"]
@@ -213,7 +213,7 @@ def drift(count: int) -> list[Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write the figures."""
     given = options(__doc__ or "")
     keep_freed_memory()  # as the stages do
     backbone, side, size, experts, rounds, patches = "vit_small_patch14_dinov2", 224, 8, (2, 7, 16), 2, 256

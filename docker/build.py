@@ -1,16 +1,16 @@
-"""Builds the images that the pipelines name, each under the very tags that `mofe compile --registry` writes.
+"""Build the images that the pipelines name, with the tags that `mofe compile --registry` writes.
 
     make images REGISTRY=registry.example/team ENGINE=docker PUSH=1
 
-A tag is a digest of what its stage runs, so one that is there already is right and is left alone; the plain tag moves
-with the newest of them. Variables:
+A tag is a digest of the code that its stage runs, so an existing tag is right and is not built again. A plain tag marks
+the newest build of each target. Variables, with their defaults:
 
-    REGISTRY    where the images go (ghcr.io/mofe)
-    TAG         a plain tag for the newest build of every target, besides (the version)
-    TARGETS     only these, separated by spaces (all)
-    ENGINE      docker or podman (docker where there is one)
+    REGISTRY    registry of the images (ghcr.io/mofe)
+    TAG         plain tag of the newest build of every target (the version)
+    TARGETS     targets to build, separated by spaces (all)
+    ENGINE      docker or podman (docker if it is installed)
     BUILD_ARGS  further arguments of the engine's build command
-    PUSH        1 pushes what the registry does not have, and the plain tags
+    PUSH        1 pushes the tags that the registry lacks, and the plain tags
 """
 
 import os
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Build, tag, push; print each image's size."""
+    """Build, tag and push the images; print the size of each."""
     if sys.argv[1:]:
         sys.exit(__doc__)
     registry = os.environ.get("REGISTRY") or "ghcr.io/mofe"
@@ -35,7 +35,7 @@ def main() -> None:
     engine = os.environ.get("ENGINE") or ("docker" if shutil.which("docker") else "podman")
     push = os.environ.get("PUSH") == "1"
     if not shutil.which(engine):
-        sys.exit(f"there is no {engine} on this machine: ENGINE names docker or podman")
+        sys.exit(f"{engine} is not installed: set ENGINE to docker or podman")
 
     wanted: dict[str, set[str]] = {
         target: {f"{registry}/mofe-{target}:{__version__}-{package_digest(target)}"} for target in ("pipeline", "serve")
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def build(engine: str, target: str, names: list[str]) -> None:
-    """Build a target of the Dockerfile under several names, labelled with the revision that it is made from."""
+    """Build a target of the Dockerfile with several names, labelled with the git revision."""
     revision = (
         output("git", "-C", str(ROOT), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty") or "unknown"
     )
@@ -81,13 +81,13 @@ def build(engine: str, target: str, names: list[str]) -> None:
 
 
 def identity(engine: str, name: str, in_registry: bool) -> str:
-    """What stands for the content of an image, in the registry or else on this machine; nothing where it is missing."""
+    """The manifest of an image in the registry, or its id on this machine; "" if the image does not exist."""
     where = ("manifest", "inspect") if in_registry else ("image", "inspect", "--format", "{{.Id}}")
     return output(engine, *where, name)
 
 
 def output(*command: str) -> str:
-    """What a command prints, or nothing where it fails."""
+    """The output of a command; "" if the command fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""
 

@@ -1,9 +1,9 @@
-"""Pre-train the small backbone of the demo: a vision transformer that has read every alphabet but ours.
+"""Pre-train the small backbone of the demo on glyphs of non-Latin scripts.
 
-The demo must run offline in minutes, so it cannot use DINOv2. It needs a backbone all the same that has seen strokes
-before, but neither the digits it will be taught (0-7), nor those it must reject (8, 9), nor Latin letters. This script
-makes one: it renders letters and signs of other scripts from the fonts that matplotlib ships, distorts them, reduces
-them to the 8 × 8 pixels of scikit-learn's digits, and trains a classifier of glyphs, whose trunk is kept.
+The demo must run offline in minutes, so it cannot use DINOv2. Its backbone must be pre-trained on strokes, but not on
+the known digits (0-7), the unknown digits (8, 9) or Latin letters. This script renders letters and signs of other
+scripts from matplotlib's fonts, distorts them, reduces them to the 8 × 8 pixels of scikit-learn's digits, and trains a
+classifier of glyphs. The classifier's trunk is kept.
 
     python examples/pretrain_glyphs.py [--out FILE]       # 2 cores: 10 to 30 minutes
 
@@ -34,14 +34,14 @@ BLOCKS = [
     (0x0393, 0x03CE), (0x0402, 0x045F), (0x0531, 0x0586), (0x05D0, 0x05EA), (0x0621, 0x064A), (0x10D0, 0x10F5),
     (0x2D30, 0x2D65), (0x2190, 0x21B0), (0x2200, 0x2260), (0x25A0, 0x25C0),
 ]  # fmt: skip
-# those that look like a Latin letter or a digit
+# glyphs that look like a Latin letter or a digit
 LOOKALIKES = set(
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧινορυχκАВЕЗІЈКМНОРСТУХЅаезікмнорстухѕјьбчЧОՕՍՏօսոցզջքгꓲ∣∅○●□■◯◦٥٠١اלוןסםטוᲘⵏⵊⵔⵙⵀⵁⵝⵉΙΟο∃∀"
 )
 
 
 def glyphs() -> Tensor:
-    """Rendered glyphs (classes, fonts, CANVAS, CANVAS) in [0, 1]; every class is drawn in every one of the fonts."""
+    """Render glyphs (classes, fonts, CANVAS, CANVAS) in [0, 1]; every class is drawn once per font."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     files = sorted(folder.glob("DejaVu*.ttf"))
     files = [f for f in files if "Display" not in f.name and "Mono" not in f.name]
@@ -64,7 +64,7 @@ def _render(character: str, font_file: Path) -> np.ndarray:
 
 
 def distorted(canvas_B: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned, sheared, stretched, shifted at random, then 8 × 8 pixels, then what the backbone sees (B, 3, 32, 32)."""
+    """Rotate, shear, stretch and shift at random, reduce to 8 × 8 pixels, convert to the input (B, 3, 32, 32)."""
     n = len(canvas_B)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -86,7 +86,7 @@ def distorted(canvas_B: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def main() -> None:
-    """Train, print the accuracy on fresh distortions, write the weights."""
+    """Train, print the accuracy on new distortions, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("glyph-vit.safetensors"), help="weights")
     given = parser.parse_args()
@@ -119,7 +119,7 @@ def main() -> None:
         right = [
             (model(images).argmax(1) == labels_B).float().mean() for images, labels_B in (draw() for _ in range(20))
         ]
-    print(f"accuracy on fresh distortions of {classes} glyphs: {torch.stack(right).mean():.1%}")
+    print(f"accuracy on new distortions of {classes} glyphs: {torch.stack(right).mean():.1%}")
     state = {name: w.half() for name, w in model.state_dict().items() if not name.startswith("head.")}
     save_file(state, given.out)
 

@@ -1,10 +1,10 @@
-"""Would an exponential moving average of the weights help? Measured on the validation split, without it in the library.
+"""Measure on the validation split whether an exponential moving average of the weights helps.
 
-    python experiments/search_recipe.py --data DIR      # first: it leaves images, features and partition
+    python experiments/search_recipe.py --data DIR      # run this first, because it writes images, features, partition
     python experiments/ema.py --data DIR
 
-A hook on the optimiser keeps averages with several decays beside one ordinary training; after it, each average is put
-in the model's place and measured on the validation images. Writes experiments/results/ema.json.
+During one ordinary training, a hook on the optimiser keeps averages with several decays. Afterwards each average
+replaces the model's weights and is measured on the validation images. Writes experiments/results/ema.json.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DECAYS = (0.9, 0.98, 0.99, 0.995)
 
 
 def main() -> None:
-    """Train once a seed, measure the weights and their averages, print, write."""
+    """Train once per seed, measure the weights and their averages, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of id-train.parquet")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
@@ -61,7 +61,7 @@ def main() -> None:
             preprocessing=known.info.backbone.preprocessing, recipe=recipe, num_workers=given["num_workers"],
             precision="auto", checkpoints=None,
         )  # fmt: skip
-        # the probe has an optimiser of its own, so averages begin after it
+        # the averages begin after the probe, because the probe has its own optimiser
         handles = []
         trainer.on_epoch = lambda epoch, names=names, averages=averages, handles=handles: (
             handles.append(register_optimizer_step_post_hook(partial(keep, names, averages)))

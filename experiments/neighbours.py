@@ -1,9 +1,9 @@
-"""How much a backbone can see before any training: the accuracy of its 20 nearest neighbours on ID classes.
+"""Measure a pre-trained backbone: the accuracy of its 20 nearest neighbours on the ID classes.
 
     python experiments/neighbours.py --data DIR
 
-For both backbones and several thinnings of the 100 ID classes (every n-th class). It decides which thinning
-experiments/tiny_imagenet.py takes: the first at which the better backbone passes one half. Reads no OOD image.
+It measures both backbones on every n-th of the 100 ID classes, for several n. experiments/tiny_imagenet.py uses the
+first n at which the better backbone exceeds one half. Reads no OOD image.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from mofe.stages.prepare import prepare
 
 
 def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings (N, D) of the training or test images under the untouched backbone, and their labels (N,)."""
+    """Embeddings (N, D) of the training or test images by the pre-trained backbone, and their labels (N,)."""
     limit = given["train_images_per_class"] if role == "train" else 0
     place = str(work / role)
     prepare(given[f"{role}_data"], place, name=role, role=role, images_per_class=limit)
@@ -35,12 +35,12 @@ def embeddings(given: dict[str, Any], role: str, work: Path) -> tuple[np.ndarray
 
 
 def neighbours_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> float:
-    """Accuracy of the 20 nearest training images by cosine, each with the same voice."""
+    """Accuracy of a vote of the 20 nearest training images by cosine, with equal weights."""
     return float(KNeighborsClassifier(20, metric="cosine").fit(*train).score(*test))
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the accuracies."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of id-train.parquet and id-test.parquet")
     parser.add_argument("--every", type=int, nargs="+", default=[1, 4, 5, 6, 7])

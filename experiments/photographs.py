@@ -1,8 +1,8 @@
-"""What the experiments on photographs share: the data, the backbones, the machine.
+"""Shared parts of the experiments on photographs: the data, the backbones, and the description of the machine.
 
-The data is 100 classes of Tiny-ImageNet as ID, 40 others as near-OOD, textures as far-OOD (Parquet files of Hugging
-Face's image schema: id-train, id-test, near-ood, far-ood; docs/how-to/reproduce.md tells how they are made). ``every``
-thins the ID classes: 7 takes each seventh in the order of the file, whatever it is.
+The data is 100 classes of Tiny-ImageNet as ID, 40 others as near-OOD, and textures as far-OOD, in Parquet files of
+Hugging Face's image schema: id-train, id-test, near-ood, far-ood (see docs/how-to/reproduce.md). ``every`` reduces the
+ID classes: 7 takes every seventh class in the order of the file.
 """
 
 import os
@@ -20,7 +20,7 @@ from mofe.storage import writing
 HERE = Path(__file__).parent
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop_pct": 1.0}
 BACKBONES: dict[str, dict[str, Any]] = {
-    # experiments/pretrain_photographs.py makes it
+    # made by experiments/pretrain_photographs.py
     "photograph-vit": {
         "backbone": "vit_tiny_r_s16_p8_224",
         "backbone_args": {
@@ -29,7 +29,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
         },
         "weights": str(HERE / "photograph-vit.safetensors"),
     },
-    # a plain transformer, 16 epochs of supervision on the same 60 classes; not published, looked for beside the data
+    # a plain transformer, trained for 16 epochs on the labels of the same 60 classes; not published, read from DATA
     "standin-vit": {
         "backbone": "vit_tiny_patch16_224",
         "backbone_args": {"img_size": 64, "patch_size": 8, "depth": 8, "pretrained_cfg_overlay": IMAGENET},
@@ -39,7 +39,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
 
 
 def parameters(data: Path, work: Path, backbone: str, every: int) -> dict[str, Any]:
-    """Parameters of the pipelines for a backbone, with data thinned to every n-th ID class (written into ``work``)."""
+    """Parameters of the pipelines for a backbone, with every n-th ID class of the data (written into ``work``)."""
     chosen = dict(BACKBONES[backbone])
     if chosen["weights"] == Path(chosen["weights"]).name:
         chosen["weights"] = str(data / chosen["weights"])
@@ -56,7 +56,7 @@ def parameters(data: Path, work: Path, backbone: str, every: int) -> dict[str, A
 
 
 def _thinned(file: Path, folder: Path, every: int) -> Path:
-    """The images of every n-th class, in a folder of Parquet files; the file itself for 1."""
+    """Write the images of every n-th class to a folder of Parquet files; for 1, return the file itself."""
     if every == 1:
         return file
     place = folder / f"{file.stem}-every-{every}"
@@ -72,7 +72,7 @@ def _thinned(file: Path, folder: Path, every: int) -> Path:
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on and with."""
+    """Description of the machine and of the versions of libraries."""
     import torch
 
     names = ("torch", "timm", "scikit-learn", "faiss-cpu", "kfp")

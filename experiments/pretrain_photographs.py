@@ -1,14 +1,14 @@
-"""Pre-train the small backbone of the experiments: photographs of sixty classes that it is never asked about.
+"""Pre-train the small backbone of the experiments on photographs of sixty classes that the experiments do not use.
 
-A vision transformer learns slowly from 30 000 images, so this one begins with a convolution and a maximum over its
-neighbourhood (the stem of a ResNet, timm's ``vit_tiny_r_s16_p8_224``) before it cuts the image into patches. It is
-trained by supervision, with crops, mirror images, Mixup, CutMix and smoothed labels. Its accuracy is measured on images
-of these same sixty classes that are held out; the classes of the experiments take no part.
+A vision transformer learns slowly from 30 000 images, so this one begins with a convolution and max pooling (the stem
+of a ResNet, timm's ``vit_tiny_r_s16_p8_224``) before it cuts the image into patches. It is trained on labels, with
+crops, mirror images, Mixup, CutMix and label smoothing. Its accuracy is measured on held-out images of these sixty
+classes.
 
     python experiments/pretrain_photographs.py --data DIR      # writes experiments/photograph-vit.safetensors
 
-DIR holds ``pretrain.parquet`` (Hugging Face image schema). Seed 0; on 2 cores about 70 minutes; not bit for bit the
-same on other machines.
+DIR holds ``pretrain.parquet`` (Hugging Face image schema). Seed 0; about 70 minutes on 2 cores; other machines give
+slightly different weights.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from tqdm import tqdm
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 HELD_OUT = 20
-"""Every twentieth image measures, and is not learnt from."""
+"""Every twentieth image is held out from training, and measures accuracy."""
 
 
 def read_images(file: Path, size: int) -> tuple[Tensor, Tensor]:
-    """All images of a Parquet file (N, 3, size, size) in bytes, and their labels (N,)."""
+    """Read all images of a Parquet file as bytes (N, 3, size, size), and their labels (N,)."""
     table = pq.read_table(file, columns=["image", "label"])
     images = np.empty((len(table), size, size, 3), np.uint8)
     for i, cell in enumerate(tqdm(table["image"].to_pylist(), desc="decode", mininterval=5)):
@@ -43,12 +43,12 @@ def read_images(file: Path, size: int) -> tuple[Tensor, Tensor]:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Bytes to what the backbone sees."""
+    """Convert bytes to the backbone's input."""
     return (images.float() / 255 - MEAN) / STD
 
 
 def cropped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random part of each image (35 to 100 % of its area, sides 3:4 to 4:3), mirrored half of the time."""
+    """Crop a random part of each image (35 to 100 % of its area, sides 3:4 to 4:3), and mirror half of the images."""
     n = len(images)
     uniform = torch.rand((5, n), generator=generator)
     area, stretch = 0.35 + 0.65 * uniform[0], torch.exp((uniform[1] - 0.5) * 2 * math.log(4 / 3) / 2)
@@ -61,7 +61,7 @@ def cropped(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blended(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixup (Beta 0.4) of the batch with itself reversed, or CutMix, one batch in three each."""
+    """Blend the batch with itself reversed: one batch in three by Mixup (Beta 0.4), one in three by CutMix."""
     side = images.shape[-1]
     coin, draw, x, y = torch.rand(4, generator=generator).tolist()
     if coin < 1 / 3:
@@ -80,14 +80,14 @@ def blended(images: Tensor, targets: Tensor, generator: torch.Generator) -> tupl
 
 
 def main() -> None:
-    """Train, print the held-out accuracy, write the weights."""
+    """Train the model, print its held-out accuracy, and write its weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of pretrain.parquet")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("photograph-vit.safetensors"))
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument(
-        "--patch-size", type=int, default=4, help="of the stem's map, which has a quarter of the pixels"
+        "--patch-size", type=int, default=4, help="patch size in the stem's map, whose side is a quarter of the image's"
     )
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--width", type=int, default=192)

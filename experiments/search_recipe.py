@@ -1,9 +1,9 @@
-"""The search for learning rate, w, and Reg with its weight: on the validation split of the training images alone.
+"""Search learning rate, w, and Reg with its weight, on the validation split of the training images only.
 
     python experiments/search_recipe.py --data DIR
 
-One parameter after the other, each from the best so far; a choice is judged by the accuracy on validation images after
-the last epoch, mean over the seeds. No test image and no OOD image is read. Prints a table, and writes it to
+It changes one parameter after the other, starting from the best recipe so far. The criterion is the validation accuracy
+after the last epoch, mean over the seeds. No test image and no OOD image is read. Prints a table, and writes it to
 experiments/results/search-recipe.json.
 """
 
@@ -37,7 +37,7 @@ OF_FINETUNE = (
 
 
 def main() -> None:
-    """Search, print, write."""
+    """Search, print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of id-train.parquet")
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
@@ -54,7 +54,7 @@ def main() -> None:
     extract(place["images"], place["features"], **architecture)
     partition(place["features"], place["partition"], num_experts=given["num_experts"])
 
-    notes = options.work / "measured.json"  # a search that was stopped goes on where it was
+    notes = options.work / "measured.json"  # a stopped search continues from here
     measured_before: dict[str, dict[str, float]] = json.loads(notes.read_text()) if notes.is_file() else {}
 
     def measure_once(recipe: dict[str, Any], seed: int) -> dict[str, float]:

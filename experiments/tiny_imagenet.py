@@ -1,12 +1,12 @@
-"""What each part of the method brings on real photographs: pre-trained, naive, + MoFE, + Dynamic-β Mixup, both.
+"""Measure each part of the method on photographs: pre-trained, naive, + MoFE, + Dynamic-β Mixup, both.
 
     python experiments/tiny_imagenet.py --data DIR                        # 15 classes, the better backbone, 3 seeds
     python experiments/tiny_imagenet.py --data DIR --every 1              # all 100 classes
     python experiments/tiny_imagenet.py --data DIR --backbone standin-vit
 
-It runs the pipeline of the paper's tables (pipelines/compiled/tables.yaml), so runs are cached and a stopped run
-goes on where it was. Before, it measures how good the pre-trained backbone is: the accuracy of its 20 nearest
-neighbours on the ID classes. Results: experiments/results/NAME.json and, printed, the tables in Markdown.
+It runs the pipeline of the paper's tables (pipelines/compiled/tables.yaml), so runs are cached and a stopped run can be
+continued. First it measures the pre-trained backbone by the accuracy of its 20 nearest neighbours on the ID classes.
+It writes experiments/results/NAME.json, and prints the tables in Markdown.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from mofe.runners.digests import compiled_pipeline
 from mofe.runners.local import run_pipeline
 
 PLACES = ("train_data", "test_data", "ood_data", "weights", "checkpoints")
-"""Parameters that only this machine knows."""
+"""Parameters whose values are places on this machine."""
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print the tables, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of id-train.parquet and the others")
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
@@ -44,7 +44,7 @@ def main() -> None:
     started = time.monotonic()
     place = options.work / options.backbone / str(options.every)
     accuracy = neighbours_accuracy(*(embeddings(given, role, place) for role in ("train", "test")))
-    print(f"untouched backbone: its 20 nearest neighbours name {accuracy:.1%} of the ID test images", flush=True)
+    print(f"pre-trained backbone: accuracy of its 20 nearest neighbours on ID test images {accuracy:.1%}", flush=True)
     pipeline = compiled_pipeline("tables.yaml")
     given |= {"tables": options.tables, "seeds": options.seeds, "checkpoints": str(options.work.resolve() / "kept")}
     check_parameters(given, pipeline_parameters(pipeline), "experiments/photographs.yaml")

@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
-"""Fuzz what reads foreign bytes, guided by coverage: a ValueError or MofeError is an answer, all else is a finding.
+"""Fuzz the code that reads untrusted files, guided by coverage.
+
+A ValueError or MofeError is a correct answer; everything else is a finding.
 
     scripts/fuzz.py --minutes 2                  every target, one after another
     scripts/fuzz.py --minutes 60 --target image
 
-Targets: ``image`` (what decodes an image file), ``parquet`` (what opens a Parquet file of images), ``parameters`` (a
-YAML file of a pipeline's parameters), ``detector`` (what loads a detector, with a file of it changed and all digests
-made right again, as somebody would who can write there). Needs the dependency group ``fuzz``. Findings are kept in
-``--keep``; each should become a test.
+| target | code |
+|---|---|
+| ``image`` | decoding of an image file |
+| ``parquet`` | reading of a Parquet file of images |
+| ``parameters`` | reading of a YAML file of parameters |
+| ``detector`` | loading of a detector with a changed file and recomputed digests, as by an attacker with write access |
+
+Needs the dependency group ``fuzz``. Findings are kept in ``--keep``; each should become a test.
 """
 
 import argparse
@@ -91,7 +97,7 @@ def detector(folder: Path) -> Target:
             piece = data.ConsumeBytes(data.ConsumeIntInRange(1, 8))
             spoiled[at : at + len(piece)] = piece
         file.write_bytes(spoiled)
-        with suppress(ValueError, TypeError, KeyError, AttributeError, OSError):  # no manifest any more: read as it is
+        with suppress(ValueError, TypeError, KeyError, AttributeError, OSError):  # the manifest itself may be broken
             for manifest in (made / "model/config.json", made / "detector.json"):
                 reseal(manifest)
         try:
@@ -106,7 +112,7 @@ def detector(folder: Path) -> Target:
 
 
 def reseal(manifest: Path) -> None:
-    """Make a manifest say what there is."""
+    """Recompute the digests in a manifest."""
     values, _ = verify(manifest.read_bytes())
     values["files"] = {
         name: hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest() for name in values["files"]
@@ -134,7 +140,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
 
 
 def seeds(target: str, folder: Path) -> None:
-    """A few good inputs to begin with."""
+    """Write a few valid inputs to begin with."""
     folder.mkdir()
     photo = Image.radial_gradient("L").resize((12, 9)).convert("RGB")
     files = {}
@@ -156,7 +162,7 @@ def seeds(target: str, folder: Path) -> None:
 
 
 def fuzz(target: str, place: Path, options: list[str]) -> None:
-    """In a process of its own: libFuzzer ends it."""
+    """Fuzz a target. Call it in a separate process, because libFuzzer ends the process."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         test = TARGETS[target](Path(folder))
@@ -166,7 +172,7 @@ def fuzz(target: str, place: Path, options: list[str]) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--minutes", type=float, default=2.0, help="of each target")
+    arguments.add_argument("--minutes", type=float, default=2.0, help="duration for each target")
     arguments.add_argument("--target", choices=TARGETS, action="append")
     arguments.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder of findings")
     arguments.add_argument("--inside", help=argparse.SUPPRESS)

@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Kill a pipeline again and again on its way, and look whether anything was lost or anything wrong let through.
+"""Kill a pipeline many times at random moments, and check that nothing is lost and no result is wrong.
 
     scripts/kill_anywhere.py --times 50 --seed 0 --signal KILL
     scripts/kill_anywhere.py --disk-full
 
-The demo's graph with small parameters runs once undisturbed. Then, in a fresh folder: ``mofe run`` and a signal to all
-its processes, the same command again and another signal, and so on, until it is left to complete. So many kills cost
-little more than one run, and each meets what those before it have left behind. The run and its stages are forked from
-this process, which has imported the libraries: a signal hits work and not imports, which would take most of the time.
+The demo's graph with small parameters runs once undisturbed. Then, in a new folder, ``mofe run`` starts and all its
+processes get a signal; the same command starts again and gets another signal, and so on; the last run completes. So
+many kills cost little more than one run, and each kill meets the remains of the earlier ones. The run and its stages
+are forked from this process, which has imported the libraries. So a signal hits work, not imports, which would take
+most of the time.
 
-Which stage is to be hit is drawn from a pack that holds each equally often, and so is the moment: some time in the
-stage; while something half-written is to be seen; or shortly after, when the stage ends and its result goes into the
-cache. The table says what was hit, whatever had been meant.
+The kills are spread equally over the stages and over three moments: some time during the stage; while a half-written
+file exists; and shortly after, when the stage ends and its result goes into the cache. The table shows what a kill
+really hit.
 
-After each signal, what had been completed must be what its manifests say. In the end nothing that had been completed
-may have been computed again, and the metrics must equal the undisturbed run's to the last digit. It may be cut off at
-any time (Ctrl-C): there is a line for each kill, and the table so far after each completion.
+After each signal, the completed results must match their manifests. At the end, no completed result may have been
+computed again, and the metrics must equal those of the undisturbed run to the last digit. The script can be stopped at
+any time (Ctrl-C): it prints a line for each kill, and the table after each completed run.
 
-With --disk-full (which needs the right to mount) the work folder is a small disk instead, made larger by a little after
-each failure until the run completes.
+With --disk-full (which needs the right to mount) the work folder is a small disk. The disk grows a little after each
+failure, until the run completes.
 """
 
 import argparse
@@ -55,19 +56,19 @@ FORK = multiprocessing.get_context("fork")
 ROOT = Path(__file__).parents[1]
 SMALL = ("epochs=2", "probe_epochs=5", "train_images_per_class=30", "evaluation_images_per_class=20", "compare=false")
 MAX_SECONDS = 900
-"""Of one run."""
+"""Longest duration of one run."""
 KILLS_A_COMPLETION = 13
 BEFORE = "before all stages"
 MOMENTS = {"works": 1.0, "writes": 0.01, "ends": 0.3}
-"""When to kill: up to so many times the stage's seconds after it began; or up to so many seconds after something
-half-written was first seen, or was seen no more."""
-LOOK_EVERY = 0.005
-"""Seconds: what is half-written is so for no longer."""
+"""Longest delay of a kill: as a share of the stage's duration after it began, or in seconds after a half-written file
+appeared, or disappeared."""
+POLL_INTERVAL = 0.005
+"""Seconds between two looks, because files are half-written for a short time only."""
 WRITTEN = ("artifacts", "checkpoints")
-"""Folders of a work folder that stages write to."""
+"""Folders of a work folder to which stages write."""
 
 Hits = Counter[tuple[str, str]]
-"""How often a stage was hit, and what it was doing."""
+"""Number of hits by stage and by its activity."""
 
 
 # ---------------------------------------------------------------------------------------------------------- a run
@@ -80,10 +81,10 @@ def arguments(data: Path, work: Path) -> list[str]:
 
 
 def run_mofe(arguments: list[str], printed: Path) -> None:
-    """In a forked process: what the command ``mofe`` does."""
+    """Run the command ``mofe`` in a forked process."""
     os.setpgid(0, 0)
     os.chdir(ROOT)
-    speak_into(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    redirect_output(os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
     sys.argv = ["mofe", *arguments]
     with patch.object(StageProcesses, "run", start_stage):
         command_line.main()
@@ -92,7 +93,7 @@ def run_mofe(arguments: list[str], printed: Path) -> None:
 def start_stage(
     _: StageProcesses, command: list[str], environment: dict[str, str], on_output: Callable[[bytes], None]
 ) -> int:
-    """Instead of StageProcesses.run: the same command in a forked process."""
+    """Replace StageProcesses.run: run the same command in a forked process."""
     reader, writer = os.pipe()
     process = FORK.Process(target=run_stage, args=(command, environment, writer))
     process.start()
@@ -105,12 +106,11 @@ def start_stage(
 
 
 def run_stage(command: list[str], environment: dict[str, str], writer: int) -> None:
-    """In a forked process: what the shell of ``sh -ec SCRIPT SOURCE ARGUMENTS`` would do, for a component of kfp."""
+    """Run a component of kfp in a forked process, as the shell would run ``sh -ec SCRIPT SOURCE ARGUMENTS``."""
     _, _, _, source, *rest = command
-    speak_into(writer)
-    cast(
-        dict[Any, Any], thread._threads_queues
-    ).clear()  # threads of the runner, which are not here: the end would wait for them
+    redirect_output(writer)
+    # the runner's threads do not exist in this process, so it must not wait for them at its end
+    cast(dict[Any, Any], thread._threads_queues).clear()
     os.environ.update(environment)
     file = Path(tempfile.mkdtemp()) / "ephemeral_component.py"
     file.write_text(source)
@@ -118,24 +118,24 @@ def run_stage(command: list[str], environment: dict[str, str], writer: int) -> N
     executor_main.executor_main()
 
 
-def speak_into(descriptor: int) -> None:
+def redirect_output(descriptor: int) -> None:
     for number in (1, 2):
         os.dup2(descriptor, number)
 
 
 class Run:
-    """``mofe run`` in a folder where others may have been before it."""
+    """``mofe run`` in a folder that may hold the results of earlier runs."""
 
     def __init__(self, data: Path, work: Path):
         self.work, self.earlier, self.left = work, run_folders(work), half_written(work)
         self.printed = data.with_name(f"{work.name}.printed")
         self.process = FORK.Process(target=run_mofe, args=(arguments(data, work), self.printed))
         self.process.start()
-        with suppress(PermissionError):  # it may have done so itself; whoever is first
+        with suppress(PermissionError):  # the process sets its group, too; only the first call succeeds
             os.setpgid(self.process.pid or 0, self.process.pid or 0)
 
     def finish(self) -> int:
-        """The exit status."""
+        """Wait for the end of the run; return its exit status."""
         self.process.join(MAX_SECONDS)
         ended = self.process.exitcode
         self.end(signal.SIGKILL, 0)
@@ -143,7 +143,7 @@ class Run:
         return ended
 
     def end(self, how: signal.Signals, grace: float) -> bool:
-        """Signal every process of the run and, after a time of grace, kill what is left; whether nothing was."""
+        """Signal every process of the run, and kill the rest after a grace period; True if there was no rest."""
         group = self.process.pid or 0
         for number, seconds in ((how, grace), (signal.SIGKILL, 10.0)):
             with suppress(ProcessLookupError):
@@ -159,11 +159,11 @@ class Run:
         return False
 
     def folder(self) -> Path | None:
-        """Of its logs, once it has one."""
+        """The folder of its logs, once it exists."""
         return next((folder for folder in run_folders(self.work) if folder not in self.earlier), None)
 
     def stages(self) -> list[str]:
-        """Those that it has started, in order; not those that it found in the cache."""
+        """The stages that it has started, in order, without those from the cache."""
         folder = self.folder()
         return [name_of(log) for log in logs(folder)] if folder else []
 
@@ -171,7 +171,7 @@ class Run:
         return half_written(self.work, parts) - self.left
 
     def where(self) -> tuple[str, str]:
-        """The stage that it has come to, and what that is doing."""
+        """Its current stage, and the activity of this stage."""
         folder = self.folder()
         if folder is None or not logs(folder):
             return BEFORE, "at work"
@@ -181,7 +181,7 @@ class Run:
         return name_of(latest), "half-written" if self.half_written() else "at work"
 
 
-# ------------------------------------------------------------------------------------------ what runs leave behind
+# ------------------------------------------------------------------------------------------------ results of runs
 
 
 def run_folders(work: Path) -> list[Path]:
@@ -189,7 +189,7 @@ def run_folders(work: Path) -> list[Path]:
 
 
 def logs(folder: Path) -> list[str]:
-    """Of the stages that a run has started: ``03-prepare-id-test``."""
+    """Names of the logs of the stages that a run has started: ``03-prepare-id-test``."""
     return sorted(log.stem for log in folder.glob("[0-9]*.log"))
 
 
@@ -210,18 +210,18 @@ def half_written(work: Path, parts: Collection[str] = WRITTEN) -> set[str]:
 
 
 def check_completed(work: Path) -> None:
-    """What completed stages gave is what the manifests say."""
+    """Check that the outputs of completed stages match their manifests."""
     outputs = [o for run in run_folders(work) for e in completed(run) for o in e["outputs"].values()]
     for output in {Path(o) for o in outputs if isinstance(o, str) and o.startswith("/")}:
-        assert output.exists(), f"gone: {output}"
+        assert output.exists(), f"the output {output} is missing"
         for manifest in output.glob("*.json"):
             values, seal = verify(manifest.read_bytes())
             whole = seal and all(locations.sha256(output / name) == digest for name, digest in values["files"].items())
-            assert whole, f"not what it says: {manifest}"
+            assert whole, f"the files do not match the manifest {manifest}"
 
 
 def check_nothing_repeated(work: Path) -> None:
-    """No run has computed what one before it had completed; only fingerprint looks at the data each time."""
+    """Check that no run computed a result that an earlier run had completed; only fingerprint runs every time."""
     known: set[str] = set()
     for run in run_folders(work):
         own = [e for e in completed(run) if e["stage"] != "fingerprint"]
@@ -240,21 +240,21 @@ def figures(work: Path) -> dict[str, Any]:
 
 
 class Undisturbed(NamedTuple):
-    """What the run without kills did."""
+    """Results of the run without kills."""
 
     stages: dict[str, float]
-    """Names in order, with the seconds that each took."""
+    """Names in order, with the duration of each in seconds."""
     figures: dict[str, Any]
 
 
 class Target(NamedTuple):
-    """Where a kill is meant to hit."""
+    """Planned place and time of a kill."""
 
     place: int
-    """Of the stage in the graph."""
+    """Position of the stage in the graph."""
     moment: str
     seconds: float
-    """To wait for after the moment has come."""
+    """Delay after the moment."""
 
 
 def undisturbed(data: Path, work: Path) -> Undisturbed:
@@ -266,8 +266,8 @@ def undisturbed(data: Path, work: Path) -> Undisturbed:
     return Undisturbed({BEFORE: time.monotonic() - begun - sum(seconds), **stages}, figures(work))
 
 
-def pack(stages: dict[str, float], rng: random.Random) -> list[Target]:
-    """Every stage at every moment, shuffled."""
+def shuffled_targets(stages: dict[str, float], rng: random.Random) -> list[Target]:
+    """Every stage at every moment, in random order."""
     whole = [
         Target(place, moment, rng.uniform(0, longest * (seconds if moment == "works" else 1)))
         for place, seconds in enumerate(stages.values())
@@ -278,12 +278,12 @@ def pack(stages: dict[str, float], rng: random.Random) -> list[Target]:
 
 
 def wait_for(target: Target, run: Run, stages: list[str]) -> None:
-    """Return when the run is where the kill is meant, or has gone past that, or has ended."""
+    """Return when the run has reached or passed the target, or has ended."""
 
-    def until(come: Callable[[], object], most: float = MAX_SECONDS) -> None:
-        late = time.monotonic() + most
-        while run.process.exitcode is None and time.monotonic() < late and not come():
-            time.sleep(LOOK_EVERY)
+    def until(condition: Callable[[], object], longest: float = MAX_SECONDS) -> None:
+        late = time.monotonic() + longest
+        while run.process.exitcode is None and time.monotonic() < late and not condition():
+            time.sleep(POLL_INTERVAL)
 
     if target.place:
         until(lambda: any(stages.index(name) >= target.place for name in run.stages()))
@@ -297,10 +297,14 @@ def wait_for(target: Target, run: Run, stages: list[str]) -> None:
     until(lambda: run.stages() != at, target.seconds)
 
 
-def kill_on_the_way(
+def kill_and_complete(
     data: Path, work: Path, plan: list[Target], expected: Undisturbed, how: signal.Signals, grace: float, hits: Hits
 ) -> None:
-    """Kills in the order of the graph, then a run to the end. Raises AssertionError where something is wrong."""
+    """Kill runs in the order of the graph, then let a run complete.
+
+    Raises:
+        AssertionError: a result is lost, wrong or computed twice.
+    """
     stages = list(expected.stages)
     for target in sorted(plan, key=lambda target: (target.place, list(MOMENTS).index(target.moment))):
         run = Run(data, work)
@@ -314,7 +318,7 @@ def kill_on_the_way(
             hits[run.where()] += 1
             meant = f"{stages[target.place]} as it {target.moment}, {target.seconds:.2f} s"
             print(f"{hits.total():4}  {', '.join(run.where())}   ({meant})", flush=True)
-            assert gone, f"a process was there after {grace:.0f} s of grace"
+            assert gone, f"a process still ran {grace:.0f} s after the signal"
         check_completed(work)
     last = Run(data, work)
     assert last.finish() == 0, f"the last run failed: {last.printed.read_text()[-2000:]}"
@@ -334,11 +338,11 @@ def kill_many(options: argparse.Namespace, place: Path) -> bool:
         while hits.total() < options.times:
             count = min(KILLS_A_COMPLETION, options.times - hits.total())
             if len(targets) < count:
-                targets += pack(expected.stages, rng)
+                targets += shuffled_targets(expected.stages, rng)
             plan, targets = targets[:count], targets[count:]
             work = place / f"run-{right + wrong + 1}"
             try:
-                kill_on_the_way(data, work, plan, expected, how, options.grace, hits)
+                kill_and_complete(data, work, plan, expected, how, options.grace, hits)
                 right += 1
                 shutil.rmtree(work)
             except AssertionError as error:
@@ -346,7 +350,7 @@ def kill_many(options: argparse.Namespace, place: Path) -> bool:
                 print(f"WRONG: {error}\n      kept: {work}", flush=True)
             show(hits, list(expected.stages), right, wrong, options.signal)
     except KeyboardInterrupt:
-        print("\ncut off")
+        print("\nstopped")
         show(hits, list(expected.stages), right, wrong, options.signal)
     return not wrong
 
@@ -366,13 +370,13 @@ def prepared_data(place: Path) -> Path:
 
 
 def fill_disk(place: Path) -> bool:
-    """The run on a disk that is too small by ever less."""
+    """Run on a disk that is too small, and enlarge it after each failure until the run completes."""
     data, disk = prepared_data(place), place / "disk"
     expected, size, wrong = undisturbed(data, place / "undisturbed").figures, 256, 0
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True)
     try:
-        print("| disk | stage | what it said |\n|---|---|---|")
+        print("| disk | stage | message |\n|---|---|---|")
         while True:
             run = Run(data, disk / "work")
             if run.finish() == 0:

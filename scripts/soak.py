@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Ask a server without pause, one request in a hundred malformed: is every good one answered, does its memory grow?
+"""Load a server without pause, and check that it answers every valid request and that its memory does not grow.
 
     scripts/soak.py --minutes 20
     scripts/soak.py --minutes 20 --detector runs/demo/detector
 
-Several clients ask ``mofe serve`` at once, each for images whose predictions are known. Prints a table: answers,
-latencies beside the bare forward pass of the same batch, and the slope of the server's memory after its first tenth.
-It may be cut off at any time (Ctrl-C).
+Several clients send requests to ``mofe serve`` at once, with images whose predictions are known. One request in a
+hundred is malformed. Prints a table: answers, latencies beside the time of the forward pass alone, and the slope of the
+server's memory after the first tenth of the time. The script can be stopped at any time (Ctrl-C).
 """
 
 import argparse
@@ -33,7 +33,7 @@ IMAGES_A_REQUEST = 4
 
 
 class Clients:
-    """What all clients share: the questions, the answers expected, and what has come."""
+    """Shared state of all clients: the images, the expected classes, and the answers."""
 
     def __init__(self, port: int, images: list[bytes], classes: list[str], malformed: float):
         self.port, self.images, self.classes, self.malformed = port, images, classes, malformed
@@ -42,14 +42,14 @@ class Clients:
         self.wrong: list[str] = []
         self.ended = threading.Event()
 
-    def ask(self, seed: int) -> None:
-        """One client, until it is told to end; a connection is used again until it breaks."""
+    def run(self, seed: int) -> None:
+        """Send requests until ``ended`` is set; a connection is reused until it breaks."""
         rng = random.Random(seed)
         connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
         while not self.ended.is_set():
             bad = rng.random() < self.malformed
             chosen = rng.sample(range(len(self.images)), IMAGES_A_REQUEST)
-            body = self.spoilt(rng, chosen) if bad else self.question([self.images[i] for i in chosen])
+            body = self.malformed_body(rng, chosen) if bad else self.body([self.images[i] for i in chosen])
             started = time.perf_counter()
             try:
                 connection.request("POST", "/v2/models/mofe/infer", body, {"Content-Type": "application/json"})
@@ -58,9 +58,9 @@ class Clients:
             except OSError as error:
                 status, content = 0, str(error).encode()
                 connection.close()
-            self.note(bad, chosen, status, content, time.perf_counter() - started)
+            self.record(bad, chosen, status, content, time.perf_counter() - started)
 
-    def note(self, bad: bool, chosen: list[int], status: int, content: bytes, seconds: float) -> None:
+    def record(self, bad: bool, chosen: list[int], status: int, content: bytes, seconds: float) -> None:
         expected = range(400, 500) if bad else range(200, 201)
         self.outcomes[f"{'malformed' if bad else 'good'}: {status}"] += 1
         if status not in expected:
@@ -69,26 +69,26 @@ class Clients:
             self.seconds.append(seconds)
             found = next(t["data"] for t in json.loads(content)["outputs"] if t["name"] == "class")
             if found != [self.classes[i] for i in chosen]:
-                self.wrong.append(f"other classes than before: {found}")
+                self.wrong.append(f"other classes than expected: {found}")
 
-    def question(self, images: list[bytes], **changes: object) -> bytes:
+    def body(self, images: list[bytes], **changes: object) -> bytes:
         data = [base64.b64encode(image).decode() for image in images]
         tensor = {"name": "image", "shape": [len(data)], "datatype": "BYTES", "data": data, **changes}
         return json.dumps({"inputs": [tensor]}).encode()
 
-    def spoilt(self, rng: random.Random, chosen: list[int]) -> bytes:
+    def malformed_body(self, rng: random.Random, chosen: list[int]) -> bytes:
         images = [self.images[i] for i in chosen]
-        whole = self.question(images)
+        whole = self.body(images)
         return rng.choice([
             b"", b"{", b"\xff\xfe" * 50, whole[: len(whole) // 2], whole.replace(b"image", b"picture"),
-            self.question([image[: len(image) // 2] for image in images]), self.question([b"no image"] * 4),
-            self.question(images, data=["%%"] * 4), self.question(images, shape=[-1]), self.question(images * 40),
-            self.question(images, datatype="FP32"), json.dumps({"inputs": [[]] * 1000}).encode(), b"[" * 5000,
+            self.body([image[: len(image) // 2] for image in images]), self.body([b"no image"] * 4),
+            self.body(images, data=["%%"] * 4), self.body(images, shape=[-1]), self.body(images * 40),
+            self.body(images, datatype="FP32"), json.dumps({"inputs": [[]] * 1000}).encode(), b"[" * 5000,
         ])  # fmt: skip
 
 
 def memory(pid: int) -> float:
-    """Resident, in MB."""
+    """Resident memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
@@ -127,7 +127,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
     clients = Clients(port, images, classes, options.malformed)
-    threads = [threading.Thread(target=clients.ask, args=(seed,)) for seed in range(options.clients)]
+    threads = [threading.Thread(target=clients.run, args=(seed,)) for seed in range(options.clients)]
     track: list[tuple[float, float]] = []
     try:
         wait_until_ready(server, port)
@@ -138,7 +138,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
             track.append((past, memory(server.pid)))
             time.sleep(1)
     except KeyboardInterrupt:
-        print("cut off", file=sys.stderr)
+        print("stopped", file=sys.stderr)
     finally:
         alive = server.poll() is None
         clients.ended.set()
@@ -166,10 +166,10 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
         "wrong": str(len(clients.wrong)) + (f", the first: {clients.wrong[0]}" if clients.wrong else ""),
         "server": "alive at the end" if alive else "DEAD",
         "latency, ms": f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f}",
-        "bare forward pass, ms": f"median {1000 * float(np.median(bare)):.1f}",
+        "forward pass alone, ms": f"median {1000 * float(np.median(bare)):.1f}",
         "memory": f"{late_S[0, 1]:.0f} to {late_S[-1, 1]:.0f} MB, {slope:+.1f} MB an hour",
     }
-    print("| what | found |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in lines.items()))
+    print("| measurement | result |\n|---|---|\n" + "\n".join(f"| {name} | {text} |" for name, text in lines.items()))
     return alive and not clients.wrong
 
 
@@ -180,16 +180,16 @@ def wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    sys.exit("the server has ended before it was ready")
+    sys.exit("the server ended before it was ready: see its log")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--minutes", type=float, default=20.0)
     arguments.add_argument("--clients", type=int, default=4)
-    arguments.add_argument("--malformed", type=float, default=0.01, help="share of the requests")
-    arguments.add_argument("--detector", default="", help="its folder; a small one is made if left out")
-    arguments.add_argument("--size", type=int, default=64, help="of the images, in pixels")
+    arguments.add_argument("--malformed", type=float, default=0.01, help="share of malformed requests")
+    arguments.add_argument("--detector", default="", help="the detector's folder; by default a small detector is made")
+    arguments.add_argument("--size", type=int, default=64, help="side of the images in pixels")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="mofe-soak-") as folder:
         fine = soak(options, Path(folder))

@@ -5,9 +5,9 @@ explained in tests/equivalent_mutants.txt, one line each:
 
     module.function: `original` -> `mutated`: reason
 
-``module`` begins below the package, ``original`` and ``mutated`` are the lines that differ, and ``…`` stands for any
-text. ``[tool.mutmut]`` in pyproject.toml names the packages; the tests of a package lie in the folder of the same name,
-and ``[tool.mofe.mutants]`` names the others that it needs.
+``module`` is the path below the package, ``original`` and ``mutated`` are the lines that differ, and ``…`` stands for
+any text. ``[tool.mutmut]`` in pyproject.toml names the packages. The tests of a package are in the folder of the same
+name; ``[tool.mofe.mutants]`` names further tests.
 
 python -m tests.mutants [--base REVISION] [--list] [FILE ...]
 """
@@ -37,7 +37,7 @@ DEAD = ("killed", "timeout", "segfault")
 
 
 def changed(base: str) -> list[str]:
-    """Files that differ from ``base``, or from the last commit but one where there is no such revision."""
+    """Files that differ from ``base``, or from the previous commit if there is no such revision."""
     known = subprocess.run(["git", "rev-parse", "--verify", "--quiet", base], cwd=ROOT, capture_output=True)
     revision = base if known.returncode == 0 else "HEAD~1"
     command = ["git", "diff", "--name-only", "--diff-filter=d", "--merge-base", revision]
@@ -45,7 +45,7 @@ def changed(base: str) -> list[str]:
 
 
 def tests_of(files: list[str]) -> list[str]:
-    """The tests that may notice a change of the files."""
+    """The tests that can notice a change of the files."""
     more = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mofe"]["mutants"]["more-tests"]
     packages = sorted({Path(file).parent.name for file in files})
     found = [test for package in packages for test in (f"tests/{package}", *more.get(package, []))]
@@ -53,10 +53,10 @@ def tests_of(files: list[str]) -> list[str]:
 
 
 def explanations() -> list[re.Pattern[str]]:
-    """What each line of the file explains, as a pattern of :func:`described`.
+    """A pattern for each line of the file, which matches the texts of :func:`described`.
 
     Raises:
-        SystemExit: a line has another form.
+        SystemExit: a line does not have this form.
     """
     found = []
     for line in EXPLAINED.read_text().splitlines():
@@ -70,7 +70,7 @@ def explanations() -> list[re.Pattern[str]]:
 
 
 def described(name: str, path: Path) -> str:
-    """A mutant as in the file of explanations, without the reason."""
+    """The text of a mutant as in the file of explanations, without the reason."""
     function, of_class = orig_function_and_class_names_from_key(name)
     where = ".".join(filter(None, [get_module_from_key(name).partition(".")[2], of_class, function]))
     lines = get_diff_for_mutant(name, path=path).splitlines()[2:]
@@ -79,7 +79,7 @@ def described(name: str, path: Path) -> str:
 
 
 def survivors(counts: dict[str, Counter[str]]) -> Iterator[str]:
-    """The mutants that no test noticed and no line explains; adds to ``counts`` by package."""
+    """Yield the mutants that no test noticed and no line explains; add to ``counts`` by package."""
     explained = explanations()
     for path in walk_mutatable_files():
         data = SourceFileMutationData(path=path)
@@ -99,7 +99,7 @@ def survivors(counts: dict[str, Counter[str]]) -> Iterator[str]:
 
 
 def main() -> int:
-    """0 where each mutant dies or is explained."""
+    """Return 0 if each mutant is killed or explained, else 1."""
     parser = argparse.ArgumentParser(description="mutation testing of the files that a change touches")
     parser.add_argument("files", nargs="*", help="source files, instead of those that differ from the base")
     parser.add_argument("--base", default="origin/main", help="revision to compare with")
@@ -107,7 +107,7 @@ def main() -> int:
     args = parser.parse_args()
     files = [file for file in args.files or changed(args.base) if file.endswith(".py") and config().should_mutate(file)]
     if not files:
-        print("no file that is mutated has changed")
+        print("no file for mutation testing has changed")
         return 0
     config().only_mutate = files
     config().pytest_add_cli_args_test_selection = tests_of(files)

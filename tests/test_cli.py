@@ -97,7 +97,7 @@ def test_defaults_and_schedules_are_checked_before_kubeflow_is_asked(tmp_path: P
         "register", "--set", "acelerators=8", code=1
     )
     assert "has no parameter 'seed'" in mofe("register", "--set", "seed=1", code=1), "tables has seeds"
-    assert "needs parameters and times" in mofe("schedule", "weekly", "--cron", "@daily", code=1)
+    assert "needs -f and --cron" in mofe("schedule", "weekly", "--cron", "@daily", code=1)
     (tmp_path / "p.yaml").write_text("train_data: a")
     assert "the parameter ood_data is missing" in mofe(
         "schedule", "weekly", "-f", str(tmp_path / "p.yaml"), "--cron", "@daily", code=1
@@ -180,9 +180,9 @@ def test_the_examples_have_valid_parameters(example: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name the file with the pipeline's parameters"),
-        (["--only", "index"], "--only STAGE and --from-run RUN go together"),
-        (["--from-run", "r"], "--only STAGE and --from-run RUN go together"),
+        ([], "there is no parameter file: mofe run -f params.yaml"),
+        (["--only", "index"], "--only STAGE and --from-run RUN must be given together"),
+        (["--from-run", "r"], "--only STAGE and --from-run RUN must be given together"),
         (["-f", "p.yaml", "--only", "index", "--from-run", "r"], "without -f"),
         (["--only", "index", "--from-run", "r"], "no run r in any folder of runs/; name its work folder"),
         (["--only", "index", "--from-run", "r", "--work", "w"], "no record of a run 'r' in w; runs there: none"),
@@ -223,7 +223,7 @@ def test_a_folder_in_the_place_of_a_link_does_not_hide_the_results(
     (tmp_path / "detector").mkdir()
     shown = mofe(*run)
     assert "ID accuracy" in shown
-    assert f"{tmp_path}/detector is no link to this run's detector, which is at {tmp_path}/made: " in shown
+    assert f"{tmp_path}/detector is not a link to this run's detector, which is at {tmp_path}/made: " in shown
 
 
 @pytest.mark.parametrize(
@@ -243,5 +243,5 @@ def test_an_empty_place_is_not_the_current_folder(
     arguments: list[str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert mofe(*arguments, code=1).startswith(f"mofe: {place} was given an empty place")
+    assert mofe(*arguments, code=1).startswith(f"mofe: {place} is empty: check that the variables")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""An extension of griffe: shows the Sphinx roles of docstrings, such as :func:`run`, as code."""
+"""An extension of griffe that shows the Sphinx roles of docstrings, such as :func:`run`, as code."""
 
 import re
 from typing import Any
@@ -12,6 +12,6 @@ class Roles(Extension):
     """Rewrites every docstring."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Replace each role by its text in backticks."""
+        """Replace each role with its text in backticks."""
         if obj.docstring:
             obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value).replace("``", "`")

@@ -1,4 +1,4 @@
-"""docs/reference/cli.md and artifacts.md from the code: the commands' help, and the models of the manifests.
+"""Write docs/reference/cli.md and artifacts.md from the code: the commands' help, and the models of the manifests.
 
 python docs/tools/reference.py
 """
@@ -45,7 +45,7 @@ Every manifest has these fields, and the fields of its own section."""
 
 
 def cli_page() -> str:
-    """The help of every command, then the stages with what each does."""
+    """The help of every command, then a table of the stages."""
     parts = [CLI_HEAD]
     parts += [f"## mofe {command}\n\n```text\n{help_of(command)}\n```" for command in COMMANDS]
     rows = "\n".join(f"| `{stage}` | {first_line(f'mofe.stages.{stage}')} |" for stage in STAGES)
@@ -56,7 +56,7 @@ def cli_page() -> str:
 
 
 def help_of(command: str) -> str:
-    """What ``mofe COMMAND --help`` prints on a terminal of 100 columns without colours."""
+    """The output of ``mofe COMMAND --help`` on a terminal of 100 columns without colours."""
     printed = io.StringIO()
     terminal = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     with (
@@ -75,7 +75,7 @@ def first_line(module: str) -> str:
 
 
 def artifacts_page() -> str:
-    """A section for each module of mofe.artifacts that has a manifest or a schema."""
+    """One section for each module of mofe.artifacts that has a manifest or a schema."""
     parts = [ARTIFACTS_HEAD, fields_table(Manifest)]
     for found in sorted(pkgutil.iter_modules(mofe.artifacts.__path__), key=lambda module: module.name):
         module = importlib.import_module(f"mofe.artifacts.{found.name}")
@@ -105,7 +105,7 @@ def summary(model: type[BaseModel]) -> str:
 
 
 def fields_table(model: type[BaseModel]) -> str:
-    """A row for each field that the model adds to the one it is made from."""
+    """One row for each field that the model adds to its base class."""
     described = descriptions(model)
     inherited = {
         name for base in model.__mro__[1:] if base is not BaseModel for name in getattr(base, "__annotations__", {})
@@ -119,7 +119,7 @@ def fields_table(model: type[BaseModel]) -> str:
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field, by the field's name."""
+    """Descriptions of the fields (the strings below them), by the field's name."""
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(body, ast.ClassDef)
     found = {}
@@ -131,7 +131,7 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 
 def schemas(module: ModuleType) -> list[tuple[str, pa.Schema]]:
-    """The Parquet schemas of a module; those that depend on a size or on names are shown with a sample of them."""
+    """The Parquet schemas of a module; a schema that depends on a size or on names is shown for a sample."""
     samples: dict[str, Any] = {"dim": 768, "scores": ["knn", "msp"], "classes": ["tench", "goldfish"]}
     found = []
     for name, value in vars(module).items():
@@ -145,12 +145,12 @@ def schemas(module: ModuleType) -> list[tuple[str, pa.Schema]]:
 
 
 def columns_table(schema: pa.Schema) -> str:
-    """A row for each column."""
+    """One row for each column."""
     return "\n".join(["| column | type |", "|---|---|", *(f"| `{field.name}` | `{field.type}` |" for field in schema)])
 
 
 def type_name(annotation: Any) -> str:
-    """An annotation as one writes it, without the names of modules."""
+    """An annotation as in the source, without the names of modules."""
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     text = str(annotation).replace("typing.", "").replace("|", "or")
@@ -158,7 +158,7 @@ def type_name(annotation: Any) -> str:
 
 
 def default(value: Any) -> str:
-    """A default in backticks; nothing where a value must be given."""
+    """A default in backticks; "" if the field is required."""
     return "" if value is PydanticUndefined else f"`{value!r}`"
 
 

@@ -1,4 +1,4 @@
-"""A hook of mkdocs.yml: fails the build where an opened page would load something from another host."""
+"""A hook of mkdocs.yml that fails the build if a page loads something from another host."""
 
 import re
 from html.parser import HTMLParser
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 LOADS = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"), ("link", "href")}
-"""Attributes whose address a browser opens by itself."""
+"""Attributes whose address a browser loads without a click."""
 NOT_LOADED = {"canonical", "next", "prev", "alternate"}
-"""Kinds of <link> that a browser only notes."""
+"""Kinds of <link> that a browser does not load."""
 ELSEWHERE = re.compile(r"^(?:[a-z]+:)?//", re.IGNORECASE)
 IN_STYLES = re.compile(r"(?:@import\s*|url\()\s*[\"']?((?:https?:)?//[^\"')\s]+)", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ class Loads(HTMLParser):
         self.external: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note each address of an attribute in LOADS that is on another host."""
+        """Record each address of an attribute in LOADS that is on another host."""
         values = dict(attrs)
         if tag == "link" and values.get("rel") in NOT_LOADED:
             return
@@ -46,7 +46,7 @@ def external_loads(site: Path) -> list[str]:
 
 
 def on_post_build(config: Any) -> None:
-    """Check the site that was built.
+    """Check the built site.
 
     Raises:
         SystemExit: a page loads something from another host.

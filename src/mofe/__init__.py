@@ -1,7 +1,8 @@
 """mofe: an image classifier that knows what it does not know.
 
-From a pre-trained vision transformer and labelled images to a detector that names the class of an image or says
-"I don't know this". The pipeline's stages are in :mod:`mofe.stages`; their order is ``mofe.stages.STAGES``.
+Its pipeline makes a detector from a pre-trained vision transformer and labelled images. The detector names the class
+of an image, or says that the image is unknown. The stages are in :mod:`mofe.stages`; their order is
+``mofe.stages.STAGES``.
 """
 
 import lazy_loader as _lazy

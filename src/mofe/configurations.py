@@ -1,8 +1,9 @@
-"""The paper's tables as configurations: what each row changes in the recipe, and the figures the paper prints for it.
+"""The paper's tables as configurations: the settings that each row changes, and the figures that the paper prints.
 
-A configuration is what differs from the pipeline's parameters, ``{}`` being the method itself. Rows of several tables
-that ask for the same are one run. The paper's figures are of ImageNet-1K with DINOv2 ViT-B/14, averages over
-iNaturalist, Places, SUN and Textures, FPR95 and AUROC in [0, 1]; None where the paper's figure is not known to us.
+A configuration holds the settings that differ from the pipeline's parameters; ``{}`` is the method itself. Rows with
+the same configuration share one run, also across tables. The paper's figures are for ImageNet-1K with DINOv2
+ViT-B/14: FPR95 and AUROC in [0, 1], averages over iNaturalist, Places, SUN and Textures. None means that the paper's
+figure is not known to us.
 """
 
 from collections.abc import Mapping
@@ -104,21 +105,22 @@ TABLES = {
         ),
     ),
 }
-"""By the name that the parameter ``tables`` takes. Table 5 prints gains over pre-trained KNN; here are their FPR95."""
+"""Tables by their name in the parameter ``tables``. For table 5 the paper prints gains over pre-trained KNN; the FPR95
+here are computed from them."""
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose names and types are right; whole numbers that have passed through JSON are whole again.
+    """Check names and types of settings, and convert numbers to their type, because JSON and YAML can change it.
 
     Raises:
-        MofeError: a name that no configuration has, or a value of another type.
+        MofeError: a configuration has no setting of that name, or a value has the wrong type.
     """
     clean: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in CHANGEABLE:
             raise MofeError(f"a configuration has no parameter {name!r}; it may change {', '.join(CHANGEABLE)}")
         wanted = CHANGEABLE[name]
-        if wanted is float and isinstance(value, str):  # YAML takes 1e-4 for text
+        if wanted is float and isinstance(value, str):  # YAML reads 1e-4 as text
             with suppress(ValueError):
                 value = float(value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -134,19 +136,19 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """What a configuration is called, the same for the same settings: ``mixup=none num_experts=1``."""
+    """The name of a configuration, such as ``mixup=none num_experts=1``; equal settings give equal names."""
     return " ".join(f"{name}={settings[name]}" for name in sorted(settings)) or "the method"
 
 
 def requested(tables: list[str], configurations: list[dict[str, Any]]) -> list[Table]:
-    """The tables asked for, and one of the user's own configurations, if there are any.
+    """The requested tables, and a table of the user's own configurations if there are any.
 
     Args:
         tables: keys of :data:`TABLES`.
-        configurations: each a ``name`` and settings.
+        configurations: dictionaries of a ``name`` and settings.
 
     Raises:
-        MofeError: an unknown table, a configuration without a name or with wrong settings, or nothing to do.
+        MofeError: a table is unknown, a configuration has no name or wrong settings, or nothing is requested.
     """
     for name in tables:
         if name not in TABLES:
@@ -154,7 +156,7 @@ def requested(tables: list[str], configurations: list[dict[str, Any]]) -> list[T
     own = []
     for number, item in enumerate(configurations, start=1):
         if not isinstance(item.get("name"), str):
-            raise MofeError(f"configurations, entry {number}: it needs a name")
+            raise MofeError(f"configurations, entry {number}: add a name")
         own.append(Row(item["name"], checked({key: value for key, value in item.items() if key != "name"})))
     found = [TABLES[name] for name in tables] + ([Table("Further configurations", tuple(own))] if own else [])
     if not found:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 def progress(
     iterable: Iterable[Any] | None = None, *, label: str, total: int | None = None, unit: str = "image"
 ) -> "tqdm[Any]":
-    """Make a tqdm bar over ``iterable``, or one to ``update`` by hand; it shows the rate in ``unit``/s."""
+    """Make a tqdm bar over ``iterable``, or a bar that the caller updates; it shows the rate in ``unit``/s."""
     interactive = sys.stderr.isatty()
     return tqdm(
         iterable,

@@ -57,7 +57,7 @@ def test_a_row_that_changes_nothing_is_the_method_and_is_run_once() -> None:
         ([], [], [0], "nothing to compare"),
         (["4"], [], [], "at least one"),
         (["4"], [], [1, 1], "each once"),
-        ([], [{"mixup": "none"}], [0], "entry 1: it needs a name"),
+        ([], [{"mixup": "none"}], [0], "entry 1: add a name"),
         ([], [{"name": "x", "mixpu": "none"}], [0], "no parameter 'mixpu'; it may change num_experts"),
         ([], [{"name": "x", "num_experts": 2.5}], [0], "num_experts = 2.5 is not of type int"),
         ([], [{"name": "x", "fold_lambda": 1}], [0], "fold_lambda = 1 is not of type bool"),

@@ -11,7 +11,15 @@ from upath import UPath
 
 from mofe.errors import MofeError
 from mofe.storage import locations
-from mofe.training.checkpoint import END, MANIFEST, STATE, forget_handed_on, handed_on, load_checkpoint, save_checkpoint
+from mofe.training.checkpoint import (
+    END,
+    MANIFEST,
+    STATE,
+    load_checkpoint,
+    note_model_written,
+    remove_if_model_written,
+    save_checkpoint,
+)
 
 
 def trained(seed: int, width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -109,7 +117,7 @@ def test_of_two_of_which_the_newer_is_damaged_the_older_is_loaded(
     assert found is not None
     assert found["step"] == 6
     assert state_of(model, optimiser) == state_of(older, its)
-    said = "step-00001-0000007 is damaged: looking for the one before" in capsys.readouterr().out
+    said = "step-00001-0000007 is damaged: looking for an earlier one" in capsys.readouterr().out
     assert said == (how != "no manifest"), "one without a manifest was never whole"
     damage(place / "step-00001-0000006", "no JSON")
     assert load_checkpoint(place, model, optimiser) is None
@@ -125,7 +133,9 @@ def test_a_damaged_one_is_written_over(place: UPath) -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(place: UPath) -> None:
     save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
-    with pytest.raises(MofeError, match=r"checkpoint .*step-00001-0000000 is of another model; remove it to start"):
+    with pytest.raises(
+        MofeError, match=r"checkpoint .*step-00001-0000000 belongs to another model: remove it to start"
+    ):
         load_checkpoint(place, *trained(0, width=4))
 
 
@@ -146,7 +156,7 @@ def test_checkpoints_of_a_model_that_was_written_are_for_another_try_of_the_same
     place: UPath, wrote: str | None, asks: str | None, forgotten: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
-    for run, act in ((wrote, handed_on), (asks, forget_handed_on)):
+    for run, act in ((wrote, note_model_written), (asks, remove_if_model_written)):
         monkeypatch.delenv("KFP_RUN_ID", raising=False)
         if run:
             monkeypatch.setenv("KFP_RUN_ID", run)
@@ -160,5 +170,5 @@ def test_checkpoints_of_a_training_that_did_not_end_are_never_forgotten(
     save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
     for run in ("", "run-1"):
         monkeypatch.setenv("KFP_RUN_ID", run)
-        forget_handed_on(place)
+        remove_if_model_written(place)
     assert names(place) == ["step-00001-0000000"]

@@ -15,7 +15,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Release.Name }}-mlflow
 {{- end }}
 
-{{- /* the Host headers that MLflow answers to: those of its service, of a port that is forwarded, and what values add */ -}}
+{{- /* allowed Host headers of MLflow: its service's names, localhost for port-forward, and mlflow.hosts */ -}}
 {{- define "mofe.mlflow.hosts" -}}
 {{- $name := include "mofe.mlflow.name" . -}}
 {{- $service := printf "%s.%s.svc" $name .Release.Namespace -}}
@@ -25,7 +25,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 {{- end }}
 
-{{- /* what every container may not do */ -}}
+{{- /* restrictions of every container */ -}}
 {{- define "mofe.container.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
@@ -42,7 +42,7 @@ seccompProfile:
   type: RuntimeDefault
 {{- end }}
 
-{{- /* parameters of the pipelines that this cluster decides */ -}}
+{{- /* parameters of the pipelines that depend on the cluster */ -}}
 {{- define "mofe.defaults" -}}
 accelerator: {{ .Values.pool.accelerator | quote }}
 accelerators: {{ .Values.pool.accelerators | quote }}
@@ -54,7 +54,7 @@ memory: {{ .Values.pool.memory | quote }}
 credentials: {{ .Values.credentials.secretName | quote }}
 {{- end }}
 
-{{- /* a Job that asks Kubeflow Pipelines for something: root, name, hook, weight, arguments of mofe, configMap */ -}}
+{{- /* a Job that runs mofe as a client of Kubeflow Pipelines: root, name, hook, weight, arguments of mofe, configMap */ -}}
 {{- define "mofe.client" -}}
 apiVersion: batch/v1
 kind: Job

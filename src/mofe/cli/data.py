@@ -1,22 +1,22 @@
-"""``mofe data``: what the demo and the partition read."""
+"""``mofe data``: the demo's images, and WordNet."""
 
 from mofe.cli.places import check_places
 
 
 def digits(to: str) -> None:
-    """Write the data of the demo as image folders: handwritten digits, letters, patches of photographs.
+    """Write the demo's images to folders: handwritten digits, letters and patches of photographs.
 
     Args:
-        to: folder to make.
+        to: folder to create.
     """
     from mofe.data.digits import write_digits
 
     check_places("--to", to)
-    print(f"wrote {to}" if write_digits(to) else f"{to} is complete already")
+    print(f"wrote {to}" if write_digits(to) else f"{to} is already complete")
 
 
 def wordnet() -> None:
-    """Find WordNet on this machine, or fetch it."""
+    """Find WordNet on this machine, or download it."""
     from mofe.partitioning.wordnet import ensure_wordnet
 
     print(f"WordNet is at {ensure_wordnet()}")

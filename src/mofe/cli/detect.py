@@ -1,4 +1,4 @@
-"""``mofe detect``: new images."""
+"""``mofe detect``: classify new images."""
 
 import sys
 from pathlib import PurePosixPath
@@ -21,24 +21,24 @@ def detect(
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])] = "",
     batch_size: int = 32,
 ) -> None:
-    """Ask a trained detector about images: what each shows, and whether it is like anything that was taught.
+    """Name the class of images with a trained detector, or report that an image is unknown.
 
-    A file that is no readable image is reported and skipped, one of --unknown too. Exit status: 0 if every image is
-    known, 3 if some are unknown, 4 if some files could not be read, 1 after any other error.
+    A file that cannot be read as an image is reported and skipped, also with --unknown. Exit status: 0 if every image
+    is known, 3 if some are unknown, 4 if some files could not be read, 1 after any other error.
 
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs.
-        detector: its folder, as index writes it; 'mofe run' leaves a link to it in the work folder.
-        threshold: tpr=0.95 (keep at least this share of known images), fpr=0.05 (let through at most this share of
-            the images given with --unknown), or the least score of a known image.
-        unknown: images known to be unknown, to measure fpr on.
-        score: which score decides: knn, msp, max_logit, energy, or one of those compared, for example tuned.vim.
-        neighbours: how many of the nearest known images to name.
-        format: table for people; csv, jsonl or parquet for programs, one row an image.
-        output: file to write (path or URI); the terminal if left out.
-        batch_size: images at once.
+        images: files, folders, globs, tar archives, or Parquet files with a column image; local paths or URIs.
+        detector: the detector's folder, written by index; 'mofe run' puts a link to it into the work folder.
+        threshold: tpr=0.95 (accept at least this share of known images), fpr=0.05 (accept at most this share of the
+            images given with --unknown), or the lowest score of a known image.
+        unknown: images that are known to be unknown; fpr is measured on them.
+        score: score that decides: knn, msp, max_logit, energy, or a baseline of the detector, for example tuned.vim.
+        neighbours: number of nearest known images to name.
+        format: table for people; csv, jsonl or parquet for programs, one row per image.
+        output: file to write (path or URI); the default is the terminal.
+        batch_size: number of images per batch.
     """
     from mofe.inference import predictions
     from mofe.inference.detect import detect as predictions_on
@@ -53,11 +53,11 @@ def detect(
     check_values({"threshold": threshold, "unknown": unknown, "score": score, **numbers}, "mofe detect")
     suffix = PurePosixPath(output).suffix.removeprefix(".")
     if format == "table" and suffix in ("csv", "jsonl", "parquet"):
-        raise MofeError(f"--output {output} with --format table would be for people to read: give --format {suffix}")
+        raise MofeError(f"--output {output} needs --format {suffix}: --format table is for people")
     if format == "parquet" and not output:
-        raise MofeError("--format parquet needs a file: --output FILE")
+        raise MofeError("--format parquet needs a file: add --output FILE")
     if not images:
-        raise MofeError("name the images: files, folders, globs, archives or URIs")
+        raise MofeError("there are no images: name files, folders, globs, archives or URIs")
     counts = predictions.Counts()
     found = predictions_on(
         load_detector(detector), images, threshold=threshold, unknown=unknown, score=score, neighbours=neighbours,

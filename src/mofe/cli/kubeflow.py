@@ -1,4 +1,4 @@
-"""``mofe compile``, ``register``, ``schedule``: the pipelines as Kubeflow knows them."""
+"""``mofe compile``, ``register``, ``schedule``: write the pipelines for Kubeflow, upload them, run them regularly."""
 
 import sys
 from pathlib import Path
@@ -18,11 +18,11 @@ def compile(
     """Write the pipeline as YAML for Kubeflow: upload it in the UI, or 'kfp run create -f FILE name=value …'.
 
     Args:
-        output: file to write; the terminal if left out.
-        registry: where your images are. The YAML then names each stage's image by the digest of what is in it, so
-            that Kubeflow's cache sees a change of code.
-        pipeline: mofe makes one detector, sharded the same with extract and score in many tasks at once, tables
-            compares configurations, detect asks about very many images.
+        output: file to write; the default is the terminal.
+        registry: registry of your images. The YAML then names each stage's image by the digest of its content, so that
+            Kubeflow's cache notices a change of code.
+        pipeline: mofe makes one detector; sharded does the same with extract and score in many parallel tasks; tables
+            compares configurations; detect classifies very many images.
     """
     from mofe.runners.digests import compiled_pipeline, stamp
     from mofe.storage import locations, writing
@@ -42,15 +42,15 @@ def register(
     namespace: str = "",
     registry: str = "",
 ) -> None:
-    """Make the pipelines known to Kubeflow: they appear in the UI, as a new version where the code has changed.
+    """Upload the pipelines to Kubeflow's UI, or a new version of each whose code has changed.
 
     Example: mofe register --registry registry.example/team --set train_accelerators=8 'node_selector={"pool": "gpu"}'
 
     Args:
         settings: defaults of the pipelines' parameters on this cluster, as name=value; the value is read as YAML.
-        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
-        namespace: yours, where there are several.
-        registry: where your images are.
+        host: address of Kubeflow Pipelines; by default, that of the cluster of this pod or of the kubeconfig.
+        namespace: your namespace, if Kubeflow has several.
+        registry: registry of your images.
     """
     from mofe.runners import kubeflow
     from mofe.runners.digests import compiled_pipeline
@@ -59,7 +59,7 @@ def register(
     files = [compiled_pipeline(f"{name}.yaml") for name in get_args(PipelineName)]
     defaults = settings_of(settings)
     for file in files:
-        if file.stem != "detect":  # it takes those of them that it has
+        if file.stem != "detect":  # detect uses only the defaults that it has parameters for
             defaults = check_parameters(defaults, pipeline_parameters(file), "--set", complete=False)
     kubeflow.register(Kubeflow(host, namespace, registry), files, defaults)
 
@@ -75,21 +75,21 @@ def schedule(
     namespace: str = "",
     registry: str = "",
 ) -> None:
-    """Let Kubeflow run the pipeline again and again; what has not changed since the last time is cached.
+    """Make Kubeflow run the pipeline at regular times; stages without changes since the last run are cached.
 
     Example: mofe schedule weekly -f params.yaml --cron '0 0 3 * * 1' --registry registry.example/team
 
     Args:
-        name: of the schedule; one of the same name is replaced.
+        name: name of the schedule; an existing schedule of that name is replaced.
         params: YAML file with the pipeline's parameters.
         settings: parameters that override the file's, as name=value; the value is read as YAML.
-        cron: when, in six fields: seconds, minutes, hours, day of the month, month, day of the week; in the
-            time zone that Kubeflow was given.
-        off: end the schedule instead.
-        pipeline: as for mofe run.
-        host: address of Kubeflow Pipelines; left out, that of the cluster that this runs in or is configured for.
-        namespace: yours, where there are several.
-        registry: where your images are.
+        cron: times in six fields: seconds, minutes, hours, day of the month, month, day of the week; in Kubeflow's
+            time zone.
+        off: delete the schedule instead.
+        pipeline: see mofe run --help.
+        host: address of Kubeflow Pipelines; by default, that of the cluster of this pod or of the kubeconfig.
+        namespace: your namespace, if Kubeflow has several.
+        registry: registry of your images.
     """
     from mofe.runners import kubeflow
     from mofe.runners.digests import compiled_pipeline
@@ -100,7 +100,7 @@ def schedule(
         kubeflow.unschedule(there, name)
         return
     if params is None or not cron:
-        raise MofeError("a schedule needs parameters and times: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
+        raise MofeError("a schedule needs -f and --cron: mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1'")
     file = compiled_pipeline(f"{pipeline}.yaml")
     parameters = check_parameters(read_parameters(params, settings), pipeline_parameters(file), str(params))
     kubeflow.schedule(there, file, parameters, cron, name=name)

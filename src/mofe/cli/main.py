@@ -21,32 +21,32 @@ from mofe.errors import MofeError
 
 SUMMARY = """An image classifier that knows what it does not know.
 
-  mofe data digits --to digits          write a small data set to play with
+  mofe data digits --to digits          write a small data set for a first try
   mofe run -f params.yaml               run the pipeline on this machine, cached
   mofe run -f params.yaml --pipeline tables
-                                        the paper's tables, or your own configurations, compared over seeds
+                                        compare the paper's tables, or your own configurations, over seeds
   mofe run -f params.yaml --pipeline detect
-                                        a trained detector, asked about very many images
+                                        classify very many images with a trained detector
   mofe run --only finetune --from-run RUN
-                                        one stage of an earlier run again
-  mofe report runs/params               its results again; --sync sends MLflow what it missed
-  mofe compile -o pipeline.yaml         the pipeline as Kubeflow runs it
-  mofe register --host …                make it known to Kubeflow, for its UI
+                                        repeat one stage of an earlier run
+  mofe report runs/params               show a run's results again; --sync sends missing events to MLflow
+  mofe compile -o pipeline.yaml         write the pipeline for Kubeflow
+  mofe register --host …                upload the pipelines to Kubeflow's UI
   mofe schedule NAME -f params.yaml --cron '0 0 3 * * 1' --host …
-                                        let Kubeflow run it again and again
+                                        make Kubeflow run the pipeline at regular times
   mofe detect --detector runs/params/detector IMAGES…
-                                        what new images show, and whether they are like anything taught
+                                        name the class of new images, or report that they are unknown
   mofe serve --detector s3://bucket/detector
                                         the same over HTTP, by KServe's protocol
-  mofe stage extract --help             one stage by hand
+  mofe stage extract --help             run one stage by hand
 
-'mofe COMMAND --help' says more."""
+'mofe COMMAND --help' shows the options of a command."""
 
 
 def main() -> None:
-    """The entry point of the ``mofe`` command."""
+    """Run the ``mofe`` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # of a terminal that knows no ✓
+        sys.stdout.reconfigure(errors="replace")  # some terminals cannot encode ✓
     try:
         try:
             _run(sys.argv[1:])
@@ -62,8 +62,8 @@ def main() -> None:
     except BrokenPipeError:
         if not _reader_has_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed when the interpreter ends
-        sys.exit(141)  # as of who dies of SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes stdout at its end
+        sys.exit(141)  # the status of a process killed by SIGPIPE
 
 
 def _run(arguments: list[str]) -> None:
@@ -93,7 +93,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _reader_has_gone() -> bool:
-    """Whether the pipe that broke is the output, as in ``mofe detect … | head``, and not a connection."""
+    """Whether the broken pipe is the output, as in ``mofe detect … | head``, and not a network connection."""
     output = select.poll()
     output.register(sys.stdout, 0)
     return bool(output.poll(0))

@@ -1,4 +1,4 @@
-"""``mofe report``: results again."""
+"""``mofe report``: show the results of a run again."""
 
 import os
 import sys
@@ -13,16 +13,16 @@ from mofe.errors import MofeError
 def report(
     folder: tyro.conf.Positional[str], format: Literal["table", "csv", "latex"] = "table", sync: bool = False
 ) -> None:
-    """Show the results of a run again, or send MLflow what it has not got.
+    """Show the results of a run again, or send missing events to MLflow.
 
     Example: mofe report runs/params --format latex > table.tex
 
     Args:
-        format: table (the detector's own scores), csv or latex (those of every detector it was compared with, too).
-        folder: of the run (--work), path or URI; with --sync also any folder with journals, for example that of
+        format: table (the detector's own scores), or csv or latex (also the scores of the baselines).
+        folder: folder of the run (--work), path or URI; with --sync also any folder with journals, for example
             MOFE_TRACKING_FOLDER.
-        sync: send the events that tracking kept while MLflow at MLFLOW_TRACKING_URI could not be reached. What has been
-            sent is not sent again.
+        sync: send the events that were stored because MLflow at MLFLOW_TRACKING_URI was unreachable. Events that have
+            been sent are not sent again.
     """
     from mofe.storage import locations
 
@@ -33,7 +33,7 @@ def report(
         if "MLFLOW_TRACKING_URI" not in os.environ and locations.is_local(place) and database.exists():
             os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database.path}"
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            raise MofeError(f"where should {folder} be sent? Set MLFLOW_TRACKING_URI to the address of MLflow")
+            raise MofeError(f"the events in {folder} need an address: set MLFLOW_TRACKING_URI to that of MLflow")
         from mofe.tracking.mlflow_store import send_journals
 
         journals, events = send_journals(place)

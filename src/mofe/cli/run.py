@@ -1,4 +1,4 @@
-"""``mofe run``: the pipeline, here or on Kubeflow."""
+"""``mofe run``: run the pipeline, on this machine or on Kubeflow."""
 
 import json
 import os
@@ -27,38 +27,38 @@ def run(
     only: str = "",
     from_run: str = "",
 ) -> None:
-    """Run the whole pipeline, on this machine or on Kubeflow; or one stage of an earlier run again.
+    """Run the whole pipeline on this machine or on Kubeflow, or repeat one stage of an earlier run.
 
-    Stages whose inputs, parameters and code have not changed are taken from the cache of the work folder. After a
-    failure, the same command goes on from the stage that failed.
+    The results of stages whose inputs, parameters and code have not changed are taken from the cache in the work
+    folder. After a failure, the same command continues from the stage that failed.
 
     Example: mofe run -f examples/digits.yaml --set num_experts=4 epochs=5
 
-    With --only and --from-run instead of -f one stage of an earlier run runs again, on that run's inputs: even if it is
-    cached, and even if the data has changed since. What comes before it is taken from the cache, what comes after it
-    does not run. On this machine its result replaces the earlier one in the cache, so the next 'mofe run -f' goes on
-    from it; on Kubeflow it is that new run's alone, and stages that Kubeflow's cache no longer holds run again.
+    With --only and --from-run instead of -f, one stage of an earlier run is repeated on that run's inputs, even if it
+    is cached or the data has changed since. Earlier stages are taken from the cache; later stages do not run. On this
+    machine, the result replaces the earlier one in the cache, so the next 'mofe run -f' continues from it. On Kubeflow,
+    the result belongs to the new run only, and earlier stages that are no longer in Kubeflow's cache run again.
 
     Example: mofe run --only finetune --from-run 20260131-140211-3f9a2c --set precision=fp32
 
     Args:
         params: YAML file with the pipeline's parameters.
         settings: parameters that override the file's, as name=value; the value is read as YAML.
-        work: folder for results, cache and logs; by default runs/NAME, NAME being the file's, and runs/NAME-PIPELINE
-            for any pipeline but mofe.
-        pipeline: mofe makes one detector; sharded the same one, with extract and score in as many tasks at once as its
-            further parameter shards says; tables runs the configurations of the paper's tables, or your own, with
-            several seeds, and compares them: its parameters are mofe's, with seeds in the place of seed and without
-            compare and text_…, and tables and configurations. detect asks a detector about very many images, in
-            shards; its parameters are images, detector, ….
-        runner: subprocess (each stage in a process of its own), docker (in its container), or kubeflow: submit the
-            run, follow it, fail if it fails. A token, if needed, is read from KFP_TOKEN.
-        host: kubeflow: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline.
-        namespace: kubeflow: yours, where there are several.
-        registry: docker and kubeflow: where your images are. On kubeflow with --from-run the stage runs its present
-            code from there; left out, the very image of the earlier run.
-        only: the stage to run again, for example finetune; all its executions, where it has several.
-        from_run: the run it is taken from: on this machine the name of its folder in WORK/logs, on kubeflow its id.
+        work: folder for results, cache and logs; the default is runs/NAME with the name of the parameter file, and
+            runs/NAME-PIPELINE for a pipeline other than mofe.
+        pipeline: mofe makes one detector. sharded does the same with extract and score in as many parallel tasks as
+            its parameter shards says. tables runs the configurations of the paper's tables, or your own, with several
+            seeds, and compares them; it has the parameters of mofe with seeds instead of seed, without compare and
+            text_…, and also tables and configurations. detect classifies very many images in shards; its parameters
+            are images, detector, ….
+        runner: subprocess (each stage in its own process), docker (in its container), or kubeflow: submit the run,
+            follow it, and fail if it fails. A token, if needed, is read from KFP_TOKEN.
+        host: address of Kubeflow Pipelines, for example https://kubeflow.example/pipeline; for kubeflow.
+        namespace: your namespace, if Kubeflow has several; for kubeflow.
+        registry: registry of your images; for docker and kubeflow. On kubeflow with --from-run, the stage runs its
+            present code from this registry; by default, it runs the image of the earlier run.
+        only: stage to repeat, for example finetune; if it has several executions, all are repeated.
+        from_run: earlier run: the name of its folder in WORK/logs on this machine, its id on kubeflow.
     """
     from mofe.runners.digests import compiled_pipeline
 
@@ -68,7 +68,7 @@ def run(
         _run_again(only, from_run, params, settings, folder, runner, host, namespace, registry)
         return
     if params is None:
-        raise MofeError("name the file with the pipeline's parameters: mofe run -f params.yaml")
+        raise MofeError("there is no parameter file: mofe run -f params.yaml")
     started = time.monotonic()
     file = compiled_pipeline(f"{pipeline}.yaml")
     folder = folder or Path("runs") / (params.stem if pipeline == "mofe" else f"{params.stem}-{pipeline}")
@@ -101,10 +101,11 @@ def _run_again(
     namespace: str,
     registry: str,
 ) -> None:
-    """One stage of an earlier run."""
+    """Repeat one stage of an earlier run."""
     if not (stage and run_id) or params:
         raise MofeError(
-            "--only STAGE and --from-run RUN go together, without -f: the parameters are that run's; --set changes some"
+            "--only STAGE and --from-run RUN must be given together, without -f: that run's parameters are used, and "
+            "--set changes some"
         )
     if runner == "kubeflow":
         from mofe.runners import kubeflow
@@ -162,12 +163,12 @@ def _show_predictions(outputs: dict[str, Path], work: Path, seconds: float) -> N
 
 
 def _link(link: Path, target: Path) -> Path:
-    """Make ``link`` lead to ``target``, and return it; where something is in its way, say so, and return ``target``."""
+    """Make ``link`` point to ``target``, and return it; if that fails, print why, and return ``target``."""
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(target, link.parent))
     except OSError as error:
-        reason = "a folder is in its place: move it away" if link.is_dir() else error.strerror
-        print(f"{link} is no link to this run's {link.name}, which is at {target}: {reason}", file=sys.stderr)
+        reason = "a folder of that name exists: move it away" if link.is_dir() else error.strerror
+        print(f"{link} is not a link to this run's {link.name}, which is at {target}: {reason}", file=sys.stderr)
         return target
     return link

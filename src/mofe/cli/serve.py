@@ -1,4 +1,4 @@
-"""``mofe serve``: new images, over HTTP."""
+"""``mofe serve``: classify new images over HTTP."""
 
 from mofe.cli.places import check_places
 from mofe.errors import MofeError
@@ -13,20 +13,20 @@ def serve(
     max_megabytes: int = 32,
     max_images: int = 64,
 ) -> None:
-    """Serve a trained detector over HTTP, by KServe's Open Inference Protocol; needs mofe[serve].
+    """Serve a trained detector over HTTP by KServe's Open Inference Protocol; needs mofe[serve].
 
     POST /v2/models/NAME/infer with a tensor 'image' of BYTES; GET /v2/health/ready, /metrics.
 
     Example: mofe serve --detector s3://bucket/detector --port 8080
 
     Args:
-        detector: its folder, as index writes it (path or URI).
-        port: to listen at.
-        name: of the model in the address.
-        threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.
-        score: which score decides, as for detect.
-        max_megabytes: of a request's body.
-        max_images: of a request; they are one batch.
+        detector: path or URI of the detector's folder, written by index.
+        port: port to listen on.
+        name: name of the model in the address.
+        threshold: tpr=0.95 (accept at least this share of known images), or the lowest score of a known image.
+        score: score that decides, as for detect.
+        max_megabytes: largest size of a request's body.
+        max_images: largest number of images in a request; they are one batch.
     """
     from mofe.parameters.rules import check_values
 

@@ -1,4 +1,4 @@
-"""``mofe stage NAME``: one stage by hand."""
+"""``mofe stage NAME``: run one stage by hand."""
 
 import functools
 import importlib
@@ -15,11 +15,11 @@ from mofe.stages import STAGES
 
 
 def stage(arguments: Sequence[str]) -> None:
-    """``mofe stage NAME …``: the stage's signature and docstring make its options; only its module is imported."""
+    """Run ``mofe stage NAME …``; the stage's signature and docstring give its options. Only its module is imported."""
     if not arguments or arguments[0] not in STAGES:
-        asked = f"there is no stage {arguments[0]!r}; " if arguments and not arguments[0].startswith("-") else ""
-        text = f"{asked}run one stage by hand: mofe stage NAME --help, where NAME is one of {', '.join(STAGES)}"
-        if asked:
+        error = f"there is no stage {arguments[0]!r}; " if arguments and not arguments[0].startswith("-") else ""
+        text = f"{error}run one stage by hand: mofe stage NAME --help, where NAME is one of {', '.join(STAGES)}"
+        if error:
             raise MofeError(text)
         print(text)
         return
@@ -45,7 +45,7 @@ def stage(arguments: Sequence[str]) -> None:
 
 
 def _json_options() -> tyro.constructors.ConstructorRegistry:
-    """Options that are mappings of anything are given as JSON."""
+    """Make tyro read options that are mappings or lists of mappings as JSON."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule

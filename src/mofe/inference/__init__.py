@@ -1,1 +1,1 @@
-"""The trained detector, and everything that asks it: the command, the batch, the server, MLflow."""
+"""The trained detector, and everything that uses it: the command, the batch, the server, MLflow."""

@@ -1,4 +1,4 @@
-"""Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
+"""Detection on any number of images: one prediction per image, images read ahead, in constant memory."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from mofe.inference.predictions import Neighbour, Prediction, Unreadable
 from mofe.storage.locations import Location
 
 AHEAD = 8
-"""Images read ahead of the model."""
+"""Number of images that are read ahead of the model."""
 
 
 def detect(
@@ -31,17 +31,17 @@ def detect(
     neighbours: int = 0,
     batch_size: int = 32,
 ) -> Iterator[Prediction | Unreadable]:
-    """A prediction on every image, in order; before the first, the files of ``unknown`` that could not be read.
+    """Yield a prediction for every image, in order. The unreadable files of ``unknown`` come first.
 
     Args:
         detector: see :func:`mofe.load_detector`.
         places: a file, folder, glob, tar archive or Parquet file, or several; see
             :func:`mofe.data.listing.find_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
-        unknown: images known to be unknown, by which ``fpr=…`` is measured.
-        score: which of the detector's scores decides; those of ``info.baselines`` too.
-        neighbours: how many of the nearest known images to name.
-        batch_size: images at once.
+        unknown: images known to be unknown; a threshold ``fpr=…`` is measured on them.
+        score: name of the score that decides, one of the detector's own or of ``info.baselines``.
+        neighbours: number of nearest known images to name.
+        batch_size: number of images per batch.
 
     Raises:
         MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
@@ -49,8 +49,8 @@ def detect(
     if batch_size < 1:
         raise MofeError(f"batch_size = {batch_size} must be at least 1")
     unreadable: list[Unreadable] = []
-    strangers = tuple(unknown)
-    limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
+    unknown = tuple(unknown)
+    limit = limit_of(detector, threshold, score, _readable(unknown, unreadable) if unknown else None)
     yield from unreadable
     listed = list_images([places] if isinstance(places, str | os.PathLike | UPath) else places)
     pending = read_ahead(listed, decode, ahead=AHEAD)
@@ -62,16 +62,16 @@ def detect(
 
 
 def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
-    """The least score of an image that is taken for known.
+    """The lowest score at which an image counts as known.
 
     Args:
         detector: see :func:`mofe.load_detector`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
-        score: which of the detector's scores decides.
-        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+        score: name of the score that decides.
+        unknown: images known to be unknown; a threshold ``fpr=…`` is measured on them.
 
     Raises:
-        MofeError: the threshold or score does not exist, or has no use for such images.
+        MofeError: the threshold or score does not exist, or the threshold does not use ``unknown``.
     """
     if score not in detector.thresholds:
         raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
@@ -79,7 +79,7 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
     unknown_m = None
     if unknown is not None:
         if not threshold.strip().startswith("fpr"):
-            raise MofeError(f"images known to be unknown set a threshold fpr=SHARE; {threshold!r} has no use for them")
+            raise MofeError(f"threshold {threshold!r} does not use unknown images: leave them out, or use fpr=SHARE")
         unknown_m = detector.score(unknown, scores=[score]).values[score]
     return chosen_threshold(threshold, validation_n, unknown_m)
 
@@ -87,17 +87,17 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
 def predict(
     detector: Detector, images: Sequence[tuple[str, Any]], *, score: str, limit: float, neighbours: int = 0
 ) -> list[Prediction]:
-    """A prediction on each of a batch of images.
+    """A prediction for each image of a batch.
 
     Args:
         detector: see :func:`mofe.load_detector`.
         images: names, and images in any form that :meth:`Detector.score` takes.
-        score: which of the detector's scores decides.
-        limit: from :func:`limit_of`.
-        neighbours: how many of the nearest known images to name.
+        score: name of the score that decides.
+        limit: lowest score of a known image, from :func:`limit_of`.
+        neighbours: number of nearest known images to name.
 
     Raises:
-        MofeError: one is no image.
+        MofeError: an image cannot be read.
     """
     if not images:
         return []
@@ -110,7 +110,7 @@ def predict(
     return [
         Prediction(
             image=name,
-            known=float(scores.values[score][i]) >= limit,  # in float64: the limit lies between two of float32
+            known=float(scores.values[score][i]) >= limit,  # in float64, because the limit can lie between two float32
             class_name=detector.classes[scores.predicted_B[i]],
             expert=int(scores.expert_B[i]),
             probability=float(scores.values["msp"][i]),
@@ -128,7 +128,7 @@ def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
 
 
 def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
-    """The images at ``places``, of which there must be one; ``unreadable`` takes the files that are none."""
+    """Yield the images at ``places``, and add files that are not images to ``unreadable``; one must be an image."""
     found = False
     for image, pixels, reason in read_ahead(list_images(places), decode, ahead=AHEAD):
         if pixels:
@@ -138,4 +138,4 @@ def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[I
             unreadable.append(Unreadable(image.path, reason))
     if not found:
         first = unreadable[0]
-        raise MofeError(f"no image at {', '.join(places)} can be read: {first.image}: {first.reason}")
+        raise MofeError(f"no readable image at {', '.join(places)}: {first.image}: {first.reason}")

@@ -1,8 +1,8 @@
-"""The trained detector: a model, one index of known images per expert, and what calibrates its decisions.
+"""The trained detector: a model, one index of known images per expert, and the scores that calibrate its decisions.
 
-In its folder: ``model/``, ``indexes/``, ``bank.parquet`` (which training image each row of the indexes is),
-``calibration.parquet`` (scores of the validation images), where others were fitted for comparison ``baselines/`` and,
-written last, ``detector.json``.
+Its folder holds ``model/``, ``indexes/``, ``bank.parquet`` (the training image of each row of the indexes),
+``calibration.parquet`` (scores of the validation images), ``baselines/`` if index ran with ``compare=true``, and
+``detector.json``, which is written last.
 """
 
 import os
@@ -40,7 +40,7 @@ from mofe.models.mofe import MoFE, MoFEOutput
 from mofe.storage import locations, writing
 
 SCORES = ("knn", "msp", "max_logit", "energy")
-"""What a detector computes of every image; ``knn`` is the method's own."""
+"""Names of the scores that a detector computes for every image; ``knn`` is the method's own."""
 
 MODEL, INDEXES, BASELINES = "model", "indexes", "baselines"
 CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
@@ -48,21 +48,21 @@ CALIBRATION, BANK = "calibration.parquet", "bank.parquet"
 
 @dataclass(frozen=True)
 class Scores:
-    """What the detector says of B images; higher values are more in-distribution."""
+    """The detector's output for B images; higher scores are more in-distribution."""
 
     predicted_B: np.ndarray
     """Index into ``Detector.classes``."""
     expert_B: np.ndarray
     values: dict[str, np.ndarray]
-    """By name, (B,): :data:`SCORES`, whose ``msp`` is the class's probability, and what else was asked for."""
+    """Scores (B,) by name: :data:`SCORES` and the requested baselines; ``msp`` is the probability of the class."""
     distance_Bn: np.ndarray
-    """Euclidean distances to the nearest known images of the expert, nearest first; inf past the end of its bank."""
+    """Euclidean distances to the expert's nearest known images, nearest first; inf if its bank has fewer than n."""
     nearest_Bn: np.ndarray
-    """Those images as rows of ``Detector.bank``; −1 past its end."""
+    """Rows of ``Detector.bank`` of those images; −1 if the expert's bank has fewer than n."""
 
 
 def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores:
-    """Class, expert and every score of a batch that the model has seen; float32 tensors on the CPU."""
+    """Class, expert and all scores of a batch, from the model's output (float32 tensors on the CPU)."""
     logits_BC, others_B = output.logits[:, :-1], output.logits[:, -1]
     embeddings_BD, experts_B = output.embedding_BD.numpy(), output.expert_B.numpy()
     knn_B, distance_Bn, nearest_Bn = knn.search(embeddings_BD, experts_B, neighbours)
@@ -77,12 +77,12 @@ def scores_of(output: MoFEOutput, knn: ExpertKNN, neighbours: int = 0) -> Scores
 
 
 def seen_by(output: MoFEOutput, pretrained: MoFEOutput | None = None, local_B: torch.Tensor | None = None) -> Seen:
-    """What detectors of other feature spaces score a batch by.
+    """The input of the baselines for one batch.
 
     Args:
-        output: of the detector's model, on the CPU.
-        pretrained: of the pre-trained backbone, where a space reads it.
-        local_B: what the patches show, where there are texts.
+        output: output of the detector's model, on the CPU.
+        pretrained: output of the pre-trained backbone, if a feature space reads it.
+        local_B: GL-MCM's local score, if there are texts.
     """
     seen = Seen(output.embedding_BD, output.logits[:, :-1], output.expert_B.numpy())
     if pretrained is not None:
@@ -92,7 +92,7 @@ def seen_by(output: MoFEOutput, pretrained: MoFEOutput | None = None, local_B: t
 
 @dataclass(frozen=True)
 class Detector:
-    """Names the class of an image, and scores how much the image is like what was taught; see :func:`load_detector`."""
+    """Names the class of an image and scores how similar it is to the known images; see :func:`load_detector`."""
 
     folder: UPath
     model: MoFE
@@ -111,7 +111,7 @@ class Detector:
             MofeError: a part is missing, damaged, or does not belong to the others.
         """
         info = DetectorInfo.read(folder)
-        info.check(folder, f"{MODEL}/config.json")  # which in turn vouches for the weights
+        info.check(folder, f"{MODEL}/config.json")  # config.json holds the checksum of the weights
         model, config = load_model(folder / MODEL)
         with locations.local_copy(folder / INDEXES) as indexes:
             info.check(folder, f"{INDEXES}/*", copy=indexes.parent)
@@ -125,53 +125,60 @@ class Detector:
 
     @property
     def experts(self) -> tuple[int, ...]:
-        """The expert of each class."""
+        """The index of the expert of each class."""
         return self.config.partition.expert_of_class
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Per score, the largest value that keeps at least 95 % of the validation images."""
+        """By score, the largest threshold that at least 95 % of the validation images reach."""
         return self.info.thresholds
 
     @cached_property
     def bank(self) -> pa.Table:
-        """The known images that neighbours are looked for among: ``id``, ``label``, ``expert``."""
+        """The known images among which neighbours are searched: columns ``id``, ``label``, ``expert``."""
         self.info.check(self.folder, BANK)
         return locations.read_parquet(self.folder / BANK)
 
     @cached_property
     def calibration(self) -> pa.Table:
-        """The scores of the validation images, a column a score."""
+        """The scores of the validation images, one column per score."""
         self.info.check(self.folder, CALIBRATION)
         return locations.read_parquet(self.folder / CALIBRATION)
 
     @cached_property
     def baselines(self) -> Baselines:
-        """The detectors that were fitted beside it, if any."""
+        """The baselines that were fitted for comparison.
+
+        Raises:
+            MofeError: index ran without ``compare``.
+        """
         if not self.info.baselines:
-            raise MofeError(f"{self.folder} holds no other detectors: index was run with compare=false")
+            raise MofeError(f"{self.folder} holds no baselines: run index with compare=true")
         with locations.local_copy(self.folder / BASELINES) as folder:
             self.info.check(self.folder, f"{BASELINES}/*", copy=folder.parent)
             return Baselines.load(folder)
 
     @cached_property
     def pretrained(self) -> MoFE:
-        """The pre-trained backbone, for the scores on it; it is loaded from where it came from."""
+        """The pre-trained backbone, loaded from its original source, for the baselines that read it."""
         return create_pretrained(self.config.backbone, self.classes).to(device()).eval()
 
     @cached_property
     def local(self) -> LocalScores | None:
-        """Looks on while :attr:`pretrained` looks at images, where there is a text model; ask for it beforehand."""
+        """GL-MCM's local scores of the images that go through :attr:`pretrained`; None without a text model.
+
+        Read this property before :attr:`pretrained` runs, because it registers a hook there.
+        """
         return LocalScores(self.pretrained, self.baselines.text.texts) if self.baselines.text else None
 
     def p_values(self, scores: Scores, score: str = "knn") -> np.ndarray:
-        """Conformal p-values (B,): the share of known images that look as unusual; see mofe.detection.conformal.
+        """Conformal p-values (B,): share of known images at least as unusual; see :mod:`mofe.detection.conformal`.
 
         Raises:
-            MofeError: the images were not asked for that score.
+            MofeError: ``scores`` does not hold that score.
         """
         if score not in scores.values:
-            raise MofeError(f"these scores hold no {score!r}; ask for it: score(images, scores=[{score!r}])")
+            raise MofeError(f"these scores do not hold {score!r}; request it: score(images, scores=[{score!r}])")
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
 
     @torch.inference_mode()
@@ -181,12 +188,12 @@ class Detector:
         Args:
             images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
                 image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
-            scores: of the detectors fitted for comparison, beside :data:`SCORES`; names are in ``info.baselines``.
-            neighbours: how many of the nearest known images to name.
-            batch_size: images at once.
+            scores: names of baselines from ``info.baselines``, in addition to :data:`SCORES`.
+            neighbours: number of nearest known images to name.
+            batch_size: number of images per batch.
 
         Raises:
-            MofeError: there is no such score, there are no images, or one is no image; the message says which and why.
+            MofeError: a score does not exist, there are no images, or an image cannot be read; the message names it.
         """
         one = isinstance(images, str | bytes | os.PathLike | Image.Image | UPath) or getattr(images, "ndim", 0) in (
             2,
@@ -213,10 +220,10 @@ class Detector:
         return _concat(parts)
 
     def _baseline_names(self, scores: Iterable[str]) -> list[str]:
-        """The scores that are not the detector's own.
+        """The names in ``scores`` that are baselines.
 
         Raises:
-            MofeError: it has none of such a name.
+            MofeError: the detector has no score of that name.
         """
         names = [name for name in scores if name not in SCORES]
         for name in names:
@@ -225,36 +232,36 @@ class Detector:
         return names
 
     def _look(self, images: torch.Tensor, output: MoFEOutput, spaces: Iterable[ScoreSpace]) -> Seen:
-        """What the spaces read: of the pre-trained backbone too, where one of them does."""
+        """The input of the baselines; runs the pre-trained backbone if one of the spaces reads it."""
         if not any(space.reads_pretrained for space in spaces):
             return seen_by(output)
-        local = self.local  # looks on from now
+        local = self.local  # registers its hook before the pre-trained backbone runs
         pretrained = self._run(self.pretrained, images)
         return seen_by(output, pretrained, local.latest().cpu() if local else None)
 
     def _run(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
-        """In the precision in which the known images were seen that scores are compared with."""
+        """Run a model in the precision in which the known images were embedded, because distances are compared."""
         with autocast(self.info.parameters["precision"]):
             return on_cpu(model(images))
 
 
 def _as_rgb(image: Any, position: int) -> Image.Image:
-    """An image in any of the forms that :meth:`Detector.score` takes, in RGB."""
+    """Convert an image in any form that :meth:`Detector.score` takes to RGB."""
     try:
         if isinstance(image, Image.Image):
             return to_rgb(measured(image))
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
-                raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
+                raise ValueError(f"the range of an array of {image.dtype} is unknown: give uint8")
             return to_rgb(measured(Image.fromarray(image)))
         if isinstance(image, bytes):
             return decode(image)
         if isinstance(image, str | os.PathLike | UPath):
             return decode(locations.read_bytes(locations.resolve(image), "image"))
-        raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, path or URI")
+        raise ValueError(f"a {type(image).__name__} is not a PIL image, array, bytes, path or URI")
     except MofeError:
         raise
-    except Exception as error:  # a picture that was opened but not yet read can raise what its decoder does
+    except Exception as error:  # PIL decodes an opened image only now, and a decoder can raise anything
         name = image if isinstance(image, str | os.PathLike | UPath) else f"image {position}"
         raise MofeError(f"{name} cannot be scored: {error}") from error
 
@@ -270,17 +277,17 @@ def _concat(parts: list[Scores]) -> Scores:
 
 
 def load_detector(uri: str) -> Detector:
-    """The detector that the index stage wrote at a local path or fsspec URI.
+    """Load the detector that the index stage wrote at a local path or fsspec URI.
 
     Raises:
-        MofeError: there is none, or a part of it is missing or damaged.
+        MofeError: there is no detector, or a part of it is missing or damaged.
     """
     folder = locations.resolve(uri)
     try:
         return Detector.read(folder)
     except MofeError as error:
         if locations.kind(inside := folder / "detector" / DetectorInfo.file_name):
-            raise MofeError(f"{uri} is the folder of a run: its detector is {inside.parent}") from error
+            raise MofeError(f"{uri} is the folder of a run: use its detector, {inside.parent}") from error
         raise
 
 
@@ -294,7 +301,7 @@ def write_detector(
     bank: pa.Table,
     calibration: pa.Table,
 ) -> None:
-    """Write a detector's folder, to be read by :func:`load_detector`."""
+    """Write a detector's folder, which :func:`load_detector` reads."""
     with writing.staged(uri) as folder:
         save_model(folder / MODEL, *model)
         for name, part in ((INDEXES, knn), (BASELINES, baselines)):

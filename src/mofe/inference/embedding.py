@@ -1,4 +1,4 @@
-"""Images through the model: the one code path by which extract, index, score and the detector embed."""
+"""Embedding of images by models: extract, index, score and the detector all use this code."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -19,49 +19,49 @@ from mofe.progress import progress
 
 
 class EmbedOptions(NamedTuple):
-    """How images are read and looked at."""
+    """How images are read and embedded."""
 
     preprocessing: Preprocessing
-    """The backbone's own."""
+    """Preprocessing of the backbone."""
     batch_size: int
-    """Images at once."""
+    """Number of images per batch."""
     num_workers: int
-    """Processes that decode images."""
+    """Number of processes that decode images."""
     precision: str
     """``auto``, ``bf16`` or ``fp32``."""
 
 
 class EmbeddedBatch(NamedTuple):
-    """A batch's place in the image set, and what each model says of it; float32, on the CPU."""
+    """A batch's positions in the image set, and the output of each model: float32, on the CPU."""
 
     positions_B: np.ndarray
     labels_B: np.ndarray
     outputs: tuple[MoFEOutput, ...]
     local_B: torch.Tensor
-    """What the patches show, float64; (0,) where nobody looked at them."""
+    """GL-MCM's local score of each image, float64; shape (0,) if it was not computed."""
 
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
-        """Several batches as one."""
+        """Join several batches into one."""
         positions, labels, outputs, local = zip(*batches, strict=True)
         of_models = (zip(*of_model, strict=True) for of_model in zip(*outputs, strict=True))
         joined = tuple(MoFEOutput(*map(torch.cat, parts)) for parts in of_models)
         return cls(np.concatenate(positions), np.concatenate(labels), joined, torch.cat(local))
 
 
-def group_batches(seen: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
-    """So many batches at a time as one, or all."""
-    while some := list(islice(seen, batches)):
-        yield EmbeddedBatch.concat(some)
+def group_batches(embedded: Iterator[EmbeddedBatch], batches: int | None = None) -> Iterator[EmbeddedBatch]:
+    """Join every ``batches`` batches into one; join all if it is None."""
+    while group := list(islice(embedded, batches)):
+        yield EmbeddedBatch.concat(group)
 
 
 def create_pretrained(backbone: Backbone, classes: tuple[str, ...]) -> MoFE:
-    """The pre-trained backbone as a model of one expert that was not trained."""
+    """Create the pre-trained backbone as a model of one expert, without training."""
     return MoFE(create_backbone(backbone), Partition.of_one_expert(classes), backbone.depth)
 
 
 def on_cpu(output: MoFEOutput, *, non_blocking: bool = False) -> MoFEOutput:
-    """The same on the CPU, in float32 what was in half of it."""
+    """Copy an output to the CPU, with all floating-point parts in float32."""
     parts = (t.float() if t.is_floating_point() else t for t in output)
     return MoFEOutput(*(t.to("cpu", non_blocking=non_blocking) for t in parts))
 
@@ -79,16 +79,16 @@ def embed_shards(
 ) -> Iterator[EmbeddedBatch]:
     """Embed the images of a set, in order.
 
-    A GPU is given a batch before the caller gets what it made of the one before, so that both work at once.
+    A GPU starts on a batch before the caller receives the batch before it, so that both work at once.
 
     Args:
-        models: see the same images, which are decoded once; they are moved to this machine's device.
+        models: models that embed each image, which is decoded once; they are moved to this machine's device.
         shards: the images.
-        options: how they are read and looked at.
-        label: of the progress bar.
-        positions: which images; all if None.
-        expert_of_class: send each image to the expert of its class instead of where the router would.
-        local: gives what the patches of the latest batch showed the last of the models.
+        options: how images are read and embedded.
+        label: text of the progress bar.
+        positions: positions of the images to embed; all if None.
+        expert_of_class: expert of each class (C,), to use for the images of that class instead of the router's choice.
+        local: function that returns the local scores of the last batch of the last model.
 
     Raises:
         MofeError: an embedding is not finite; the message names the image.
@@ -96,7 +96,7 @@ def embed_shards(
     place = device()
     for model in models:
         model.to(place).eval()
-        if compiling_pays(len(shards) / 10):  # of the whole set, for its shards are to come out the same
+        if compiling_pays(len(shards) / 10):  # the whole set counts, because its shards must get the same results
             model.compile_trunk()
     dataset = ShardDataset(shards, evaluation_transform(options.preprocessing))
     positions = np.arange(len(dataset)) if positions is None else positions
@@ -120,13 +120,13 @@ def embed_shards(
 
 
 class _Begun(NamedTuple):
-    """A batch that a GPU may still be at work on; all of it is on the CPU once the event has come."""
+    """A batch that a GPU may still be computing; all of it is on the CPU once the event has occurred."""
 
     positions_B: np.ndarray
     labels_B: np.ndarray
     outputs: tuple[MoFEOutput, ...]
     faults_MVB: torch.Tensor
-    """For each model which of :data:`CHECKED` are not finite, of which image."""
+    """Whether value v of :data:`CHECKED` of image b by model m is not finite."""
     local_B: torch.Tensor
     event: torch.cuda.Event | None
 
@@ -143,11 +143,11 @@ def _begin(
     local: Callable[[], torch.Tensor] | None,
     precision: str,
 ) -> _Begun:
-    """Have a GPU compute, and copy what it finds, without waiting for either; others are done when this returns."""
+    """Start a GPU's computation and its copy to the CPU without waiting; on other devices, compute before returning."""
     place = images.device
     with autocast(precision):
         outputs = [model(images, routes_B) for model in models]
-    # checked where they are, for the CPU has loaders to run
+    # checked on the device, because the loaders need the CPU
     non_blocking = place.type == "cuda"
     faults_MVB = torch.stack([_faults(output) for output in outputs]).to("cpu", non_blocking=non_blocking)
     copies = tuple(on_cpu(output, non_blocking=non_blocking) for output in outputs)
@@ -157,14 +157,14 @@ def _begin(
 
 
 def _faults(output: MoFEOutput) -> torch.Tensor:
-    """Which of :data:`CHECKED` are not finite, of which image: (V, B)."""
-    logits_BK = output.logits.clamp(min=-1)  # of classes of other experts they are -inf
+    """Whether each value of :data:`CHECKED` of each image is not finite: (V, B)."""
+    logits_BK = output.logits.clamp(min=-1)  # logits of the classes of other experts are -inf
     checked = (output.trunk_BD, output.embedding_BD, output.router_logits_BE, logits_BK)
     return torch.stack([~values_BX.isfinite().all(dim=1) for values_BX in checked])
 
 
 def _one_ahead(begun: Iterator[_Begun]) -> Iterator[_Begun]:
-    """Each batch, once the next has been begun."""
+    """Yield each batch once the next batch has begun."""
     held = next(begun, None)
     while held:
         following = next(begun, None)
@@ -173,7 +173,7 @@ def _one_ahead(begun: Iterator[_Begun]) -> Iterator[_Begun]:
 
 
 def _finish(batch: _Begun, shards: ImageShards, label: str) -> EmbeddedBatch:
-    """Wait for a batch, and check it."""
+    """Wait for a batch, and check that all its values are finite."""
     if batch.event:
         batch.event.synchronize()
     if batch.faults_MVB.any():

@@ -1,4 +1,4 @@
-"""What the patches of an image show, for GL-MCM: one number an image, kept while the pre-trained backbone looks at it.
+"""GL-MCM's local score: one number per image, from its patches, computed while the image goes through the backbone.
 
 B images, T tokens, D features, P dimensions of the space shared with texts, C classes.
 """
@@ -14,9 +14,9 @@ from mofe.models.mofe import MoFE
 
 
 def value_tokens(block: Any, tokens_BTD: Tensor) -> Tensor:
-    """The last block of a ViT with every token attending to itself alone, as GL-MCM's official code has it.
+    """Run the last block of a ViT with every token attending only to itself, as in GL-MCM's official code.
 
-    v = x + proj(W_v norm(x)), then v + mlp(norm(v)): a patch keeps its place, since no other is mixed in.
+    v = x + proj(W_v norm(x)), then v + mlp(norm(v)): a token keeps its location, because no other token is mixed in.
     """
     value_BTD = block.attn.qkv(block.norm1(tokens_BTD)).chunk(3, dim=-1)[2]
     tokens_BTD = tokens_BTD + block.ls1(block.attn.proj(block.attn.norm(value_BTD)))
@@ -24,9 +24,9 @@ def value_tokens(block: Any, tokens_BTD: Tensor) -> Tensor:
 
 
 class LocalScores:
-    """GL-MCM's local score of the batch that last went through an pre-trained backbone.
+    """Keeps GL-MCM's local scores of the last batch that went through a pre-trained backbone.
 
-    It looks at the tokens before the last block, so patches cost one block more and no second pass.
+    A hook reads the tokens before the last block, so the score costs one more block, not a second pass.
     """
 
     def __init__(self, model: MoFE, texts: Texts):
@@ -40,7 +40,7 @@ class LocalScores:
         before.register_forward_hook(self._look)
 
     def latest(self) -> Tensor:
-        """The score of that batch: float64 (B,), where the model is."""
+        """The scores of the last batch: float64 (B,), on the model's device."""
         return self._latest_B
 
     def _look(self, _: nn.Module, inputs: tuple[Tensor, ...], tokens_BTD: Tensor) -> None:

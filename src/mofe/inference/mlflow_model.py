@@ -1,6 +1,6 @@
-"""The detector as a model of MLflow's, for ``mlflow models serve`` and ``mlflow.pyfunc.load_model``.
+"""The detector as an MLflow model, for ``mlflow models serve`` and ``mlflow.pyfunc.load_model``.
 
-MLflow keeps a copy of this file with the model and runs it when the model is loaded. A row of the input is the content
+MLflow stores a copy of this file with the model and runs it when the model is loaded. A row of the input is the content
 of an image file, in the column ``image``; in JSON it is base64.
 """
 
@@ -18,19 +18,19 @@ from mofe.inference.detector import load_detector
 
 
 class DetectorModel(PythonModel):
-    """Names the class of each image, and says whether it is like anything that was taught."""
+    """Names the class of each image, and says whether the image is known."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the detector that was stored with the model, or that lies where the model says."""
+        """Load the detector from the model's configuration, or else the one stored with the model."""
         self.detector = load_detector((context.model_config or {}).get("detector") or context.artifacts["detector"])
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """A row an image: ``known``, ``class``, ``expert``, ``p_value`` and every score, like ``mofe detect``.
+        """One row per image: ``known``, ``class``, ``expert``, ``p_value`` and every score, as in ``mofe detect``.
 
         Raises:
-            MofeError: a row is no image; the message says which and why.
+            MofeError: a row is not an image; the message names the row and the reason.
         """
         scores = self.detector.score(_decode(model_input["image"]))
         prediction = {
@@ -43,7 +43,7 @@ class DetectorModel(PythonModel):
 
 
 def _decode(contents: Iterable[bytes]) -> Iterator[Image.Image]:
-    """The images as they are asked for: a batch of them is held, not all."""
+    """Decode each image when it is needed, so that only one batch is in memory."""
     for row, content in enumerate(contents):
         try:
             yield decode(content)

@@ -1,4 +1,4 @@
-"""What a detector says of an image, and its written forms: lines for people, CSV, JSON lines, Parquet."""
+"""The prediction for an image, and its output formats: a table for people, CSV, JSON lines, Parquet."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ ROWS_PER_GROUP = 10_000
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A known image near to the one in question."""
+    """A known image near the scored image."""
 
     image: str
     class_name: str
@@ -27,25 +27,25 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a detector says of one image."""
+    """A detector's output for one image."""
 
     image: str
     known: bool
     """Whether the score reaches the threshold."""
     class_name: str
-    """Of the known classes the likeliest, whether or not the image is of any."""
+    """The most likely known class, even if the image is unknown."""
     expert: int
     probability: float
-    """That the expert gives to the class."""
+    """The expert's probability of the class."""
     score: float
     p_value: float
-    """Share of known images that look at least as unusual."""
+    """Share of known images that are at least as unusual."""
     neighbours: tuple[Neighbour, ...]
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that is no usable image."""
+    """A file that cannot be used as an image."""
 
     image: str
     reason: str
@@ -53,7 +53,7 @@ class Unreadable:
 
 @dataclass
 class Counts:
-    """How many images are known, by class, how many are unknown, and how many files are unreadable."""
+    """Numbers of known images by class, of unknown images and of unreadable files."""
 
     known: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
@@ -62,7 +62,7 @@ class Counts:
     def count(
         self, found: Iterable[Prediction | Unreadable], on_unreadable: Callable[[Unreadable], None]
     ) -> Iterator[Prediction]:
-        """The predictions, as they come, while everything is counted; unreadable files go to ``on_unreadable``."""
+        """Count everything in ``found``; yield the predictions, and pass unreadable files to ``on_unreadable``."""
         for item in found:
             if isinstance(item, Unreadable):
                 self.unreadable += 1
@@ -75,7 +75,7 @@ class Counts:
             yield item
 
     def totals(self) -> dict[str, int]:
-        """How many images are ``known``, ``unknown`` and ``unreadable``."""
+        """Numbers of ``known``, ``unknown`` and ``unreadable`` images."""
         return {"known": self.known.total(), "unknown": self.unknown, "unreadable": self.unreadable}
 
 
@@ -91,13 +91,13 @@ SCHEMA = pa.schema(
         "neighbours": pa.list_(pa.struct({"image": pa.string(), "class": pa.string(), "distance": pa.float32()})),
     }
 )
-"""Columns of every form, in this order; CSV writes neighbours as ``image (class)`` separated by semicolons."""
+"""Columns of every format, in this order; CSV writes neighbours as ``image (class)`` separated by semicolons."""
 
 UNREADABLE_SCHEMA = pa.schema({"image": pa.string(), "reason": pa.string()})
 
 
 def row_of(prediction: Prediction) -> dict[str, Any]:
-    """A prediction as a row of :data:`SCHEMA`."""
+    """Convert a prediction to a row of :data:`SCHEMA`."""
     near = [{"image": n.image, "class": n.class_name, "distance": n.distance} for n in prediction.neighbours]
     return {
         "image": prediction.image,
@@ -112,7 +112,7 @@ def row_of(prediction: Prediction) -> dict[str, Any]:
 
 
 def write(predictions: Iterable[Prediction], stream: IO[bytes], form: Format) -> None:
-    """Write predictions as they come; the stream stays open."""
+    """Write each prediction as soon as it is made; the stream stays open."""
     pending = iter(predictions)
     if form == "parquet":
         with pq.ParquetWriter(stream, SCHEMA) as table:
@@ -146,5 +146,5 @@ def _lines(prediction: Prediction) -> str:
 
 
 def on_one_line(name: str) -> str:
-    """A file's name for people: line breaks and what else a terminal would obey are escaped."""
+    """Escape line breaks and other control characters in a file's name, because a terminal would act on them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

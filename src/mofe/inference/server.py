@@ -1,8 +1,8 @@
-"""A detector behind KServe's Open Inference Protocol, version 2, over HTTP: inference, metadata, health, metrics.
+"""A server for a detector by KServe's Open Inference Protocol, version 2, over HTTP.
 
-Protocol, server and Prometheus metrics are kserve's; the predictions are those of :mod:`mofe.inference.detect`. A
-request is a batch, and batches take turns at the model: each uses the whole device, and only one image at a time lies
-decoded in memory.
+It offers inference, metadata, health and metrics. kserve provides the protocol, the server and the Prometheus metrics;
+:mod:`mofe.inference.detect` makes the predictions. A request is one batch. The model runs one batch at a time, because
+a batch uses the whole device. Only one decoded image is in memory at a time.
 """
 
 import asyncio
@@ -43,22 +43,22 @@ OUTPUTS = {
     "score": "FP32",
     "p_value": "FP32",
 }
-"""Tensors of the answer: columns of ``mofe detect``, each with as many elements as there are images."""
+"""Names and types of the output tensors: columns of ``mofe detect``, one element per image."""
 
 
 def serve(
     detector: str, *, port: int, name: str, threshold: str, score: str, max_megabytes: int, max_images: int
 ) -> None:
-    """Answer requests until the process is told to end.
+    """Answer requests until the process is terminated.
 
     Args:
-        detector: its folder (path or URI).
-        port: to listen at.
-        name: the model's in the address: ``/v2/models/NAME/infer``.
-        threshold: see :func:`mofe.detection.threshold.chosen_threshold`; ``fpr`` cannot be measured here.
-        score: which of the detector's scores decides.
-        max_megabytes: of a request's body; a larger one is answered with 413.
-        max_images: of a request.
+        detector: path or URI of the detector's folder.
+        port: port to listen on.
+        name: the model's name in the address ``/v2/models/NAME/infer``.
+        threshold: see :func:`mofe.detection.threshold.chosen_threshold`; ``fpr`` is unavailable here.
+        score: name of the score that decides.
+        max_megabytes: largest size of a request's body; a larger one is refused with status 413.
+        max_images: largest number of images in a request.
 
     Raises:
         MofeError: there is no such detector, score or threshold.
@@ -74,7 +74,7 @@ def serve(
 
 
 class Predictor(Model):
-    """A detector that answers requests; ready once it has seen an image."""
+    """A detector that answers requests; it is ready once it has scored one image."""
 
     def __init__(self, name: str, detector: Detector, threshold: str, score: str, max_images: int):
         super().__init__(name)
@@ -83,26 +83,26 @@ class Predictor(Model):
         self.limit = limit_of(detector, threshold, score)
         self.max_images = max_images
         self.turn = asyncio.Lock()
-        self._answers([Image.new("RGB", (32, 32))])  # reads all that is read when it is first needed
+        self._answers([Image.new("RGB", (32, 32))])  # loads everything that is loaded on first use
         self.ready = True
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """For the model's metadata."""
+        """The input tensor, for the model's metadata."""
         return [INPUT]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """For the model's metadata."""
+        """The output tensors, for the model's metadata."""
         return [{"name": name, "datatype": datatype, "shape": [-1]} for name, datatype in OUTPUTS.items()]
 
     async def predict(
         self, payload: Any, headers: dict[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> InferResponse:
-        """The tensors of :data:`OUTPUTS`, an element an image; what is wrong with the request is its sender's fault."""
+        """Compute the tensors of :data:`OUTPUTS`, one element per image; an unusable image gives status 400."""
         files = image_files(payload, self.max_images)
         try:
             async with self.turn:
                 rows = await asyncio.to_thread(self._answers, files)
-        except MofeError as error:  # all else was read when the server started
+        except MofeError as error:  # only an image can be the cause: the detector was loaded at the start
             raise HTTPException(400, str(error)) from error
         tensors = []
         for name, datatype in OUTPUTS.items():
@@ -122,13 +122,13 @@ class Predictor(Model):
 
 
 def image_files(request: Any, max_images: int) -> list[bytes]:
-    """The image files in a request: strings are base64 (JSON knows no bytes), bytes are the files themselves.
+    """The image files in a request: a string is base64, because JSON has no bytes; bytes are the file itself.
 
     Raises:
-        HTTPException: 400, with what is wrong.
+        HTTPException: status 400; the message says what is wrong.
     """
     if not isinstance(request, InferRequest):
-        raise HTTPException(400, "ask by version 2 of the protocol: POST /v2/models/NAME/infer")
+        raise HTTPException(400, "the request must follow version 2 of the protocol: POST /v2/models/NAME/infer")
     if [tensor.name for tensor in request.inputs] != [INPUT["name"]]:
         found = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
         raise HTTPException(400, f"expected one input tensor, 'image'; found {found}")
@@ -155,7 +155,7 @@ def _file(position: int, element: Any) -> bytes:
 
 
 class _WholeFiles(DataPlane):
-    """kserve 0.21 reads the binary form of a tensor of strings as UTF-8, which no image is: here it stays bytes."""
+    """Keeps binary tensors as bytes, because kserve 0.21 decodes them as UTF-8, and an image is not UTF-8."""
 
     def decode_inference_request(self, body: Any, headers: dict[str, str], model_name: str) -> InferRequest:
         if isinstance(body, bytes):
@@ -164,7 +164,7 @@ class _WholeFiles(DataPlane):
 
 
 def _binary_request(body: bytes, length: str) -> InferenceRequest:
-    """A request of the protocol's binary extension: ``length`` bytes of JSON, then the contents of its tensors."""
+    """Parse a request of the protocol's binary extension: ``length`` bytes of JSON, then the tensors' contents."""
     try:
         end = int(length)
         content = json.loads(body[:end])
@@ -179,22 +179,22 @@ def _binary_request(body: bytes, length: str) -> InferenceRequest:
     except (ValueError, TypeError, KeyError, struct.error) as error:
         raise HTTPException(
             400,
-            "the body is neither JSON (Content-Type: application/json) nor JSON of Inference-Header-Content-Length "
-            f"bytes with as many bytes of each tensor after it as its binary_data_size says: {error}",
+            "the body is neither JSON (Content-Type: application/json) nor a binary request, which is JSON of "
+            f"Inference-Header-Content-Length bytes and then binary_data_size bytes per tensor: {error}",
         ) from error
 
 
 class _OneModel(ModelRepositoryExtension):
-    """Nobody who can ask can take the model away."""
+    """Refuses to load or unload models, so that a client cannot remove the model."""
 
     async def load(self, model_name: str) -> None:
-        raise NotImplementedError("models are neither loaded nor unloaded here")
+        raise NotImplementedError("this server does not load or unload models")
 
     unload = load
 
 
 class _LimitedBody:
-    """Refuses a request with a larger body, by what it announces or else by what arrives (ASGI middleware)."""
+    """ASGI middleware that refuses a body over the limit, by its Content-Length or by the bytes that arrive."""
 
     def __init__(self, app: Any, max_bytes: int):
         self.app, self.max_bytes = app, max_bytes
@@ -221,7 +221,7 @@ class _LimitedBody:
         await self.app(scope, receive_counting, send)
 
     async def _discard(self, receive: Any) -> None:
-        """Most clients read the answer once they have sent all, so let them, within reason; nothing is kept."""
+        """Drop the rest of the body, up to 8 times the limit, because most clients read only after sending all."""
         left = 8 * self.max_bytes
         while left > 0:
             message = await receive()
@@ -239,6 +239,6 @@ async def _answer_malformed(_: Request, error: RequestValidationError) -> JSONRe
 
 
 def _first(errors: Sequence[Any]) -> str:
-    """Of all that is wrong with a request the first thing, in one line."""
+    """The first error of a request, in one line."""
     place = ".".join(str(part) for part in errors[0]["loc"] if part not in ("body", "InferenceRequest"))
-    return f"the request is not one of the Open Inference Protocol: {place or 'body'}: {errors[0]['msg']}"
+    return f"the request does not follow the Open Inference Protocol: {place or 'body'}: {errors[0]['msg']}"

@@ -28,7 +28,7 @@ from mofe.storage import locations, writing
 from mofe.tracking import journal
 from mofe.tracking.journal import StageRun
 from mofe.training import distributed
-from mofe.training.checkpoint import forget_handed_on, handed_on
+from mofe.training.checkpoint import note_model_written, remove_if_model_written
 from mofe.training.loop import Embeddings, Trainer
 from mofe.training.nodes import train_on_nodes
 
@@ -105,7 +105,7 @@ def finetune(
             if distributed.is_first():
                 _write(model, history, trainer, config)
                 if place:
-                    handed_on(place)
+                    note_model_written(place)
             distributed.wait_for_all()
 
 
@@ -171,7 +171,7 @@ def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) ->
     """The folder of this run's checkpoints, after those of a finished run were deleted; None keeps no checkpoints."""
     place = locations.resolve(checkpoints) / _digest_of(config, precision) if checkpoints else None
     if place and distributed.is_first():
-        forget_handed_on(place)
+        remove_if_model_written(place)
     distributed.wait_for_all()
     return place
 

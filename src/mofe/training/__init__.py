@@ -1,4 +1,4 @@
-"""Fine-tuning: Dynamic-β Mixup, the losses of router and experts, the loop."""
+"""Fine-tuning: Dynamic-β Mixup, the losses of router and experts, and the training loop."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, the last two kept, plain tensors and JSON."""
+"""Checkpoints of a training run: written completely or not at all; the last two are kept; plain tensors and JSON."""
 
 import contextlib
 import os
@@ -18,25 +18,25 @@ from mofe.storage.checksummed_json import verify, with_checksum
 KEPT = 2
 STATE, MANIFEST = "state.safetensors", "checkpoint.json"
 END = "handed-on"
-"""A file with the pipeline run that wrote the model."""
+"""Name of a file that holds the id of the pipeline run that wrote the model."""
 
 
 def save_checkpoint(
     folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
 ) -> None:
-    """Write ``folder/step-EEEEE-SSSSSSS`` and drop all but the last two.
+    """Write ``folder/step-EEEEE-SSSSSSS`` and remove all but the last two.
 
     Args:
-        folder: of this run.
-        model: its parameters are saved.
-        optimiser: its state is saved.
-        progress: JSON values from which the loop goes on; ``epoch`` and ``step``, how many of its steps are done.
+        folder: folder of this run's checkpoints.
+        model: model whose parameters are saved.
+        optimiser: optimiser whose state is saved.
+        progress: JSON values that the loop resumes from, with ``epoch`` and ``step``, the number of its finished steps.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     final = folder / f"step-{progress['epoch']:05d}-{progress['step']:07d}"
-    _remove(final)  # one that was damaged
+    _remove(final)  # it exists if it was damaged
     with writing.staged(str(final)) as place:
         writing.write_bytes(place / STATE, save({k: v.cpu().contiguous() for k, v in tensors.items()}))
         manifest = {**progress, "files": writing.written(place)}
@@ -45,16 +45,16 @@ def save_checkpoint(
         _remove(old)
 
 
-def handed_on(folder: UPath) -> None:
-    """Note that the training whose checkpoints lie in ``folder`` came to its end, and that its model was written."""
+def note_model_written(folder: UPath) -> None:
+    """Record that the model of the training with checkpoints in ``folder`` was written."""
     writing.write_bytes(folder / END, _pipeline_run().encode())
 
 
-def forget_handed_on(folder: UPath) -> None:
-    """Remove the checkpoints of a training whose model was written, unless this very pipeline run wrote it.
+def remove_if_model_written(folder: UPath) -> None:
+    """Remove the checkpoints of a training whose model was written by another pipeline run.
 
-    Whoever trains again after that means to: the code has changed, or the stage is to run again. Within one pipeline
-    run it is another try, after the model did not reach its place.
+    If another run trains again, then the code has changed or the user wants a new training. In the same run it is a
+    retry after the model was lost on its way to the artifact store, so the checkpoints are kept.
     """
     if locations.kind(folder / END):
         run = locations.read_bytes(folder / END, "note of a training's end").decode(errors="replace")
@@ -63,7 +63,11 @@ def forget_handed_on(folder: UPath) -> None:
 
 
 def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Restore the newest whole checkpoint in ``folder``; its ``progress``, or None where there is none."""
+    """Restore the newest undamaged checkpoint in ``folder``; return its ``progress``, or None if there is none.
+
+    Raises:
+        MofeError: the checkpoint belongs to another model.
+    """
     place, progress = _newest(folder)
     if progress is None:
         return None
@@ -71,7 +75,7 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
     try:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     except RuntimeError as error:
-        raise MofeError(f"the checkpoint {place} is of another model; remove it to start afresh") from error
+        raise MofeError(f"the checkpoint {place} belongs to another model: remove it to start again") from error
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):
@@ -82,13 +86,13 @@ def load_checkpoint(folder: UPath, model: nn.Module, optimiser: torch.optim.Opti
 
 
 def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
-    """The newest checkpoint that is whole, and its progress; of two of which one is damaged, the other."""
+    """The newest undamaged checkpoint and its progress; (folder, None) if there is none."""
     for place in reversed(_steps(folder)):
         if locations.kind(place / MANIFEST):
             progress = _undamaged(place)
             if progress is not None:
                 return place, progress
-            print(f"the checkpoint {place} is damaged: looking for the one before", flush=True)
+            print(f"the checkpoint {place} is damaged: looking for an earlier one", flush=True)
     return folder, None
 
 

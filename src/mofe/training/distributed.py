@@ -1,7 +1,8 @@
-"""Several processes, one training: who starts them, how the work is shared, what only the first may do.
+"""Training in several processes: starting them, sharing the work, and exchanging results.
 
-A step's micro-batches are numbered; process r of W takes those with number ≡ r (mod W). All randomness belongs to the
-number, so W processes compute what one process computes that accumulates W times as many micro-batches.
+The micro-batches of a step are numbered; process r of W takes those with number ≡ r (mod W). Random numbers depend on
+the micro-batch, not on the process. So W processes give the same result as one process that accumulates W times as many
+micro-batches.
 """
 
 import contextlib
@@ -30,24 +31,24 @@ from mofe.device import device
 from mofe.errors import MofeError
 
 LOST_PEER = re.compile("by peer|remote process|Broken pipe")
-"""What gloo and NCCL say in a process whose peer failed."""
+"""Text of gloo's and NCCL's error in a process whose peer failed."""
 
 TIMEOUT = timedelta(hours=1)
-"""How long processes wait for one that hashes the images, or writes a checkpoint."""
+"""Longest time that processes wait for one that computes a checksum of the images, or writes a checkpoint."""
 
 
 def started() -> bool:
-    """Whether this is one of the processes that ``torchrun``, or :func:`launch`, started."""
+    """Whether ``torchrun`` or :func:`launch` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(function: Callable[..., None], arguments: Mapping[str, Any], processes: int) -> None:
-    """Call ``function(**arguments)`` in several processes of this machine, as ``torchrun`` would.
+    """Call ``function(**arguments)`` in several processes on this machine, as ``torchrun`` does.
 
-    A signal to end is sent on to them, and once they have ended so does this process, with the signal's exit status.
+    SIGINT and SIGTERM are sent on to the processes. Once they have ended, this process exits with the signal's status.
 
     Raises:
-        MofeError: one of them failed; with its reason.
+        MofeError: a process failed; the message gives its reason.
     """
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
@@ -57,7 +58,7 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
             run_id=uuid.uuid4().hex,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
-            max_restarts=0,  # the pipeline tries again, from the checkpoint
+            max_restarts=0,  # the pipeline repeats the stage, which resumes from the checkpoint
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
         try:
@@ -72,7 +73,7 @@ def launch(function: Callable[..., None], arguments: Mapping[str, Any], processe
 
 @contextmanager
 def _own_handlers() -> Iterator[None]:
-    """Signals mean afterwards what they meant before; torch leaves its handlers, where it may set them."""
+    """Restore the signal handlers afterwards, because torch leaves its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,7 +83,7 @@ def _own_handlers() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # of one that was not set from Python
+            if handler is not None:  # None: not set from Python
                 signal.signal(number, handler)
 
 
@@ -91,21 +92,21 @@ def _call(function: Callable[..., None], arguments: dict[str, Any]) -> None:
 
 
 def _cause(error: ChildFailedError, logs: str) -> ProcessFailure:
-    """The failure that caused the others, whose peer was lost then; torch names the process that ended first."""
-    told = [ProcessFailure(int(file.parent.name), 0, 1, str(file)) for file in Path(logs).glob("**/error.json")]
-    failures = [error.get_first_failure()[1], *told]
+    """The failure that caused the others; torch names the process that ended first, which may only have lost a peer."""
+    reported = [ProcessFailure(int(file.parent.name), 0, 1, str(file)) for file in Path(logs).glob("**/error.json")]
+    failures = [error.get_first_failure()[1], *reported]
     return min(failures, key=lambda failure: (bool(LOST_PEER.search(_reason(failure))), failure.timestamp))
 
 
 def _reason(failure: ProcessFailure) -> str:
-    """The text of a MofeError without the name of its class; other errors keep theirs."""
+    """The message of a failure, without the class name if it is a MofeError."""
     text = failure.message if isinstance(failure.message, str) else str(failure.message["message"])
     return text.removeprefix("MofeError: ")
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that ``torchrun`` started, if it did; all but the first fall silent."""
+    """Join the processes that ``torchrun`` started, if any; only the first process prints."""
     if not started():
         yield
         return
@@ -115,44 +116,44 @@ def process_group() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
     with contextlib.nullcontext() if is_first() else _silence():
         yield
-    dist.destroy_process_group()  # not after an error: the others would fail, and be heard, before this process
+    dist.destroy_process_group()  # not after an error: the others would report their failure before this process
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No prints and no progress bars; errors still reach the log, with the traceback."""
+    """Suppress prints and progress bars; errors are still logged, with the traceback."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def num_processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Index of this process among those that train together."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files, reports, and talks."""
+    """Whether this is the process that writes files, tracks and prints."""
     return rank() == 0
 
 
 def is_first_here() -> bool:
-    """Whether this is the one process of its machine that does what need not be done twice there."""
+    """Whether this is the first process of its machine, which does the work that is needed once per machine."""
     return not started() or os.environ["LOCAL_RANK"] == "0"
 
 
 def wait_for_all() -> None:
-    """Until every process has come here."""
+    """Wait until every process has called this function."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_reduce_sum(values: np.ndarray) -> np.ndarray:
-    """The sum over all processes, float64, on each of them."""
+    """Sum of ``values`` over all processes, float64; every process gets it."""
     if not dist.is_initialized():
         return values
     total = torch.from_numpy(np.asarray(values, np.float64).copy())
@@ -161,7 +162,7 @@ def all_reduce_sum(values: np.ndarray) -> np.ndarray:
 
 
 def all_gather(own: np.ndarray) -> np.ndarray:
-    """What element 0, 1, 2, … of the whole is, when process r holds its elements r, r + W, r + 2W, …"""
+    """Join the parts of all processes; process r of W holds the elements r, r + W, r + 2W, … of the whole."""
     if not dist.is_initialized():
         return own
     parts: list[np.ndarray] = [own] * num_processes()

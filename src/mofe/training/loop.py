@@ -1,7 +1,8 @@
-"""The fine-tuning loop: probe, then epochs of Mixup, losses, steps; measured on the validation split after each.
+"""The fine-tuning loop: linear probe, then epochs of training steps; each is measured on the validation split.
 
-Every random number comes from (seed, epoch, micro-batch), so a run that is killed and resumed from a checkpoint goes
-on as if it had not been, and several processes (:mod:`mofe.training.distributed`) do what one would have done.
+Every random number is drawn from (seed, epoch, micro-batch). So a run that is killed and resumed from a checkpoint
+gives the same model as an uninterrupted run, and several processes (:mod:`mofe.training.distributed`) give the same
+model as one.
 """
 
 import sys
@@ -48,7 +49,7 @@ NOT_FINITE = f"after the latest steps the model gives values that are not finite
 
 
 class Embeddings(NamedTuple):
-    """What the untrained model makes of the training images; on the CPU, float32 or as stored."""
+    """The untrained model's embeddings of the training images; on the CPU, float32 or as stored."""
 
     trunk_ND: Tensor
     """Class embeddings that enter the MoFE layer."""
@@ -58,18 +59,19 @@ class Embeddings(NamedTuple):
 
 @dataclass
 class Trainer:
-    """Fine-tunes one model; :meth:`train` is the whole story.
+    """Fine-tunes one model with :meth:`train`.
 
     Args:
         model: an untrained MoFE.
         shards: the training images.
-        embeddings: gives the untrained model's embeddings of them, in order; asked once, unless a run is resumed.
-        preprocessing: of the backbone.
-        recipe: how to train.
-        num_workers: processes that decode images.
-        precision: of matrix products.
-        checkpoints: folder of this run's checkpoints; None keeps none.
-        on_epoch: called with what was measured after the probe and after each epoch.
+        embeddings: function that returns the untrained model's embeddings of all images, in order; it is called once,
+            or never if a run is resumed.
+        preprocessing: preprocessing of the backbone.
+        recipe: parameters of training.
+        num_workers: number of processes that decode images.
+        precision: precision of matrix products: ``auto``, ``bf16`` or ``fp32``.
+        checkpoints: folder of this run's checkpoints; None writes none.
+        on_epoch: function that is called with the measurements after the probe and after each epoch.
     """
 
     model: MoFE
@@ -84,14 +86,17 @@ class Trainer:
     history: list[Epoch] = field(default_factory=list)
 
     def train(self) -> None:
-        """Linear probe, then fine-tuning; resumes from the newest checkpoint if there is one.
+        """Run the linear probe, then fine-tune; or resume from the newest checkpoint if there is one.
 
-        SIGTERM ends it after the step in progress, with a checkpoint and :data:`mofe.training.termination.STATUS`;
-        where several processes train together, all of them, whichever was told.
+        After SIGTERM the process finishes its step, writes a checkpoint and exits with
+        :data:`mofe.training.termination.STATUS`. If several processes train together, SIGTERM to one stops all.
+
+        Raises:
+            MofeError: there are too few images for a batch, or a loss, weight or output is not finite.
         """
         recipe = self.recipe
         self.device = device()
-        # the same seed, the same result, on a GPU for 7 % of the speed; other accelerators lack some of it
+        # same seed, same result; costs 7 % of the speed on a GPU, and other accelerators lack some operations
         torch.use_deterministic_algorithms(True, warn_only=self.device.type not in ("cpu", "cuda"))
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.model.to(self.device)
@@ -139,16 +144,16 @@ class Trainer:
             self._set_sigma(self.history[-1].class_accuracy)
             print(f"resuming in epoch {resumed['epoch']} after step {resumed['step']}", flush=True)
         self.step: nn.Module = step
-        if distributed.num_processes() > 1 and recipe.epochs:  # some backbones have weights that no token meets
+        if distributed.num_processes() > 1 and recipe.epochs:  # some backbones have weights that no token uses
             self.step = DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
-        with termination.deferred() as self.is_to_end:
+        with termination.deferred() as self.stop_requested:
             for epoch in range(resumed["epoch"], recipe.epochs + 1):
                 self._train_epoch(epoch, resumed["step"], np.array(resumed["sums"]))
                 resumed = _beginning_of(epoch + 1)
                 self._save(resumed)
 
     def _probe(self) -> None:
-        """Train router and heads on stored embeddings, and measure."""
+        """Train router and heads on stored embeddings, and measure the model."""
         started = time.monotonic()
         embeddings = self.embeddings()
         rows_M = torch.from_numpy(np.flatnonzero(self.is_training_N))
@@ -160,7 +165,7 @@ class Trainer:
         )
 
     def _train_epoch(self, epoch: int, steps: int, sums: np.ndarray) -> None:
-        """Train and measure; ``steps`` of the epoch are done, with these sums of the losses over images."""
+        """Train for the rest of an epoch and measure; ``steps`` are done, ``sums`` are their losses over images."""
         recipe = self.recipe
         started = time.monotonic()
         dataset = ShardDataset(self.shards, training_transform(self.preprocessing, recipe.augmentation), recipe.seed)
@@ -187,33 +192,33 @@ class Trainer:
                     parts = self._backward(images, labels_B, epoch, number, share, rate)
                 of_step += parts * len(images)
                 if ends_step:
-                    of_all, to_end = self._finish_step(of_step, rate)
+                    of_all, stop = self._finish_step(of_step, rate)
                     sums += of_all
                     steps += 1
-                    if to_end or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
+                    if stop or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
                         self._save({"epoch": epoch, "step": steps, "sums": sums.tolist()})
-                    if to_end:
-                        print(f"told to end in epoch {epoch}, after step {steps}: {self._kept()}", flush=True)
-                        distributed.wait_for_all()  # torchrun ends all when one has ended
+                    if stop:
+                        print(f"stopped by SIGTERM in epoch {epoch}, after step {steps}: {self._next()}", flush=True)
+                        distributed.wait_for_all()  # torchrun terminates all processes when one exits
                         sys.exit(termination.STATUS)
                 bar.update(len(images) * processes)
                 bar.set_postfix(loss=f"{parts.sum():.3f}", lr=f"{rate:.1e}", refresh=False)
         seen = (self.micro_batches - done) * self.micro_batch_size
         rate_of_images = seen / (time.monotonic() - started)
         rate = self._learning_rate(epoch, self.micro_batches - 1)
-        set_learning_rate(self.optimiser, rate)  # a run that was resumed here has taken no step
+        set_learning_rate(self.optimiser, rate)  # a run that was resumed at the end of an epoch has not set it yet
         self._record(epoch, rate, sums / len(order), *self.predict_validation(), rate_of_images)
 
     def _finish_step(self, of_step: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
-        """Change the weights; the losses of all processes, and whether one was told to end, so that all do after it."""
+        """Update the weights; return the losses of all processes, and whether any of them got SIGTERM."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or float("inf"))
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        of_all = distributed.all_reduce_sum(np.append(of_step, self.is_to_end()))
+        of_all = distributed.all_reduce_sum(np.append(of_step, self.stop_requested()))
         return of_all[:-1], bool(of_all[-1])
 
     def _group_of(self, number: int) -> tuple[int, int]:
-        """First and last micro-batch of the optimiser step that micro-batch ``number`` belongs to."""
+        """First and last micro-batch of the optimiser step to which micro-batch ``number`` belongs."""
         first = number // self.accumulate * self.accumulate
         return first, min(first + self.accumulate, self.micro_batches) - 1
 
@@ -225,7 +230,7 @@ class Trainer:
         return learning_rate(step, total, warmup, recipe.learning_rate, recipe.min_learning_rate)
 
     def _mixed(self, images: Tensor, labels_B: Tensor, epoch: int, number: int) -> tuple[Mixed, Tensor, Tensor]:
-        """A micro-batch after Mixup, on the device, and its pairs of image and expert; sets all random state."""
+        """Apply Mixup to a micro-batch, on the device, and draw its pairs of image and expert; sets all seeds."""
         recipe = self.recipe
         torch.manual_seed(int(np.random.SeedSequence((recipe.seed, epoch, number, 1)).generate_state(1)[0]))
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 31, ()).item()))
@@ -239,13 +244,13 @@ class Trainer:
         return Mixed(*(to_device(t, self.device) for t in batch)), image_P, expert_P
 
     def _unsynchronised(self) -> AbstractContextManager[None]:
-        """Within it gradients stay with the process that computed them."""
+        """Within this context, gradients are not exchanged between processes."""
         return self.step.no_sync() if isinstance(self.step, DistributedDataParallel) else nullcontext()
 
     def _backward(
         self, images: Tensor, labels_B: Tensor, epoch: int, number: int, share: int, rate: float
     ) -> np.ndarray:
-        """Add the gradient of one micro-batch of ``share``; its route loss, expert loss and regulariser."""
+        """Add the gradient of one of ``share`` micro-batches; return its route loss, expert loss and regulariser."""
         batch, image_P, expert_P = self._mixed(images, labels_B, epoch, number)
         with autocast(self.precision, training=True):
             losses = self.step(batch, image_P, expert_P)
@@ -259,7 +264,11 @@ class Trainer:
         return parts
 
     def predict_validation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Class and expert that the model gives each validation image."""
+        """Predicted class and expert of each validation image.
+
+        Raises:
+            MofeError: an output of the model is not finite.
+        """
         self.model.eval()
         dataset = ShardDataset(self.shards, evaluation_transform(self.preprocessing))
         predicted, routed = [], []
@@ -272,7 +281,7 @@ class Trainer:
                     raise MofeError(NOT_FINITE)
                 predicted.append(output.logits[:, :-1].argmax(dim=1).cpu().numpy())
                 routed.append(output.expert_B.cpu().numpy())
-        nothing = np.empty(0, np.int64)  # what a process holds that has no image
+        nothing = np.empty(0, np.int64)  # for a process without images
         own_predicted, own_routed = np.concatenate([nothing, *predicted]), np.concatenate([nothing, *routed])
         return distributed.all_gather(own_predicted), distributed.all_gather(own_routed)
 
@@ -308,15 +317,15 @@ class Trainer:
         )
 
     def _set_sigma(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
-        """What Mixup draws from in the coming epoch; 0, which would leave every image as it is, where there is none."""
+        """Set σ of each class for the next epoch; without Mixup it is recorded as 0."""
         if self.recipe.mixup == "dynamic":
             self.mixup.update(accuracy_C)
         else:
             sigma = self.recipe.mixup_sigma if self.recipe.mixup == "fixed" else 0.0
             self.mixup.sigma_C = np.full(len(accuracy_C), sigma)
 
-    def _kept(self) -> str:
-        return "the same command goes on from here" if self.checkpoints else "without a folder for checkpoints"
+    def _next(self) -> str:
+        return "run the same command to resume" if self.checkpoints else "nothing is saved without checkpoints"
 
     def _save(self, progress: dict[str, Any]) -> None:
         if self.checkpoints is None or not distributed.is_first():
@@ -329,5 +338,5 @@ class Trainer:
 
 
 def _beginning_of(epoch: int) -> dict[str, Any]:
-    """The progress of a run that is about to begin an epoch."""
+    """The progress of a run at the beginning of an epoch."""
     return {"epoch": epoch, "step": 0, "sums": [0.0] * 3}

@@ -1,7 +1,7 @@
-"""The losses of the router and the experts, and the targets they are measured against (Eq. 8-10).
+"""The losses of the router and the experts, and their targets (Eq. 8-10).
 
 L = L_route + L_expert + Reg. Under Mixup all targets are soft: λ̂ on the class (or cluster) of x_i, 1 − λ̂ on that of
-x_j. An expert that does not know a class calls it "others", the last output of its head.
+x_j. A class outside an expert's cluster counts as "others", the last output of the expert's head.
 
 Axes: B images, E experts, P image–expert pairs, Q outputs of all experts' heads.
 """
@@ -23,9 +23,9 @@ def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float 
     """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs (Eq. 9).
 
     Args:
-        logits_PQ: −inf at outputs that are not the expert's.
-        targets_PQ: 0 there; rows sum to 1.
-        weight_P: of each pair's term.
+        logits_PQ: logits, −inf at outputs that are not the expert's.
+        targets_PQ: soft targets, 0 at outputs that are not the expert's; rows sum to 1.
+        weight_P: weight of each pair's term.
     """
     log_p_PQ = logits_PQ.float().log_softmax(dim=1)
     terms_P = -(targets_PQ * log_p_PQ).masked_fill(targets_PQ == 0, 0).sum(dim=1)
@@ -43,11 +43,11 @@ def router_targets(
     """Soft targets (B, outputs): λ̂ on the cluster of x_i, 1 − λ̂ on that of x_j; the same with classes.
 
     Args:
-        output_of_class_C: which output of the router stands for each class: its cluster's, or its own.
+        output_of_class_C: position of the router's output for each class: that of its cluster, or its own.
         labels_a_B: class of x_i.
         labels_b_B: class of x_j.
-        lam_B: λ̂.
-        num_outputs: of the router.
+        lam_B: λ̂ of each image.
+        num_outputs: number of the router's outputs.
     """
     a = one_hot(output_of_class_C[labels_a_B], num_outputs)
     b = one_hot(output_of_class_C[labels_b_B], num_outputs)
@@ -55,14 +55,15 @@ def router_targets(
 
 
 def expert_targets(a_P: Tensor, b_P: Tensor, lam_P: Tensor, own_PQ: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Soft targets (P, Q): λ̂ on the output that means the class of x_i to the pair's expert, 1 − λ̂ on that of x_j.
+    """Soft targets (P, Q): λ̂ on the expert's output for the class of x_i, 1 − λ̂ on its output for the class of x_j.
 
     Args:
-        a_P: the first of these outputs: the class's own, or "others" where it is not of the expert's cluster.
-        b_P: the second; it may be the same.
-        lam_P: λ̂.
-        own_PQ: which outputs are the expert's.
-        smoothing: share of the target spread evenly over these.
+        a_P: position of the expert's output for the class of x_i: the class's own, or "others" if it is not in the
+            expert's cluster.
+        b_P: position of the output for the class of x_j; it may be the same.
+        lam_P: λ̂ of each pair's image.
+        own_PQ: whether an output belongs to the pair's expert.
+        smoothing: share of the target that is spread evenly over the expert's outputs.
     """
     output_Q, lam_P1 = torch.arange(own_PQ.shape[1], device=a_P.device), lam_P[:, None]
     targets_PQ = lam_P1 * (output_Q == a_P[:, None]) + (1 - lam_P1) * (output_Q == b_P[:, None])
@@ -70,13 +71,14 @@ def expert_targets(a_P: Tensor, b_P: Tensor, lam_P: Tensor, own_PQ: Tensor, smoo
 
 
 def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which images each expert is trained on: its own, and as many of other clusters, drawn at random (1 : 1).
+    """Choose each expert's training images: its own, and equally many of other clusters, drawn at random (1 : 1).
 
-    Fewer negatives only where the batch has fewer; an expert with no image of its own gets none.
+    An expert gets fewer negatives if the batch has fewer, and no images if none is of its cluster.
 
     Args:
-        cluster_B: the expert of each image's class, on the CPU.
-        generator: of the CPU.
+        cluster_B: expert of each image's class, on the CPU.
+        num_experts: E.
+        generator: random generator of the CPU.
 
     Returns:
         ``image_P`` and ``expert_P``: image ``image_P[p]`` goes to expert ``expert_P[p]``. The first B pairs are each

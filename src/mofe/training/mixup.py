@@ -1,10 +1,10 @@
-"""Dynamic-β Mixup (Eq. 11-14): the better a class is already known, the less its images are blended.
+"""Dynamic-β Mixup (Eq. 11-14): the better a class is classified, the less its images are blended.
 
     λ ~ Beta(σ, σ),  σ = 1 − w·s,  λ̂ = max(λ, 1 − λ),  x̂ = λ̂ x_i + (1 − λ̂) x_j  with  y_j ≠ y_i
 
-s is the accuracy of the class of x_i on the validation split. σ = 1 draws λ uniformly, so a class not known at all is
-blended half and half as often as not at all; a small σ draws λ near 0 or 1, so a class that is known is left alone.
-Folded at ½, so that x_i, whose expert the image goes to, is never the smaller part.
+s is the accuracy of the class of x_i on the validation split. σ = 1 (accuracy 0) draws λ uniformly. A small σ (high
+accuracy) draws λ near 0 or 1, so images of that class hardly change. λ is folded at ½, so that x_i is always the larger
+part of the blended image, because the image goes to the expert of x_i.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from torch import Tensor
 from mofe.errors import MofeError
 
 LEAST_SIGMA = 0.05
-"""At w = 1 and s = 1 σ would be 0, where there is no Beta distribution; at 0.05 λ̂ is 1 but for a few images in 100."""
+"""Lower limit of σ, because the Beta distribution needs σ > 0; at 0.05, λ̂ is 1 for all but a few images in 100."""
 
 
 class Mixed(NamedTuple):
-    """A blended batch: image b is ``lam[b]`` of class ``labels_a[b]``, the rest of ``labels_b[b]``."""
+    """A blended batch: a share ``lam[b]`` of image b is of class ``labels_a[b]``, the rest of ``labels_b[b]``."""
 
     images: Tensor
     labels_a: Tensor
@@ -30,13 +30,16 @@ class Mixed(NamedTuple):
 
 
 class DynamicBetaMixup:
-    """Blends each image with one of another class of the batch; one λ̂ an image.
+    """Blends each image of a batch with an image of another class; λ̂ is drawn for each image.
 
     Args:
         num_classes: C.
-        scale: w in [0, 1]; 0 keeps σ = 1 for every class and always.
-        generator: source of randomness; a fresh one if None.
-        fold: False blends with λ itself, in [0, 1], as the authors' code does.
+        scale: w in [0, 1]; with 0, σ is 1 for every class.
+        generator: random generator; a new one if None.
+        fold: False uses λ in [0, 1] instead of λ̂, as the authors' code does.
+
+    Raises:
+        MofeError: ``scale`` is not in [0, 1].
     """
 
     def __init__(
@@ -60,14 +63,14 @@ class DynamicBetaMixup:
         return torch.from_numpy(np.maximum(lam_B, 1 - lam_B) if self.fold else lam_B).float()
 
     def partners(self, labels_B: Tensor) -> Tensor:
-        """For each image the position of one of another class, uniformly; its own where the batch has no other."""
+        """Draw for each image the position of an image of another class; its own if the batch has only one class."""
         labels = labels_B.cpu().numpy()
         order = np.argsort(labels, kind="stable")
         first = np.searchsorted(labels[order], labels, "left")
         size = np.searchsorted(labels[order], labels, "right") - first
         others = len(labels) - size
         pick = (self.generator.random(len(labels)) * others).astype(np.int64)
-        pick += np.where(pick >= first, size, 0)  # step over the block of the image's own class
+        pick += np.where(pick >= first, size, 0)  # skip the block of the image's own class
         return torch.from_numpy(np.where(others > 0, order[pick % len(labels)], np.arange(len(labels))))
 
     def __call__(self, images: Tensor, labels_B: Tensor) -> Mixed:

@@ -1,7 +1,7 @@
-"""What the pods of a TrainJob do: told in the log of the pod that watches, and remembered if it is a reason.
+"""Watches the pods of a TrainJob: prints their states and the first node's log, and records why a node failed.
 
-A container that fails is started again in its pod, a few times, before the job fails; then Kubernetes deletes the pods.
-So a reason is noted when it is seen.
+Kubernetes restarts a failed container a few times in its pod. Then the job fails, and Kubernetes deletes the pods. So a
+reason must be recorded as soon as it is seen.
 """
 
 import sys
@@ -13,78 +13,79 @@ from mofe.training.distributed import LOST_PEER
 
 
 def pods_of(pods: Any, namespace: str, job: str) -> list[Any]:
-    """The pods of a job, by the API's client."""
+    """List the pods of a job by the client ``pods`` of Kubernetes' API."""
     return list(pods.list_namespaced_pod(namespace, label_selector=f"jobset.sigs.k8s.io/jobset-name={job}").items)
 
 
 class NodeWatch:
-    """The nodes of one job."""
+    """Watches the nodes of one job."""
 
     def __init__(self, pods: Any, namespace: str, job: str):
         self.pods = pods
         self.namespace = namespace
         self.job = job
         self.reasons: list[str] = []
-        self.told: set[tuple[str, str]] = set()
-        self.ended: set[tuple[str, int]] = set()
-        self.heard: tuple[str, int] | None = None
-        self.voice: threading.Thread | None = None
+        self.printed: set[tuple[str, str]] = set()
+        self.recorded: set[tuple[str, int]] = set()
+        self.followed: tuple[str, int] | None = None
+        self.follower: threading.Thread | None = None
 
-    def look(self) -> None:
-        """Tell what is new of every node, and repeat what the first one prints."""
+    def report(self) -> None:
+        """Print what is new for every node, record failures, and follow the first node's log."""
         nodes = pods_of(self.pods, self.namespace, self.job)
         for pod in nodes:
-            for waits in _waits(pod):
-                self._tell(_number(pod), waits)
-            if _has_ended(pod):
-                self._note(pod, _restarts(pod))
+            for reason in _waiting_reasons(pod):
+                self._print_once(_number(pod), reason)
+            if _has_failed(pod):
+                self._record_failure(pod, _restarts(pod))
             elif _restarts(pod):
-                self._note(pod, _restarts(pod) - 1, previous=True)
+                self._record_failure(pod, _restarts(pod) - 1, previous=True)
         for pod in nodes:
-            speaks = (pod.metadata.name, _restarts(pod))
-            if _number(pod) == "0" and pod.status.phase != "Pending" and speaks != self.heard and not self._is_heard():
-                self._tell("0", pod.status.phase.lower())
-                self.heard = speaks
-                self.voice = threading.Thread(target=self._repeat, args=(pod.metadata.name,), daemon=True)
-                self.voice.start()
+            attempt = (pod.metadata.name, _restarts(pod))
+            is_new = attempt != self.followed and not self._is_following()
+            if _number(pod) == "0" and pod.status.phase != "Pending" and is_new:
+                self._print_once("0", pod.status.phase.lower())
+                self.followed = attempt
+                self.follower = threading.Thread(target=self._follow, args=(pod.metadata.name,), daemon=True)
+                self.follower.start()
 
-    def hear_out(self, seconds: float) -> None:
-        """Let the first node finish what it says."""
-        if self.voice:
-            self.voice.join(timeout=seconds)
+    def finish_log(self, seconds: float) -> None:
+        """Wait until the first node's log is printed, at most so many seconds."""
+        if self.follower:
+            self.follower.join(timeout=seconds)
 
     def reason(self) -> str:
-        """Why a node failed last, in its own words; not that it lost one that had failed before; "" if unknown."""
+        """The node's message of the last failure; failures caused by another node count last; "" if unknown."""
         own = [reason for reason in self.reasons if not LOST_PEER.search(reason)]
         return next(iter([*own[-1:], *self.reasons[-1:]]), "")
 
-    def _is_heard(self) -> bool:
-        return self.voice is not None and self.voice.is_alive()
+    def _is_following(self) -> bool:
+        return self.follower is not None and self.follower.is_alive()
 
-    def _tell(self, node: str, what: str) -> None:
-        if (node, what) not in self.told:
-            self.told.add((node, what))
-            print(f"node {node}: {what}", flush=True)
+    def _print_once(self, node: str, state: str) -> None:
+        if (node, state) not in self.printed:
+            self.printed.add((node, state))
+            print(f"node {node}: {state}", flush=True)
 
-    def _note(self, pod: Any, tried: int, previous: bool = False) -> None:
-        if (pod.metadata.name, tried) in self.ended:
+    def _record_failure(self, pod: Any, attempt: int, previous: bool = False) -> None:
+        if (pod.metadata.name, attempt) in self.recorded:
             return
         try:
             log = self.pods.read_namespaced_pod_log(
                 pod.metadata.name, self.namespace, container="node", previous=previous, tail_lines=200
             )
         except Exception as error:
-            if getattr(error, "status", None) not in (400, 404):  # not gone: perhaps at the next look
+            if getattr(error, "status", None) not in (400, 404):  # the log still exists: the next call may read it
                 return
             log = ""
-        self.ended.add((pod.metadata.name, tried))
-        why = _last_words(log)
+        self.recorded.add((pod.metadata.name, attempt))
+        why = _failure_message(log)
         if why:
             self.reasons.append(why)
         print(f"node {_number(pod)} failed{': ' * bool(why)}{why}", flush=True)
 
-    def _repeat(self, pod: str) -> None:
-        """Print what a node prints, as long as it does."""
+    def _follow(self, pod: str) -> None:
+        """Print a node's log until it ends."""
         try:
             log = self.pods.read_namespaced_pod_log(
                 pod, self.namespace, container="node", follow=True, _preload_content=False
@@ -92,16 +93,16 @@ class NodeWatch:
             for piece in log.stream():
                 sys.stdout.write(piece.decode(errors="replace"))
                 sys.stdout.flush()
-        except Exception as error:  # the log is for people; the job says how it ended
-            print(f"no more of the first node's log: {server_message(error)}", flush=True)
+        except Exception as error:  # the job's state does not depend on the log
+            print(f"the first node's log cannot be read further: {server_message(error)}", flush=True)
 
 
-def _last_words(log: str) -> str:
-    """Why a node ended: its own message, or its last line, unless torchrun's report of its processes stands there."""
+def _failure_message(log: str) -> str:
+    """The last message of mofe in a log, or else its last line; "" if the log ends with torchrun's own report."""
     lines = [line for line in log.splitlines() if line.strip()]
-    said = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
-    if said:
-        return said[-1]
+    messages = [line.removeprefix("mofe: ") for line in lines if line.startswith("mofe: ")]
+    if messages:
+        return messages[-1]
     return lines[-1] if lines and "ChildFailedError" not in log else ""
 
 
@@ -110,7 +111,7 @@ def _number(pod: Any) -> str:
 
 
 def _container(pod: Any) -> Any:
-    """What Kubernetes says of the container in which the node runs, if anything yet."""
+    """Status of the container in which the node runs; None if Kubernetes does not report it yet."""
     return next((c for c in pod.status.container_statuses or [] if c.name == "node"), None)
 
 
@@ -119,8 +120,8 @@ def _restarts(pod: Any) -> int:
     return int(container.restart_count or 0) if container else 0
 
 
-def _has_ended(pod: Any) -> bool:
-    """Whether the container failed and was not started again, or not yet."""
+def _has_failed(pod: Any) -> bool:
+    """Whether the container failed and does not run again."""
     if pod.status.phase == "Failed":
         return True
     container = _container(pod)
@@ -130,8 +131,8 @@ def _has_ended(pod: Any) -> bool:
     return bool(ended and ended.exit_code)
 
 
-def _waits(pod: Any) -> list[str]:
-    """Why a pod has no place yet, or its container does not run, as Kubernetes says it."""
+def _waiting_reasons(pod: Any) -> list[str]:
+    """Kubernetes' reasons why a pod is not scheduled, or its container does not run, yet."""
     unscheduled = [
         condition.message
         for condition in pod.status.conditions or []

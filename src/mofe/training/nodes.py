@@ -1,13 +1,12 @@
-"""Training on several nodes of a cluster: the same stage under torchrun on each, as a TrainJob of Kubeflow Trainer.
+"""Training on several nodes of a cluster: a TrainJob of Kubeflow Trainer runs the stage under torchrun on each node.
 
-The pod of finetune becomes the one that watches. It starts pods like itself (image, Secrets, where they may run),
-prints what the first of them prints, and ends as they end: finished, or failed with their reason. It deletes the
-TrainJob at the end, and the TrainJob belongs to the pod, with which Kubernetes deletes it. A pod that was killed stays
-in Kubernetes' books for a while, and so may its TrainJob: the job of one model always has one name, so the next try
-finds what the last one left, and lets it end first.
+The pod of finetune only watches. It starts pods like itself (image, Secrets, placement), prints the log of the first
+node, and then finishes, or fails with the nodes' reason. The pod deletes the TrainJob at the end. It also owns the
+TrainJob, so Kubernetes deletes the job together with the pod. After a kill, pod and TrainJob can remain for a while. A
+model's job always has the same name, so the next try finds the remaining job and first waits until it is deleted.
 
-The nodes share no disk, so what they read and write is in an object store: where Kubeflow keeps the artifacts that it
-shows this pod under ``/s3/…``, ``/minio/…`` or ``/gcs/…``.
+The nodes share no disk, so their inputs and outputs must be in an object store. This pod sees Kubeflow's artifact store
+under ``/s3/…``, ``/minio/…`` or ``/gcs/…``.
 """
 
 import hashlib
@@ -30,30 +29,30 @@ from mofe.training.node_watch import NodeWatch, pods_of
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"
-"""What Kubeflow Trainer runs torchrun with."""
+"""Name of Kubeflow Trainer's runtime that runs torchrun."""
 MOUNTS = {"/s3/": "s3://", "/minio/": "s3://", "/gcs/": "gs://"}
-"""Where Kubeflow shows artifacts to a pod, and where they are; MinIO speaks S3."""
+"""Folders under which a pod sees Kubeflow's artifacts, and the schemes of their URIs; MinIO uses S3's protocol."""
 INPUTS, OUTPUTS = ("images", "features", "partition"), ("model", "history")
-HANDED_ON = re.compile(r"(MLFLOW|MOFE)_|KFP_RUN_ID$")
-"""Variables that say what run this is. Those from Secrets and ConfigMaps are handed on by reference."""
+COPIED_VARIABLES = re.compile(r"(MLFLOW|MOFE)_|KFP_RUN_ID$")
+"""Environment variables whose values the nodes get. Variables from Secrets and ConfigMaps are passed by reference."""
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 POLL_INTERVAL = 10.0
-"""Seconds between two looks at the job."""
+"""Seconds between two requests for the job's state."""
 MAX_MISSES = 30
-"""Looks in a row that may fail."""
+"""Number of these requests in a row that may fail."""
 
 
 def train_on_nodes(arguments: Mapping[str, Any], num_nodes: int, resources: Mapping[str, Any]) -> None:
-    """Run the stage finetune on several nodes, and be there when it is done.
+    """Run the stage finetune on several nodes, and wait until it is done.
 
     Args:
-        arguments: of the stage.
-        num_nodes: how many pods train together.
-        resources: what each requests instead of what this pod does, for example ``{"nvidia.com/gpu": 8}``.
+        arguments: arguments of the stage.
+        num_nodes: number of pods that train together.
+        resources: requests of each pod that differ from those of this pod, for example ``{"nvidia.com/gpu": 8}``.
 
     Raises:
-        MofeError: this is no pod of a cluster with Kubeflow Trainer, it may not start the job, its data is not in an
-            object store, or the training failed.
+        MofeError: this is not a pod of a cluster with Kubeflow Trainer, the pod may not create the job, its data is not
+            in an object store, or the training failed.
     """
     places = {name: object_uri(name, arguments[name]) for name in (*INPUTS, *OUTPUTS)}
     if arguments["checkpoints"]:
@@ -69,14 +68,18 @@ def train_on_nodes(arguments: Mapping[str, Any], num_nodes: int, resources: Mapp
 
 
 def object_uri(name: str, place: str) -> str:
-    """Where every node finds what this pod sees at ``place``."""
+    """The URI at which every node finds the content of ``place``.
+
+    Raises:
+        MofeError: ``place`` is on this pod's disk.
+    """
     for mount, scheme in MOUNTS.items():
         if place.startswith(mount):
             return scheme + place.removeprefix(mount)
     if locations.is_local(locations.resolve(place)):
         raise MofeError(
-            f"{name} is at {place}, where other nodes cannot read or write: num_nodes > 1 needs an object store "
-            "(s3://…, gs://…) for it, or num_nodes=1"
+            f"{name} is at {place}, where other nodes cannot read or write: use an object store (s3://…, gs://…), or "
+            "num_nodes=1"
         )
     return place
 
@@ -84,13 +87,13 @@ def object_uri(name: str, place: str) -> str:
 def train_job(
     pod: Mapping[str, Any], arguments: Mapping[str, Any], num_nodes: int, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The TrainJob whose nodes are like a pod, as Kubernetes takes it.
+    """The Kubernetes object of a TrainJob whose nodes are copies of a pod.
 
     Args:
-        pod: as Kubernetes gives it; its container ``main`` is the pattern.
-        arguments: of the stage.
-        num_nodes: pods.
-        resources: put over those of the pattern.
+        pod: the pod as a Kubernetes object; the nodes copy its container ``main``.
+        arguments: arguments of the stage.
+        num_nodes: number of pods.
+        resources: requests that override those of the container.
     """
     meta, main = pod["metadata"], _main_container(pod)
     labels = {k: v for k, v in meta.get("labels", {}).items() if k == "pipeline/runid"}
@@ -120,22 +123,22 @@ def _main_container(pod: Mapping[str, Any]) -> dict[str, Any]:
 def _trainer(
     main: Mapping[str, Any], arguments: Mapping[str, Any], num_nodes: int, resources: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What every node runs, and what it requests."""
-    has_gpus = any("gpu" in name.lower() for name in resources["limits"])  # as Trainer tells them
+    """The image, command and resources of every node."""
+    has_gpus = any("gpu" in name.lower() for name in resources["limits"])  # Trainer recognises GPUs by this word
     return {
         "image": main["image"],
         "command": ["torchrun", "-m", "mofe", "stage", "finetune"],
         "args": _options(arguments),
         "env": list(_variables(main.get("env", []))),
         "numNodes": num_nodes,
-        # a process for each GPU, which is the runtime's default, but not one for each CPU where it sees none
+        # the runtime's default is one process per GPU; without GPUs it would be one per CPU
         **({} if has_gpus else {"numProcPerNode": 1}),
         "resourcesPerNode": resources,
     }
 
 
 def _runtime_patch(pod: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    """What makes the nodes pods like this one: where they may run, as whom, with what shared memory."""
+    """The settings that a node copies from this pod: placement, service account, security context, shared memory."""
     spec = pod["spec"]
     volumes = [v for v in spec.get("volumes", []) if v.get("emptyDir", {}).get("medium") == "Memory"]
     shared = {volume["name"] for volume in volumes}
@@ -153,7 +156,7 @@ def _runtime_patch(pod: Mapping[str, Any], labels: Mapping[str, str]) -> dict[st
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:
-    """The stage's arguments as ``mofe stage finetune`` takes them."""
+    """Convert the stage's arguments to options of ``mofe stage finetune``."""
     options: list[str] = []
     for name, value in arguments.items():
         option = name.replace("_", "-")
@@ -165,31 +168,31 @@ def _options(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _variables(env: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What the nodes get of a pod's variables: Secrets by reference, and what run they belong to."""
+    """The environment variables of the nodes: references to Secrets and ConfigMaps, and :data:`COPIED_VARIABLES`."""
     for variable in env:
         source = variable.get("valueFrom", {})
         if "secretKeyRef" in source or "configMapKeyRef" in source:
             yield variable
-        elif HANDED_ON.match(variable["name"]) and variable["name"] in os.environ:
+        elif COPIED_VARIABLES.match(variable["name"]) and variable["name"] in os.environ:
             yield {"name": variable["name"], "value": os.environ[variable["name"]]}
 
 
-def _resources(own: Mapping[str, Any], instead: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _resources(own: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     requests, limits = dict(own.get("requests", {})), dict(own.get("limits", {}))
-    for name, value in instead.items():
+    for name, value in overrides.items():
         amount = f"{value:g}" if isinstance(value, float) else str(value)
         requests[name] = amount
         if name != "cpu" or name in limits:
             limits[name] = amount
-    return {"requests": _some(requests), "limits": _some(limits)}
+    return {"requests": _without_zeros(requests), "limits": _without_zeros(limits)}
 
 
-def _some(amounts: Mapping[str, Any]) -> dict[str, str]:
+def _without_zeros(amounts: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(amount) for name, amount in amounts.items() if str(amount) != "0"}
 
 
 class Cluster:
-    """What is asked of Kubernetes: this pod, one TrainJob, what its pods print."""
+    """The requests to Kubernetes: read this pod, run one TrainJob, read its pods' logs."""
 
     def __init__(self) -> None:
         from kubernetes import client, config
@@ -203,29 +206,29 @@ class Cluster:
                 self.namespace = config.list_kube_config_contexts()[1]["context"].get("namespace", "default")
         except config.ConfigException as error:
             raise MofeError(
-                "num_nodes > 1 needs a pod of a Kubernetes cluster with Kubeflow Trainer, and this is none: num_nodes=1"
+                "num_nodes > 1 needs a pod of a Kubernetes cluster with Kubeflow Trainer: run it there, or num_nodes=1"
             ) from error
         self.jobs = client.CustomObjectsApi()
         self.pods = client.CoreV1Api()
 
     def own_pod(self) -> dict[str, Any]:
-        """This pod, as Kubernetes writes it."""
+        """Read this pod as a Kubernetes object."""
         name = os.environ.get("KFP_POD_NAME") or os.environ.get("HOSTNAME", "")
         try:
             answer = self.pods.read_namespaced_pod(name, self.namespace, _preload_content=False)
-        except Exception as error:  # of the API, of the connection
+        except Exception as error:  # the API and the connection raise different types
             raise MofeError(self._explain_refusal("read its own pod", error)) from error
         pod: dict[str, Any] = json.loads(answer.data)
         return pod
 
     @contextmanager
     def running(self, job: dict[str, Any]) -> Iterator[str]:
-        """The job's name; when the block ends, by whatever, the job is deleted with its pods."""
+        """Create the job and yield its name; at the end of the block, also after an error, delete it with its pods."""
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             name = job["metadata"]["name"]
             if not self._create(job):
-                self._create_after_the_last(job)
+                self._replace(job)
             print(f"TrainJob {name}: {job['spec']['trainer']['numNodes']} nodes", flush=True)
             try:
                 yield name
@@ -235,29 +238,31 @@ class Cluster:
             signal.signal(signal.SIGTERM, before)
 
     def wait_for(self, name: str, num_nodes: int) -> None:
-        """Return when the job is complete; print what its first node prints, and what keeps others.
+        """Wait until the job is complete; print its first node's log, and why other nodes wait.
 
         Raises:
-            MofeError: it failed, was deleted, or cannot be seen any more.
+            MofeError: the job failed or was deleted, or Kubernetes cannot be reached any more.
         """
         misses = 0
         nodes = NodeWatch(self.pods, self.namespace, name)
         while True:
             try:
                 job = self.jobs.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
-                nodes.look()
+                nodes.report()
                 misses = 0
-            except Exception as error:  # of the API, of the connection
+            except Exception as error:  # the API and the connection raise different types
                 misses += 1
                 if getattr(error, "status", None) == 404:
                     raise MofeError(f"the TrainJob {name} was deleted while it ran") from error
                 if misses >= MAX_MISSES:
-                    raise MofeError(f"lost sight of the TrainJob {name}: {server_message(error)}") from error
+                    raise MofeError(
+                        f"the state of the TrainJob {name} cannot be read: {server_message(error)}; try again later"
+                    ) from error
                 time.sleep(POLL_INTERVAL)
                 continue
             conditions = {c["type"]: c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"}
             if "Failed" in conditions or "Complete" in conditions:
-                nodes.hear_out(POLL_INTERVAL)
+                nodes.finish_log(POLL_INTERVAL)
                 if "Failed" in conditions:
                     raise MofeError(
                         f"training on {num_nodes} nodes failed: {nodes.reason() or conditions['Failed']['message']}"
@@ -266,7 +271,7 @@ class Cluster:
             time.sleep(POLL_INTERVAL)
 
     def _create(self, job: dict[str, Any]) -> bool:
-        """Whether there was no job of that name yet."""
+        """Create the job; False if there already is a job of that name."""
         try:
             self.jobs.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, job)
         except Exception as error:
@@ -275,18 +280,19 @@ class Cluster:
             raise MofeError(self._explain_refusal("create a TrainJob", error)) from error
         return True
 
-    def _create_after_the_last(self, job: dict[str, Any]) -> None:
+    def _replace(self, job: dict[str, Any]) -> None:
+        """Delete the job that an earlier try left, wait until its pods are gone, and create the new one."""
         name = job["metadata"]["name"]
-        print(f"an earlier try left the TrainJob {name}: waiting for its end", flush=True)
+        print(f"an earlier try left the TrainJob {name}: deleting it", flush=True)
         self._delete(name)
         for _ in range(MAX_MISSES):
             left = True
-            with suppress(Exception):  # of the API, of the connection
+            with suppress(Exception):  # the API and the connection raise different types
                 left = bool(pods_of(self.pods, self.namespace, name))
             if not left and self._create(job):
                 return
             time.sleep(POLL_INTERVAL)
-        raise MofeError(f"the TrainJob {name} of an earlier try does not end: delete it, and try again")
+        raise MofeError(f"the TrainJob {name} of an earlier try cannot be deleted: delete it, and try again")
 
     def _delete(self, name: str) -> None:
         try:
@@ -301,8 +307,8 @@ class Cluster:
         status = getattr(error, "status", None)
         if status == 403:
             return (
-                f"this pod's service account may not {what} in the namespace {self.namespace}: give it that right (the "
-                "chart does with trainer.enabled=true), or num_nodes=1"
+                f"this pod's service account may not {what} in the namespace {self.namespace}: grant it this right "
+                "(trainer.enabled=true in the chart), or num_nodes=1"
             )
         if status == 404 and "TrainJob" in what:
             return "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1"

@@ -1,4 +1,4 @@
-"""AdamW with layer-wise learning rates, and the cosine that they follow (Appendix A.1 of the paper)."""
+"""Parameter groups with layer-wise learning rates for AdamW, and the cosine schedule (Appendix A.1 of the paper)."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from mofe.models.mofe import MoFE
 def parameter_groups(model: MoFE, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group, with ``lr_scale`` = layer_decay^(layers above it).
 
-    timm groups the parameters, by :meth:`MoFE.group_matcher`. Vectors (biases, norms, LayerScale) and what the
-    backbone's ``no_weight_decay`` lists are not decayed.
+    timm groups the parameters by :meth:`MoFE.group_matcher`. Vectors (biases, norms, LayerScale) and the parameters in
+    the backbone's ``no_weight_decay`` are not decayed.
     """
     return param_groups_layer_decay(model, weight_decay, model.no_weight_decay(), layer_decay=layer_decay)
 
@@ -24,7 +24,7 @@ def probe_groups(model: MoFE, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, least: float) -> float:
-    """Linear warm-up from 0 to ``peak``, then half a cosine down to ``least`` at the last step."""
+    """Learning rate of a step: linear warm-up from 0 to ``peak``, then half a cosine to ``least`` at the last step."""
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
@@ -32,13 +32,13 @@ def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float, l
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group ``rate`` times its ``lr_scale``."""
+    """Set the learning rate of every group to ``rate`` times its ``lr_scale``."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def layer_rates(model: MoFE, optimiser: torch.optim.Optimizer) -> dict[str, float]:
-    """The rate that each layer has now, from the input up; one entry if no layer's rate is scaled."""
+    """Current learning rate of each layer, from the input up; one entry if no layer's rate is scaled."""
     rate_of = {group["lr_scale"]: group["lr"] for group in optimiser.param_groups}
     rates = [rate_of[scale] for scale in sorted(rate_of)]
     if len(rates) == 1:

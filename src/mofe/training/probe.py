@@ -1,7 +1,7 @@
-"""The linear probe: router and heads learn before anything else moves.
+"""The linear probe: trains the router and the heads while the rest of the model is frozen.
 
-While the backbone is frozen and the experts are exact copies, the inputs of the router and of every head are the
-features that the extract stage stored. So the probe reads those, and an epoch over ImageNet takes seconds, not hours.
+At that time the experts are exact copies. So the inputs of the router and of every head are the features that extract
+stored. The probe reads these features, so an epoch over ImageNet takes seconds, not hours.
 """
 
 import numpy as np
@@ -21,15 +21,16 @@ from mofe.training.step import Pairs, losses_of
 def linear_probe(
     model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, labels_N: Tensor, rows_M: Tensor, recipe: Recipe
 ) -> None:
-    """Train the router on z⁰ and the heads on F⁰, in place; every other parameter stays as it is.
+    """Train the router on z⁰ and the heads on F⁰, in place; all other parameters stay unchanged.
 
     Args:
         model: an untrained MoFE, on any device.
-        trunk_ND: class embeddings that enter the MoFE layer, on the CPU; a batch at a time becomes float32.
-        embedding_ND: final class embeddings.
-        labels_N: classes.
-        rows_M: which of the N images to learn from.
-        recipe: its ``probe_epochs``, ``probe_learning_rate``, ``micro_batch_size``, ``weight_decay`` and ``seed``.
+        trunk_ND: class embeddings z⁰ that enter the MoFE layer, on the CPU; each batch is converted to float32.
+        embedding_ND: final class embeddings F⁰.
+        labels_N: class of each image.
+        rows_M: rows of the training images among the N.
+        recipe: parameters of training; the probe uses ``probe_epochs``, ``probe_learning_rate``,
+            ``micro_batch_size``, ``weight_decay``, ``regulariser``, ``negative_weight`` and ``seed``.
 
     Raises:
         MofeError: the loss is not finite.
@@ -75,7 +76,7 @@ def linear_probe(
 def predict_from_features(
     model: MoFE, trunk_ND: Tensor, embedding_ND: Tensor, rows_M: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted class and expert (M,) of some images by an untrained or merely probed model, from stored features."""
+    """Predict class and expert (M,) of the images ``rows_M`` from stored features, by a model before fine-tuning."""
     predicted, routed = [], []
     device = model.router.weight.device
     for rows_B in rows_M.split(4096):

@@ -1,4 +1,4 @@
-"""One forward pass of training: images and labels in, the parts of the loss out."""
+"""One forward pass of training: computes the parts of the loss from images and labels."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class Losses(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """P pairs of an image and an expert that has embedded it."""
+    """P pairs of an image and an expert, with the expert's embedding of the image."""
 
     embedding_PD: Tensor
     image_P: Tensor
@@ -42,10 +42,10 @@ def losses_of(
     weight: float,
     negative_weight: float = 1.0,
 ) -> Losses:
-    """The losses of a batch whose pairs (image, expert) have been embedded.
+    """Compute the losses of a batch from the embeddings of its pairs.
 
-    Tensors are on the model's device; ``image_P`` and ``expert_P`` may be on the CPU, and then the host does not wait
-    for the device.
+    Tensors are on the model's device. ``image_P`` and ``expert_P`` may be on the CPU; then the host does not wait for
+    the device.
     """
     embedding_PD = pairs.embedding_PD
     _, a_B, b_B, lam_B = batch
@@ -70,14 +70,15 @@ def losses_of(
 
 
 class TrainingStep(nn.Module):
-    """The model with its losses as one module, which is what a gradient reducer wants to wrap.
+    """The model and its losses as one module, because DistributedDataParallel wraps one module.
 
     Args:
         model: the MoFE to train.
         regulariser: ``none``, ``l2`` (mean squared norm of the final class embedding) or ``label-smoothing``.
-        weight: of the regulariser; for label smoothing, the share of the target that is spread.
-        negative_weight: of the images of other clusters in the expert loss; 1 in the paper, 0.1 in the authors' code.
-        compiled: compile the trunk, where nearly all time is spent; the first batch takes 20 s longer then.
+        weight: weight of the regulariser; for label smoothing, the share of the target that is spread.
+        negative_weight: weight of images of other clusters in the expert loss; 1 in the paper, 0.1 in the authors'
+            code.
+        compiled: whether to compile the trunk, which takes nearly all the time; the first batch then takes 20 s longer.
     """
 
     def __init__(
@@ -85,14 +86,14 @@ class TrainingStep(nn.Module):
     ):
         super().__init__()
         self.model = model
-        # as one: blocks that drop paths at rates of their own would be compiled one by one
+        # the trunk as a whole: blocks differ in their drop-path rate, so each would be compiled separately
         self.tokens = torch.compile(model.tokens) if compiled else model.tokens
         self.regulariser = regulariser
         self.weight = weight
         self.negative_weight = negative_weight
 
     def forward(self, batch: Mixed, image_P: Tensor, expert_P: Tensor) -> Losses:
-        """Losses of a batch, of which image ``image_P[p]`` is shown to expert ``expert_P[p]``; the pairs on the CPU."""
+        """Losses of a batch; image ``image_P[p]`` goes through expert ``expert_P[p]``, both on the CPU."""
         model = self.model
         tokens_BTD = self.tokens(batch.images)
         router_outputs = model.router_outputs(tokens_BTD[:, 0])

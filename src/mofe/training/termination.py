@@ -1,4 +1,4 @@
-"""A node that is taken away says so with SIGTERM, some seconds before; a training uses them to write a checkpoint."""
+"""Handling of SIGTERM, which a node sends some seconds before it stops: time enough to write a checkpoint."""
 
 import signal
 import threading
@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 STATUS = 128 + signal.SIGTERM
-"""Exit status of a process that ended so: a failure to Kubernetes, which tries again."""
+"""Exit status after SIGTERM; it counts as a failure, so Kubernetes tries again."""
 
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """While it lasts, SIGTERM does not end the process; what it yields says whether one has come."""
+    """Keep SIGTERM from ending the process in the block; yields a function that says whether the signal has come."""
     came = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
         came.set()
 
-    if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield came.is_set
         return
     before = signal.signal(signal.SIGTERM, note)
