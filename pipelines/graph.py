@@ -19,10 +19,10 @@ from components.texts import texts
 from mofe.artifacts.recipe import KEYWORDS
 from mofe.runners.pipeline_spec import FIND_IN_CACHE
 from pipelines.placement import Pool, on_accelerator, on_cpu
-from pipelines.shards import extracted, scored
+from pipelines.shards import extract_features, score_set
 
 
-def prepared(ood: Any, images_per_class: Any, max_rejected: Any, credentials: Any) -> dsl.PipelineTask:
+def prepare_set(ood: Any, images_per_class: Any, max_rejected: Any, credentials: Any) -> dsl.PipelineTask:
     """Add the task that prepares one OOD set; ``ood`` is the item of a loop."""
     task = prepare(
         source=ood.uri,
@@ -44,13 +44,13 @@ def prepare_ood(
     credentials: str,
 ):
     with dsl.ParallelFor(ood_data) as ood:
-        prepared(ood, images_per_class, max_rejected, credentials).set_display_name("prepare OOD set")
+        prepare_set(ood, images_per_class, max_rejected, credentials).set_display_name("prepare OOD set")
 
 
 class Prepared(NamedTuple):
     """Outputs of the first half: image sets, features of the training images, texts of the classes.
 
-    ``ood_data`` lists the OOD sets, and ``ood_options`` are the other arguments of :func:`prepared` for each.
+    ``ood_data`` lists the OOD sets, and ``ood_options`` are the other arguments of :func:`prepare_set` for each.
     """
 
     train: Any
@@ -126,7 +126,7 @@ def features_of(
         "credentials": pool.credentials,
     }
     ood = prepare_ood(ood_data=digests.outputs["ood_data"], **ood_options).set_display_name("prepare OOD sets")
-    features = extracted(
+    features = extract_features(
         pool,
         accelerators,
         shards,
@@ -210,10 +210,10 @@ def detector_of(
     )
     on_accelerator(detector, pool, accelerators)
     scoring = {"detector": detector.outputs["detector"], **inference}
-    id_scores = scored(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
+    id_scores = score_set(pool, accelerators, shards, images=data.test, **scoring).set_display_name("score test")
     with dsl.ParallelFor(data.ood_data, name="score OOD sets") as ood:
-        images = prepared(ood, **data.ood_options).set_display_name(FIND_IN_CACHE).outputs["images"]
-        ood_scores = scored(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
+        images = prepare_set(ood, **data.ood_options).set_display_name(FIND_IN_CACHE).outputs["images"]
+        ood_scores = score_set(pool, accelerators, shards, images=images, **scoring).set_display_name("score OOD set")
     report = evaluate(
         id_scores=id_scores.output,
         ood_scores=dsl.Collected(ood_scores.output),

@@ -44,7 +44,7 @@ def on_cpu(task: dsl.PipelineTask, credentials: Any, *, cpu: str = "1", memory: 
     """Place a task that needs no accelerator. It requests ``cpu`` and ``memory``; its limit is twice the memory."""
     task.set_cpu_request(cpu).set_memory_request(memory)
     task.set_memory_limit(f"{2 * int(memory.removesuffix('Gi'))}Gi")
-    return _everywhere(task, credentials, tries=2, days=1)
+    return _set_common(task, credentials, tries=2, days=1)
 
 
 def on_accelerator(
@@ -68,10 +68,10 @@ def on_accelerator(
     kubernetes.add_toleration_json(task, pool.tolerations)
     # loader processes pass images through shared memory, and a pod has 64 MB of it by default
     kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")
-    return _everywhere(task, pool.credentials, tries, days)
+    return _set_common(task, pool.credentials, tries, days)
 
 
-def _everywhere(task: dsl.PipelineTask, credentials: Any, tries: int, days: int) -> dsl.PipelineTask:
+def _set_common(task: dsl.PipelineTask, credentials: Any, tries: int, days: int) -> dsl.PipelineTask:
     kubernetes.set_timeout(task, days * DAY)
     # Argo counts backoff_max_duration from the start of the first try, and then neither starts nor continues another:
     # it must be long enough for all tries

@@ -64,12 +64,12 @@ def table(parameters: dict[str, dict[str, Any]]) -> str:
     rows = ["| parameter | type | default | |", "|---|---|---|---|"]
     for name, parameter in parameters.items():
         kind, description = parameter["parameterType"], " ".join(parameter["description"].split())
-        default = f"`{written(parameter['defaultValue'], kind)}`" if "defaultValue" in parameter else "required"
+        default = f"`{format_default(parameter['defaultValue'], kind)}`" if "defaultValue" in parameter else "required"
         rows.append(f"| `{name}` | {TYPES[kind]} | {default} | {description} |")
     return "\n".join(rows)
 
 
-def written(default: Any, kind: str) -> str:
+def format_default(default: Any, kind: str) -> str:
     """Write a default as in a parameter file: the YAML holds the whole number 1 as 1.0."""
     text = json.dumps(default, ensure_ascii=False)
     return text if kind in ("NUMBER_DOUBLE", "STRING") else text.replace(".0", "")

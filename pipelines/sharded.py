@@ -19,8 +19,8 @@ COMPILED = Path(__file__).parent / "compiled" / "sharded.yaml"
     name="mofe-sharded",
     display_name="MoFE: in shards",
     description=(
-        f"{mofe.description} extract and score run as one task per shard of the images. The joined results equal those "
-        "without shards bit by bit."
+        f"{mofe.description} extract and score run as one task per shard of the images. The joined results are the "
+        "same, bit by bit, as without shards."
     ),
 )
 @takes(keywords_of(mofe.pipeline_func))

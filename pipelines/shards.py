@@ -93,14 +93,14 @@ def score_shards(
     return whole.output
 
 
-def extracted(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
+def extract_features(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
     """Add a task, or an inner pipeline, whose only output is the features; ``shards`` is None for one task."""
     if shards is None:
         return on_accelerator(extract(**inputs), pool, accelerators)
     return extract_shards(shards=shards, accelerators=accelerators, **pool._asdict(), **inputs)
 
 
-def scored(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
+def score_set(pool: Pool, accelerators: Any, shards: Any = None, **inputs: Any) -> dsl.PipelineTask:
     """Add a task, or an inner pipeline, whose only output is the scores of a set; ``shards`` is None for one task."""
     if shards is None:
         return on_accelerator(score(**inputs), pool, accelerators)

@@ -199,7 +199,10 @@ def test_a_password_in_a_uri_is_refused_and_not_shown(pipeline: str, place: str)
         ("detect --detector d x --batch-size 0", "mofe detect: batch_size = 0 must lie between 1 and 1048576"),
         ("detect --detector d x --neighbours -1", "neighbours = -1 must lie between 0 and 1000"),
         ("detect --detector d x --threshold tpr=7", "threshold = 'tpr=7' must be tpr=SHARE"),
-        ("detect --detector d x --threshold fpr=0.1", "threshold = 'fpr=0.1' must be tpr=SHARE or a number: fpr needs"),
+        (
+            "detect --detector d x --threshold fpr=0.1",
+            "threshold = 'fpr=0.1' must be tpr=SHARE or a number, because fpr=SHARE needs",
+        ),
         (
             "detect --detector d x --threshold fpr=1 --unknown y",
             "threshold = 'fpr=1' must be tpr=SHARE (more than 0, at most 1), fpr=SHARE (at",

@@ -141,7 +141,7 @@ class Recipe:
         return micro, per_process // micro
 
     def to_dict(self) -> dict[str, Any]:
-        """The parameters as plain JSON values."""
+        """Convert the parameters to plain JSON values."""
         return asdict(self)
 
 

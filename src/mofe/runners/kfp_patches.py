@@ -1,6 +1,6 @@
 """Replaces parts of kfp.local during a run, because kfp.local has no hooks.
 
-Each class and function here says what kfp 2.17 does and why it is replaced; :func:`patched` replaces them. kfp is
+Each class and function here says what kfp 2.17 does and why it is replaced; :func:`patch_kfp` replaces them. kfp is
 pinned to an exact version because of this. Importing this module imports kfp, which takes seconds.
 """
 
@@ -25,7 +25,7 @@ from mofe.runners.record import Rerun
 
 
 @contextmanager
-def patched(
+def patch_kfp(
     console: Console,
     stages: StageProcesses,
     parameters: dict[str, Any],

@@ -42,16 +42,16 @@ class Kubeflow:
             try:
                 return Client(self.host or None, existing_token=os.environ.get("KFP_TOKEN"))
             except Exception as error:
-                named = (
-                    f"Kubeflow at {self.host}"
-                    if self.host
-                    else "no --host was given, and Kubeflow at kubectl's current context"
-                )
-                raise MofeError(f"{named} cannot be reached: {server_message(error)}") from error
+                default = "no --host was given, and Kubeflow at kubectl's current context"
+                where = f"Kubeflow at {self.host}" if self.host else default
+                raise MofeError(f"{where} cannot be reached: {server_message(error)}") from error
 
     @contextmanager
     def access(self, refusal: str) -> Iterator[None]:
-        """Turn errors of the client, the API or the connection within the context into MofeError with ``refusal``."""
+        """Turn errors of the client, the API or the connection within the context into MofeError.
+
+        ``refusal`` says what Kubeflow did not do: the message is "Kubeflow at HOST refusal: reason".
+        """
         try:
             yield
         except Exception as error:

@@ -127,7 +127,7 @@ def _start(
         logs.mkdir(parents=True)
     (logs / PIPELINE).write_text(_text(spec), "utf-8")
     console = Console(logs, RunRecord(run_id, name, parameters, rerun.earlier.run if rerun else ""))
-    with _only_run_in(work), patch.dict(os.environ, _environment(work, logs, name)), warnings.catch_warnings():
+    with _lock_folder(work), patch.dict(os.environ, _environment(work, logs, name)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (logs / "kfp.log").open("w", encoding="utf-8") as chatter, _track(logs, console):
             try:
@@ -173,15 +173,15 @@ def _run(
 ) -> dict[str, Path]:
     from kfp import components, local
 
-    from mofe.runners.kfp_patches import patched
+    from mofe.runners.kfp_patches import patch_kfp
 
     where = local.SubprocessRunner(use_venv=False) if runner == "subprocess" else local.DockerRunner()
-    graph, never_cached = _for_this_machine(pipeline)
+    graph, never_cached = _adapt_to_this_machine(pipeline)
     stages = StageProcesses()
     with (
         redirect_stdout(chatter),
-        patched(console, stages, parameters, work, never_cached, rerun),
-        stages.ended_by_signals(),
+        patch_kfp(console, stages, parameters, work, never_cached, rerun),
+        stages.end_on_signals(),
     ):
         local.init(runner=where, pipeline_root=str(work / "artifacts"), enable_caching=True)
         loaded = components.load_component_from_text(_text([graph]))
@@ -192,7 +192,7 @@ def _run(
     return {name: Path(artifact.path) for name, artifact in outputs.items()}
 
 
-def _for_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+def _adapt_to_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """Prepare a graph for kfp.local; return it, and the stages that must never be taken from the cache.
 
     It removes retries, because a user at a terminal wants to see the first error. It enables the cache for every task,
@@ -242,7 +242,7 @@ def _track(logs: Path, console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _only_run_in(work: Path) -> Iterator[None]:
+def _lock_folder(work: Path) -> Iterator[None]:
     with (work / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

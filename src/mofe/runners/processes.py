@@ -74,7 +74,7 @@ class StageProcesses:
             self._running.remove(send)
 
     @contextmanager
-    def ended_by_signals(self) -> Iterator[None]:
+    def end_on_signals(self) -> Iterator[None]:
         """Within the context, SIGINT, SIGTERM and SIGHUP end the running stages, and then this process.
 
         A second signal ends the stages at once. Signals that this process ignores, for example by ``nohup``, remain

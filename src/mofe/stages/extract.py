@@ -58,7 +58,9 @@ def extract(
     with journal.stage_run("extract", {"backbone": backbone, "mofe_depth": mofe_depth}, label=label) as run:
         source = ImageShards(images)
         mine = images_of(shard, shards, len(source), batch_size)
-        spec = describe_backbone(backbone, _whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth)
+        spec = describe_backbone(
+            backbone, _restore_whole_numbers(backbone_args or {}), weights, weights_digest, mofe_depth
+        )
         model = create_pretrained(spec, source.info.classes)
         sums = ClassSums(len(source.info.classes), model.dim)
         tables = _embed(model, source, EmbedOptions(spec.preprocessing, batch_size, num_workers, precision), mine)
@@ -100,10 +102,10 @@ def _embed(model: MoFE, source: ImageShards, options: EmbedOptions, mine: range)
         yield pa.table(columns, schema=schema)
 
 
-def _whole_numbers(value: Any) -> Any:
+def _restore_whole_numbers(value: Any) -> Any:
     """Restore whole numbers and sort keys, because Kubeflow turns numbers into floats and reorders keys."""
     if isinstance(value, dict):
-        return {key: _whole_numbers(item) for key, item in sorted(value.items())}
+        return {key: _restore_whole_numbers(item) for key, item in sorted(value.items())}
     if isinstance(value, list):
-        return [_whole_numbers(item) for item in value]
+        return [_restore_whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

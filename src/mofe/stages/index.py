@@ -49,8 +49,9 @@ def index(
 ) -> None:
     """Build the detector: embed the training images, index them by expert, set thresholds.
 
-    The expert of an image's class embeds it. The validation images are not in the bank. They are routed and scored
-    like new images; their scores calibrate p-values and give the thresholds that keep 95 % of known images.
+    Each training image is embedded by the expert of its class. The validation images are not in the bank. They are
+    routed and scored like new images; their scores calibrate p-values and give the thresholds that keep 95 % of known
+    images.
 
     Args:
         images: training images written by prepare (path or URI).

@@ -22,8 +22,8 @@ def list_files(images: list[str], files: str, *, digest: str = "", shards: int =
     Args:
         images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
         files: path or URI of the folder to write the list to.
-        digest: digest of images and detector, made by fingerprint_batch. It is recorded, and Kubeflow's cache
-            compares it, for the later tasks of the shards too.
+        digest: digest of images and detector, made by fingerprint_batch. It is recorded, and when it changes,
+            Kubeflow's cache runs this stage and the shards again.
         shards: number of shards; fewer if there are fewer files.
 
     Returns:

@@ -8,7 +8,7 @@ from mofe.tracking import journal
 
 
 def merge_features(parts: list[str], features: str) -> None:
-    """Join the features that extract wrote for each shard; the result equals that of one extract bit by bit.
+    """Join the features that extract wrote for each shard. The result is the same, bit by bit, as without shards.
 
     Args:
         parts: parts of a feature set written by extract (paths or URIs), in any order.

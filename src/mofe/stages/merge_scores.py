@@ -17,7 +17,7 @@ SEEN = ("label", "predicted", "knn")
 
 
 def merge_scores(parts: list[str], scores: str) -> None:
-    """Join the scores that score wrote for each shard; the result equals that of one score bit by bit.
+    """Join the scores that score wrote for each shard. The result is the same, bit by bit, as without shards.
 
     Args:
         parts: parts of a score table written by score (paths or URIs), in any order.

@@ -159,8 +159,8 @@ def _check_finite(found: _Found, source: ImageShards, mine: range) -> None:
         if bad.size:
             image = source.image(mine[bad[0]])[1]
             raise MofeError(
-                f"{source.info.name}: the score {name} of {image} and of {bad.size - 1} other images is not finite: "
-                "train again with a lower learning_rate or precision=fp32"
+                f"{source.info.name}: the score {name} is not finite for {bad.size} images, the first is {image}: try "
+                "precision=fp32, or train again with a lower learning_rate"
             )
 
 

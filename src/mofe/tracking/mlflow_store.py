@@ -52,7 +52,7 @@ class Store:
     def __init__(self) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
-        with _one_at_a_time():
+        with _lock_database():
             self.client = MlflowClient()
             self.client.search_experiments(max_results=1)  # makes the tables of a new database
 
@@ -67,7 +67,7 @@ class Store:
         """
         if start["joined"]:
             return str(self.client.get_run(start["joined"]).info.run_id), ""
-        with _one_at_a_time():
+        with _lock_database():
             found = self.client.get_experiment_by_name(start["experiment"])
             experiment = (
                 found.experiment_id
@@ -122,7 +122,7 @@ class Store:
         place: dict[str, Any] = {
             "artifacts" if here else "model_config": {"detector": path.path if here else str(path)}
         }
-        with _patient():
+        with _allow_minutes():
             mlflow.set_experiment(experiment_id=experiment)  # MLflow makes a model there, not in the run's experiment
             Model.log(
                 None,  # a path that MLflow 3 ignores
@@ -218,7 +218,7 @@ def _file_of(module: str) -> Path:
 
 
 @contextmanager
-def _patient() -> Iterator[None]:
+def _allow_minutes() -> Iterator[None]:
     """Allow the server minutes for an answer, because it answers after it has stored a file."""
     quick = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"
@@ -242,7 +242,7 @@ def _beside_store() -> str | None:
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def _lock_database() -> Iterator[None]:
     """Lock a local database, because two processes must not create its tables at the same time."""
     if not _is_database():
         yield
