@@ -83,7 +83,7 @@ def write_tars(folder: Path, to: Path, each: int) -> list[str]:
 def loaders(
     work: Path, size: tuple[int, int], count: int, side: int, training: bool = True
 ) -> tuple[dict[str, Callable[[], None]], Any]:
-    """Functions that load one shuffled epoch of the same files with the same crops, one per loader; and our loader."""
+    """One function per loader that loads a shuffled epoch of the same files; and a factory of ours for other places."""
     import datasets
     import webdataset
     from torchvision.datasets import ImageFolder

@@ -76,13 +76,13 @@ def in_batches(score: Callable[..., Any], batch: int, *arrays: np.ndarray) -> Ca
 def products(banks: list[torch.Tensor], queries_BD: np.ndarray, routes_B: np.ndarray, batch: int) -> Callable[[], None]:
     """A function that computes only the matrix products that every exact search inside the experts needs."""
     chunks = [slice(start, start + batch) for start in range(0, len(queries_BD), batch)]
-    asked = [
+    by_chunk = [
         [torch.from_numpy(unit(queries_BD[chunk][routes_B[chunk] == e])) for e in range(EXPERTS)] for chunk in chunks
     ]
     nothing = torch.zeros(max(map(len, banks)))
 
     def work() -> None:
-        for by_expert in asked:
+        for by_expert in by_chunk:
             for z_BD, own_ND in zip(by_expert, banks, strict=True):
                 _product(z_BD, own_ND, nothing[: len(own_ND)])
 

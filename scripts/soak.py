@@ -161,7 +161,7 @@ def soak(options: argparse.Namespace, folder: Path) -> bool:
     slope = np.polyfit(late_S[:, 0], late_S[:, 1], 1)[0] * 3600 if len(late_S) > 2 else float("nan")
     p50, p95, p99 = (1000 * np.percentile(clients.seconds, [50, 95, 99])).tolist()
     lines = {
-        "time": f"{track[-1][0] / 60:.1f} min, {options.clients} clients, {IMAGES_A_REQUEST} images a request",
+        "time": f"{track[-1][0] / 60:.1f} min, {options.clients} clients, {IMAGES_A_REQUEST} images per request",
         "answers": ", ".join(f"{name} × {count}" for name, count in sorted(clients.outcomes.items())),
         "wrong": str(len(clients.wrong)) + (f", the first: {clients.wrong[0]}" if clients.wrong else ""),
         "server": "alive at the end" if alive else "DEAD",

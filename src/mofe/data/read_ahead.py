@@ -1,4 +1,4 @@
-"""Images read and converted by threads, a little ahead of whoever takes them, in order."""
+"""Images read and converted by threads, in order and a little ahead of the caller."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

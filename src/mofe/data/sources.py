@@ -1,7 +1,7 @@
 """Labelled images at any URI: class folders, tar archives, Hugging Face style Parquet, or a CSV manifest.
 
 The content at the URI decides which of the four it is. Images are read on demand, so a source of any size takes
-constant memory (a folder or manifest takes that of its list of names; archives take four bytes an image).
+constant memory, except a list of names for a folder or manifest, and four bytes per image for archives.
 """
 
 import csv

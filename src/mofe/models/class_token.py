@@ -7,7 +7,7 @@ and the one weighted sum in place of every token:
     q_h · k_t = q_h · W_k (γ x̂_t + β) + … = (γ W_kᵀ q_h) · x̂_t + a term that is the same for all t
     Σ_t a_t v_t = W_v (γ Σ_t a_t x̂_t + β) + b_v
 
-So the block costs (20 + 4 H) D² + 4 T H D operations an image in place of 24 T D² + 4 T² D, which is negligible. (Each
+So the block costs (20 + 4 H) D² + 4 T H D operations per image instead of 24 T D² + 4 T² D, which is negligible. (Each
 of the H heads is multiplied with the whole of W_k and W_v.)
 
 Axes: B images, P image–expert pairs sorted by expert, T tokens, D features, H heads, E experts.
@@ -57,7 +57,7 @@ def class_token_after(
         blocks_E: last block of every expert, for which :func:`is_known` is True.
         tokens_BTD: tokens that enter the block.
         groups: pairs of each expert.
-        image_P: image of each pair; None if there is one pair an image, in the order of the groups.
+        image_P: image of each pair; None if there is one pair per image, in the order of the groups.
     """
     one = blocks_E[0]  # for the layers without weights
     x_BTD = layer_norm(tokens_BTD, tokens_BTD.shape[-1:], eps=one.norm1.eps).to(_precision(tokens_BTD))

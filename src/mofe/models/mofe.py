@@ -10,7 +10,7 @@ Routing is by image: all tokens of an image go to its experts. Images are sorted
 weights are applied to one contiguous batch. An untrained MoFE gives the pre-trained backbone's embedding, whatever the
 route.
 
-Axes: B images, T tokens, D features, E experts, S chosen experts an image (top-k), P image–expert pairs, C classes,
+Axes: B images, T tokens, D features, E experts, S chosen experts per image (top-k), P image–expert pairs, C classes,
 K = C + 1 ("others" last).
 """
 
@@ -49,9 +49,9 @@ class MoFE(nn.Module):
         backbone: a timm vision transformer with class token; it is copied, not changed.
         partition: expert of each class.
         depth: M, the number of last blocks that become experts.
-        top_k: number of experts an image is sent to; their outputs are weighted by renormalised router probabilities.
-        router: ``cluster`` has one output an expert (the paper's); ``class`` has one output a class, and sends an image
-            to the expert of the likeliest class (the authors' code's).
+        top_k: number of experts per image; their outputs are weighted by renormalised router probabilities.
+        router: ``cluster`` has one output per expert (as in the paper); ``class`` has one output per class, and sends
+            an image to the expert of the most likely class (as in the authors' code).
 
     With one expert there are no "others": the model is the backbone with a plain linear head.
     """
@@ -132,7 +132,7 @@ class MoFE(nn.Module):
         return {f"trunk.{name}" for name in self.trunk.no_weight_decay()}
 
     def compile_trunk(self) -> None:
-        """Compile the trunk's blocks, which take nearly all the time; one program for all takes a few seconds."""
+        """Compile the trunk's blocks, which take nearly all the time; they share one program, made in a few seconds."""
         for block in self.trunk.blocks:
             block.compile(dynamic=False)  # one program for each batch size, whatever sizes came before
 
@@ -141,14 +141,14 @@ class MoFE(nn.Module):
         return self.trunk.forward_features(images)
 
     def router_outputs(self, trunk_BD: Tensor) -> Tensor:
-        """The router's outputs for the class embeddings, one an expert or one a class, in float32."""
+        """The router's outputs for the class embeddings, one per expert or one per class, in float32."""
         with torch.autocast(trunk_BD.device.type, enabled=False):
             return self.router(trunk_BD.float())
 
     def route(self, trunk_BD: Tensor) -> Tensor:
         """Router logits (B, E) of the class embeddings, in float32 (Eq. 4).
 
-        With ``router="class"`` the logit of an expert is that of its likeliest class.
+        With ``router="class"`` the logit of an expert is that of its most likely class.
         """
         outputs = self.router_outputs(trunk_BD)
         if not self.routes_by_class:
@@ -157,7 +157,7 @@ class MoFE(nn.Module):
         return lowest_BE.scatter_reduce(1, self.expert_of_class_C.expand(len(outputs), -1), outputs, "amax")
 
     def gates(self, router_logits_BE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices (B, S) of the top-k experts, the likeliest first; the weights sum to 1 (Eq. 5)."""
+        """Weights and indices (B, S) of the top-k experts, the most likely first; the weights sum to 1 (Eq. 5)."""
         weights_BS, experts_BS = router_logits_BE.softmax(dim=1).topk(self.top_k, dim=1)
         return weights_BS / weights_BS.sum(dim=1, keepdim=True), experts_BS
 

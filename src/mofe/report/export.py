@@ -24,7 +24,7 @@ def as_csv(metrics: Metrics) -> str:
 
 
 def as_latex(metrics: Metrics) -> str:
-    """LaTeX table with a row a score: FPR95 and AUROC in percent by OOD set and average, best bold; needs booktabs."""
+    """LaTeX table, one row per score: FPR95 and AUROC in percent by OOD set and average, best bold; uses booktabs."""
     sets = list(dict.fromkeys(result.ood for result in metrics.results))
     by_score: dict[str, dict[str, Result]] = {}
     for result in metrics.results:
@@ -71,7 +71,7 @@ def tables_as_csv(tables: Sequence[ComparedTable]) -> str:
 
 
 def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
-    """LaTeX tabulars, one a table: mean ± standard deviation in percent, the paper's figures last; needs booktabs."""
+    """One LaTeX tabular per table: mean ± standard deviation in percent, the paper's figures last; uses booktabs."""
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\"

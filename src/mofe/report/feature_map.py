@@ -33,7 +33,7 @@ def project(embeddings_ND: np.ndarray) -> np.ndarray:
 
 
 def feature_map(spaces: Mapping[str, np.ndarray], experts_N: np.ndarray, sets_N: Sequence[str]) -> str:
-    """Draw one map a feature space: ID test images in the colour of their expert, OOD images as crosses.
+    """Draw one map per feature space: ID test images in the colour of their expert, OOD images as crosses.
 
     Args:
         spaces: embeddings (N, D) of the same images in each space, by title.

@@ -10,7 +10,7 @@ from mofe.report.figures import ID_COLOUR, INK, OOD_COLOURS, RULE, colour_of, ne
 
 
 def roc_plot(curves: Mapping[str, ROC], auroc: Mapping[str, float]) -> str:
-    """Draw ROC curves with ID positive, one line an OOD set, and the line at which 95 % of ID images are kept."""
+    """Draw ROC curves with ID positive, one line per OOD set, and the line at which 95 % of ID images are kept."""
     figure, (axes,) = new_axes(5.2, 4.6)
     colours = colour_of(list(curves))
     axes.plot([0, 1], [0, 1], color=RULE, lw=1)

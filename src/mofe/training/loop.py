@@ -184,21 +184,21 @@ class Trainer:
                 first, last = self._group_of(number)
                 if number < first + processes:
                     self.optimiser.zero_grad(set_to_none=True)
-                    of_step = np.zeros(3)
+                    step_losses = np.zeros(3)
                 ends_step = number + processes > last
                 rate = self._learning_rate(epoch, number)
                 share = (last - first + 1) // processes
                 with nullcontext() if ends_step else self._unsynchronised():
                     parts = self._backward(images, labels_B, epoch, number, share, rate)
-                of_step += parts * len(images)
+                step_losses += parts * len(images)
                 if ends_step:
-                    of_all, stop = self._finish_step(of_step, rate)
-                    sums += of_all
+                    all_losses, stop = self._finish_step(step_losses, rate)
+                    sums += all_losses
                     steps += 1
                     if stop or time.monotonic() - self.last_saved > 60 * CHECKPOINT_MINUTES:
                         self._save({"epoch": epoch, "step": steps, "sums": sums.tolist()})
                     if stop:
-                        print(f"stopped by SIGTERM in epoch {epoch}, after step {steps}: {self._next()}", flush=True)
+                        print(f"stopped by SIGTERM in epoch {epoch} after step {steps}: {self._advice()}", flush=True)
                         distributed.wait_for_all()  # torchrun terminates all processes when one exits
                         sys.exit(termination.STATUS)
                 bar.update(len(images) * processes)
@@ -209,13 +209,13 @@ class Trainer:
         set_learning_rate(self.optimiser, rate)  # a run that was resumed at the end of an epoch has not set it yet
         self._record(epoch, rate, sums / len(order), *self.predict_validation(), rate_of_images)
 
-    def _finish_step(self, of_step: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
+    def _finish_step(self, step_losses: np.ndarray, rate: float) -> tuple[np.ndarray, bool]:
         """Update the weights; return the losses of all processes, and whether any of them got SIGTERM."""
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm or float("inf"))
         set_learning_rate(self.optimiser, rate)
         self.optimiser.step()
-        of_all = distributed.all_reduce_sum(np.append(of_step, self.stop_requested()))
-        return of_all[:-1], bool(of_all[-1])
+        all_losses = distributed.all_reduce_sum(np.append(step_losses, self.stop_requested()))
+        return all_losses[:-1], bool(all_losses[-1])
 
     def _group_of(self, number: int) -> tuple[int, int]:
         """First and last micro-batch of the optimiser step to which micro-batch ``number`` belongs."""
@@ -324,8 +324,8 @@ class Trainer:
             sigma = self.recipe.mixup_sigma if self.recipe.mixup == "fixed" else 0.0
             self.mixup.sigma_C = np.full(len(accuracy_C), sigma)
 
-    def _next(self) -> str:
-        return "run the same command to resume" if self.checkpoints else "nothing is saved without checkpoints"
+    def _advice(self) -> str:
+        return "run the same command to resume" if self.checkpoints else "nothing was saved, as checkpoints is empty"
 
     def _save(self, progress: dict[str, Any]) -> None:
         if self.checkpoints is None or not distributed.is_first():

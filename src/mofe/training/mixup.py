@@ -57,7 +57,7 @@ class DynamicBetaMixup:
         self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
 
     def sample(self, labels_B: Tensor) -> Tensor:
-        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] if it is not folded."""
+        """Draw λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] with ``fold=False``."""
         sigma_B = self.sigma_C[labels_B.cpu().numpy()]
         lam_B = self.generator.beta(sigma_B, sigma_B)
         return torch.from_numpy(np.maximum(lam_B, 1 - lam_B) if self.fold else lam_B).float()

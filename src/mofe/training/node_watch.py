@@ -50,7 +50,7 @@ class NodeWatch:
                 self.follower.start()
 
     def finish_log(self, seconds: float) -> None:
-        """Wait until the first node's log is printed, at most so many seconds."""
+        """Wait until the first node's log is printed, for at most ``seconds``."""
         if self.follower:
             self.follower.join(timeout=seconds)
 
