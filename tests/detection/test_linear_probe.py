@@ -63,17 +63,18 @@ def test_of_a_large_class_some_images_take_part_and_of_a_small_one_all(
 
 
 def test_its_logits_are_those_of_a_regression_on_the_images_that_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images of the larger classes are copies of one, so that whichever 20 take part, the regression is the same."""
+    """The images of a larger class are copies of one, so that whichever 20 take part, the regression is the same."""
     monkeypatch.setattr(module, "MOST", 20)
-    ones, small = np.array([[0.0, 1, 5, -2], [3.0, 1, 4, 0]]), RNG.normal(size=(5, 4)) + 1
+    rng = np.random.default_rng(0)
+    ones, small = np.array([[0.0, 1, 5, -2], [3.0, 1, 4, 0]]), rng.normal(size=(5, 4)) + 1
     labels = np.repeat([0, 1, 2], [70, 5, 30])
     z = np.concatenate([np.repeat(ones[:1], 70, axis=0), small, np.repeat(ones[1:], 30, axis=0)])
     seen = np.concatenate([np.repeat(ones[:1], 20, axis=0), small, np.repeat(ones[1:], 20, axis=0)])
     mean, spread = seen.mean(axis=0), seen.std(axis=0)
     model = LogisticRegression(max_iter=200).fit((seen - mean) / spread, np.repeat([0, 1, 2], [20, 5, 20]))
-    mixed = RNG.permutation(105)
+    mixed = rng.permutation(105)
     weight, bias = linear_probe(z[mixed], labels[mixed])
-    images = RNG.normal(size=(50, 4))
+    images = rng.normal(size=(50, 4))
     logits = images @ weight.numpy().T + bias.numpy()
     np.testing.assert_allclose(logits, model.decision_function((images - mean) / spread), atol=1e-4)
 

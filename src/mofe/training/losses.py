@@ -69,7 +69,7 @@ def expert_targets(a_P: Tensor, b_P: Tensor, lam_P: Tensor, own_PQ: Tensor, smoo
     return targets_PQ * (1 - smoothing) + smoothing * own_PQ / own_PQ.sum(dim=1, keepdim=True)
 
 
-def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def pairs_with_negatives(cluster_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which images each expert is trained on: its own, and as many of other clusters, drawn at random (1 : 1).
 
     Fewer negatives only where the batch has fewer; an expert with no image of its own gets none.
@@ -84,7 +84,7 @@ def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.G
     """
     images = [torch.arange(len(cluster_B))]
     experts = [cluster_B]
-    for expert, size in enumerate(torch.bincount(cluster_B, minlength=num_experts).tolist()):
+    for expert, size in enumerate(torch.bincount(cluster_B).tolist()):
         if size == 0:
             continue
         foreign = torch.nonzero(cluster_B != expert)[:, 0]
