@@ -106,7 +106,7 @@ def work_of(
             if isinstance(model, Dense):
                 loss = nn.functional.cross_entropy(model.classify(tokens(batch.images)), batch.labels_a)
             else:
-                pairs = pairs_with_negatives(on_host_B, model.num_experts, generator)
+                pairs = pairs_with_negatives(on_host_B, generator)
                 loss = step(batch, *pairs).total
         loss.backward()
         optimiser.step()

@@ -18,14 +18,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mutmut.__main__ import cli
+from mutmut import __main__ as mutmut
 from mutmut.configuration import config
 from mutmut.mutation.data import SourceFileMutationData
 from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.state import state
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 from mutmut.utils.format_utils import get_module_from_key, orig_function_and_class_names_from_key
@@ -33,6 +35,7 @@ from mutmut.utils.format_utils import get_module_from_key, orig_function_and_cla
 ROOT = Path(__file__).parents[1]
 EXPLAINED = Path(__file__).with_name("equivalent_mutants.txt")
 LINE = re.compile(r"(?P<where>[\w.…]+): `(?P<original>.*)` -> `(?P<mutated>.*)`: (?P<reason>.+)")
+COLLECT_STATS = mutmut.collect_or_load_stats
 DEAD = ("killed", "timeout", "segfault")
 
 
@@ -50,6 +53,21 @@ def tests_of(files: list[str]) -> list[str]:
     packages = sorted({Path(file).parent.name for file in files})
     found = [test for package in packages for test in (f"tests/{package}", *more.get(package, []))]
     return [test for test in dict.fromkeys(found) if (ROOT / test).exists()]
+
+
+def collect_stats(*args: Any, **options: Any) -> None:
+    """Find the tests that reach each function, as mutmut does, and with one all tests that share a fixture with it.
+
+    mutmut sees which test a fixture of a module is set up for, not which others use it.
+    """
+    COLLECT_STATS(*args, **options)
+    tests_in: dict[str, set[str]] = defaultdict(set)
+    for test in state().duration_by_test:
+        tests_in[test.partition("::")[0]].add(test)
+    sharing = {file for file in tests_in if 'scope="module"' in (ROOT / file).read_text()}
+    for tests in state().tests_by_mangled_function_name.values():
+        for file in {test.partition("::")[0] for test in tests} & sharing:
+            tests |= tests_in[file]
 
 
 def explanations() -> list[re.Pattern[str]]:
@@ -113,7 +131,8 @@ def main() -> int:
     config().pytest_add_cli_args_test_selection = tests_of(files)
     if not args.list:
         shutil.rmtree(ROOT / "mutants", ignore_errors=True)
-        cli(["run", "--max-children", "1"], standalone_mode=False)
+        mutmut.collect_or_load_stats = collect_stats
+        mutmut.cli(["run", "--max-children", "1"], standalone_mode=False)
     counts: dict[str, Counter[str]] = {}
     left = list(survivors(counts))
     for line in left:

@@ -35,7 +35,7 @@ def batch_of(size: int) -> Mixed:
 
 def pairs_of(model: MoFE, batch: Mixed) -> tuple[torch.Tensor, torch.Tensor]:
     cluster_B = model.expert_of_class_C[batch.labels_a].cpu()
-    return pairs_with_negatives(cluster_B, model.num_experts, torch.Generator().manual_seed(1))
+    return pairs_with_negatives(cluster_B, torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("half", [False, True])

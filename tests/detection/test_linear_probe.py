@@ -63,19 +63,20 @@ def test_of_a_large_class_some_images_take_part_and_of_a_small_one_all(
 
 
 def test_its_logits_are_those_of_a_regression_on_the_images_that_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of a larger class are copies of one, so that whichever 20 take part, the regression is the same."""
     monkeypatch.setattr(module, "MOST", 20)
     rng = np.random.default_rng(0)
-    labels = rng.permutation(np.repeat([0, 1, 2], [70, 5, 30]))
-    z = rng.normal(size=(105, 4)) + labels[:, None]
-    order = np.random.default_rng(3).permutation(105)
-    chosen = np.sort(np.concatenate([order[labels[order] == c][:20] for c in range(3)]))
-    assert len(chosen) == 45
-    mean, spread = z[chosen].mean(axis=0), z[chosen].std(axis=0)
-    model = LogisticRegression(max_iter=200).fit((z[chosen] - mean) / spread, labels[chosen])
-    weight, bias = linear_probe(z, labels, seed=3)
-    np.testing.assert_allclose(
-        z @ weight.numpy().T + bias.numpy(), model.decision_function((z - mean) / spread), atol=1e-4
-    )
+    ones, small = np.array([[0.0, 1, 5, -2], [3.0, 1, 4, 0]]), rng.normal(size=(5, 4)) + 1
+    labels = np.repeat([0, 1, 2], [70, 5, 30])
+    z = np.concatenate([np.repeat(ones[:1], 70, axis=0), small, np.repeat(ones[1:], 30, axis=0)])
+    seen = np.concatenate([np.repeat(ones[:1], 20, axis=0), small, np.repeat(ones[1:], 20, axis=0)])
+    mean, spread = seen.mean(axis=0), seen.std(axis=0)
+    model = LogisticRegression(max_iter=200).fit((seen - mean) / spread, np.repeat([0, 1, 2], [20, 5, 20]))
+    mixed = rng.permutation(105)
+    weight, bias = linear_probe(z[mixed], labels[mixed])
+    images = rng.normal(size=(50, 4))
+    logits = images @ weight.numpy().T + bias.numpy()
+    np.testing.assert_allclose(logits, model.decision_function((images - mean) / spread), atol=1e-4)
 
 
 def test_where_no_seed_is_named_it_is_zero(

@@ -65,7 +65,26 @@ def test_where_the_likelihood_has_no_end() -> None:
     assert TemperatureScaling.fit(right, torch.arange(4)).temperature == 1e-4
     assert TemperatureScaling.fit(-right, torch.arange(4)).temperature == 1e4
     assert TemperatureScaling.fit(-1e-3 * right, torch.arange(4)).temperature == 1e4  # however little they say
-    assert TemperatureScaling.fit(right[:, :1], torch.zeros(4).long()).temperature == 1e-4  # one class
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        torch.zeros(4, 4),
+        torch.full((4, 4), -7.5),
+        torch.arange(4.0)[:, None].expand(4, 4),
+        torch.randn(4, 1),
+        torch.tensor([3.0, 3.0, 3.0, 3.0, -torch.inf]).expand(4, 5),
+    ],
+    ids=["zeros", "one number", "one number an image", "one class", "a masked class"],
+)
+def test_logits_that_say_nothing_are_left_as_they_are(logits: Tensor) -> None:
+    """Each temperature gives the same likelihood: 1 changes nothing."""
+    labels = torch.arange(4) % logits.shape[1]
+    assert TemperatureScaling.fit(logits, labels).temperature == 1
+    one_differs = torch.cat([logits, logits[:1] - torch.eye(logits.shape[1])[:1]])
+    if logits.shape[1] > 1:
+        assert TemperatureScaling.fit(one_differs, torch.cat([labels, labels[:1]])).temperature == 1e4
 
 
 @pytest.mark.parametrize(

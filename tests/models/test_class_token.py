@@ -1,14 +1,17 @@
 """The class token of the experts' last blocks by the short way, against timm's whole blocks in float64."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from timm.layers import DropPath
+from timm.layers import Attention, DropPath, GluMlp
 from timm.models.vision_transformer import Block, ParallelScalingBlock
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
+from mofe.models import class_token as module
 from mofe.models.class_token import class_token_after, is_known
 from mofe.models.groups import Groups
 
@@ -56,6 +59,32 @@ def test_it_is_that_of_the_whole_block_and_so_are_its_gradients(args: dict[str, 
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-9)
 
 
+@pytest.mark.parametrize("args", KINDS)
+def test_it_is_the_same_where_the_host_does_not_know_the_groups(args: dict[str, Any]) -> None:
+    """Up to the rounding of bfloat16, in which one kernel multiplies all groups."""
+    blocks = [block.float() for block in blocks_of(3, **args)]
+    tokens = torch.randn(5, 7, 24)
+    groups = Groups.of(EXPERT_P, 3, tokens.device, sized=False)
+    found = class_token_after(blocks, tokens, groups, IMAGE_P[groups.order_P])[groups.order_P.argsort()]
+    exact = by_the_short_way(blocks, tokens)
+    assert (found - exact).norm() < 0.05 * (exact - tokens[IMAGE_P, 0]).norm()
+
+
+def test_attention_runs_in_the_precision_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [block.float() for block in blocks_of(3)]
+    seen: list[list[torch.dtype]] = []
+
+    def attention(*tensors: Tensor, **options: Any) -> Tensor:
+        seen.append([tensor.dtype for tensor in tensors])
+        return scaled_dot_product_attention(*tensors, **options)
+
+    monkeypatch.setattr(module, "scaled_dot_product_attention", attention)
+    for precision in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            by_the_short_way(blocks, torch.randn(5, 7, 24))
+        assert seen.pop() == [precision] * 3
+
+
 def test_it_is_as_exact_as_the_whole_block_where_tokens_are_large_and_far_from_zero() -> None:
     blocks = blocks_of(1, qkv_bias=True)
     for parameter in (blocks[0].norm1.weight, blocks[0].norm1.bias):
@@ -96,7 +125,16 @@ def test_no_patch_meets_a_matrix_of_weights() -> None:
     assert whole.get_total_flops() > 10 * ours.get_total_flops()
 
 
-@pytest.mark.parametrize("args", [{"qk_norm": True}, {"attn_drop": 0.5}, {"norm_layer": nn.RMSNorm}])
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"qk_norm": True},
+        {"attn_drop": 0.5},
+        {"norm_layer": nn.RMSNorm},
+        {"norm_layer": partial(nn.LayerNorm, bias=False)},
+        {"norm_layer": partial(nn.LayerNorm, elementwise_affine=False)},
+    ],
+)
 def test_blocks_that_do_something_else_are_not_known(args: dict[str, Any]) -> None:
     assert not is_known(blocks_of(1, **args)[0])
 
@@ -106,3 +144,7 @@ def test_blocks_of_other_kinds_are_not_known() -> None:
     (gated,) = blocks_of(1)
     gated.attn.gate = nn.Linear(24, 24)
     assert not is_known(gated)
+    for part, other in (("attn", type("Attention", (Attention,), {})(24, 3)), ("mlp", GluMlp(24, 96))):
+        (block,) = blocks_of(1)
+        setattr(block, part, other)
+        assert not is_known(block), f"its {part} may do anything"

@@ -3,12 +3,15 @@
 import pytest
 import timm
 import torch
-from helpers import make_partition
+from helpers import TINY, make_partition
 from timm.models.vision_transformer import Block, ParallelScalingBlock, VisionTransformer
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mofe.errors import MofeError
 from mofe.models import MoFE
+from mofe.models import mofe as module
+from mofe.models.groups import Groups
 
 
 def shaken(model: MoFE) -> MoFE:
@@ -82,7 +85,9 @@ def test_one_expert_has_no_others_and_one_per_class_works(backbone: VisionTransf
     with torch.inference_mode():
         one = MoFE(backbone, make_partition([0, 0, 0])).eval()
         assert one.heads[0].out_features == 3
-        assert torch.isneginf(one(images).logits[:, -1]).all()
+        logits = one(images).logits
+        assert logits.shape == (4, 3 + 1)
+        assert torch.isneginf(logits[:, -1]).all()
         each = MoFE(backbone, make_partition([0, 1, 2])).eval()(images)
         assert torch.isfinite(each.logits[:, :-1]).sum(dim=1).tolist() == [1] * 4
 
@@ -228,6 +233,50 @@ def test_router_and_heads_are_computed_in_float32_whatever_the_rest(backbone: Vi
     torch.testing.assert_close(output.router_logits_BE, router, rtol=0, atol=1e-6)
     for logits, head in zip(output.logits, heads, strict=True):
         torch.testing.assert_close(logits[logits.isfinite()], head, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_the_heads_of_the_backbone_are_dropped(name: str) -> None:
+    backbone = timm.create_model(name, num_classes=5, **TINY)
+    assert any("head" in weight for weight in backbone.state_dict())
+    assert not any("head" in weight for weight in MoFE(backbone, make_partition([0, 1])).trunk.state_dict())
+
+
+def test_the_router_has_an_output_for_each_expert_or_for_each_class(backbone: VisionTransformer) -> None:
+    clusters = [2, 0, 1, 0, 2]
+    assert MoFE(backbone, make_partition(clusters)).router_output_of_class_C.tolist() == clusters
+    by_class = MoFE(backbone, make_partition(clusters), router="class")
+    assert by_class.router_output_of_class_C.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_last_block_costs_what_the_class_token_costs(backbone: VisionTransformer, depth: int) -> None:
+    """Fewer operations than attention's key and value weights on every token, on top of the blocks before the last."""
+    model, tokens = MoFE(backbone, make_partition([0, 1]), depth), torch.randn(4, 50, 24)
+    image_P, expert_P = torch.arange(4), torch.tensor([0, 1, 1, 0])
+    with FlopCounterMode(display=False) as short, torch.inference_mode():
+        model.run_experts(tokens, image_P, expert_P)
+    with FlopCounterMode(display=False) as before, torch.inference_mode():
+        for block in model.experts[0][:-1]:
+            block(tokens)
+    assert short.get_total_flops() - before.get_total_flops() < 4 * 2 * 50 * 2 * 24**2
+
+
+@pytest.mark.parametrize(("depth", "suits", "sized"), [(1, True, False), (1, False, True), (2, True, True)])
+def test_the_host_learns_the_sizes_of_the_groups_where_it_runs_whole_blocks_or_no_kernel_suits(
+    backbone: VisionTransformer, depth: int, suits: bool, sized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    of = Groups.of
+
+    def group(expert_P: Tensor, experts: int, device: torch.device, *, sized: bool = True) -> Groups:
+        asked.append(sized)
+        return of(expert_P, experts, device)
+
+    monkeypatch.setattr(module, "one_kernel_suits", lambda _: suits)
+    monkeypatch.setattr(Groups, "of", group)
+    MoFE(backbone, make_partition([0, 1]), depth)(torch.randn(3, 3, 16, 16))
+    assert asked == [sized]
 
 
 def test_whoever_keeps_the_trunks_embedding_does_not_keep_all_tokens(backbone: VisionTransformer) -> None:

@@ -48,6 +48,16 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path, depth: int, top_k: in
     assert not any(parameter.requires_grad for parameter in read.parameters())
 
 
+def test_the_backbones_own_weights_are_not_needed(tmp_path: Path) -> None:
+    """They may be gone, and the hub out of reach: the model's file holds all."""
+    model, config = written(tmp_path / "model")
+    missing = config.backbone.model_copy(update={"weights": str(tmp_path / "gone.safetensors")})
+    with writing.staged(tmp_path / "other") as place:
+        save_model(place, model, config.model_copy(update={"backbone": missing, "files": {}}))
+    read, _ = load_model(str(tmp_path / "other"))
+    assert all(torch.equal(w, model.state_dict()[name]) for name, w in read.state_dict().items())
+
+
 def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
     model, config = written(tmp_path / "model")
     for value in (torch.nan, torch.inf):

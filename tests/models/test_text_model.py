@@ -27,6 +27,32 @@ def test_the_activation_is_the_one_that_the_weights_were_trained_with(
     assert (asked["name"], asked["pretrained"], asked["force_quick_gelu"]) == ("ViT-B-16", tag, quick)
     assert asked["weights_only"] and asked["require_pretrained"] and asked["force_image_size"] == 224
     assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-B-61"])
+def test_a_model_without_weights_is_told_which_there_are(name: str) -> None:
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)[:5]) if name == "ViT-B-16" else "none"
+    with pytest.raises(MofeError, match=rf"'{name}' needs text_weights: .* it has {tags}$"):
+        load_text_model(name, "", 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "shown"),
+    [
+        ("hf-hub:someone/clip", "", "hf-hub:someone/clip"),
+        ("ViT-B-16", "openai", "ViT-B-16 with the weights openai"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_named(
+    name: str, tag: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create_model(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip, "create_model", create_model)
+    with pytest.raises(MofeError, match=f"^the text model {shown} cannot be loaded: no route to host; "):
+        load_text_model(name, tag, 224)
 
 
 def test_a_text_is_the_same_alone_and_among_many() -> None:

@@ -164,6 +164,14 @@ def test_checkpoints_of_a_model_that_was_written_are_for_another_try_of_the_same
     assert names(place) == ([] if forgotten else [END, "step-00001-0000000"])
 
 
+def test_a_note_that_is_no_text_is_not_of_this_run(place: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
+    (place / END).write_bytes(b"run-\xff")
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    forget_handed_on(place)
+    assert names(place) == []
+
+
 def test_checkpoints_of_a_training_that_did_not_end_are_never_forgotten(
     place: UPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ def test_expert_loss_with_others_and_soft_targets(backbone: VisionTransformer, s
     a = torch.tensor([0, 1, 2, 3, 4, 5, 0, 3])
     b = torch.tensor([1, 0, 0, 5, 2, 4, 2, 1])
     lam = torch.rand(8) / 2 + 0.5
-    image_P, expert_P = pairs_with_negatives(torch.tensor(CLUSTERS)[a], 3, torch.Generator().manual_seed(0))
+    image_P, expert_P = pairs_with_negatives(torch.tensor(CLUSTERS)[a], torch.Generator().manual_seed(0))
     embedding_PD = torch.randn(len(image_P), 24)
     batch = Mixed(torch.empty(8), a, b, lam)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_embedding_norm_is_the_mean_squared_norm() -> None:
 
 def test_every_expert_gets_its_own_and_as_many_others() -> None:
     cluster_B = torch.tensor([0, 0, 1, 0, 1, 1, 3, 0])  # expert 2 has none
-    image_P, expert_P = pairs_with_negatives(cluster_B, 4, torch.Generator().manual_seed(1))
+    image_P, expert_P = pairs_with_negatives(cluster_B, torch.Generator().manual_seed(1))
     assert image_P[:8].tolist() == list(range(8))
     assert expert_P[:8].tolist() == cluster_B.tolist()
     for expert in range(4):
@@ -121,10 +121,10 @@ def test_every_expert_gets_its_own_and_as_many_others() -> None:
 
 
 def test_negatives_are_fewer_only_where_the_batch_has_fewer() -> None:
-    image_P, expert_P = pairs_with_negatives(torch.tensor([0, 0, 0, 1]), 2, torch.Generator())
+    image_P, expert_P = pairs_with_negatives(torch.tensor([0, 0, 0, 1]), torch.Generator())
     assert ((expert_P == 0) & (image_P == 3)).sum() == 1
     assert (expert_P == 0).sum() == 4
-    alone, experts = pairs_with_negatives(torch.tensor([1, 1]), 2, torch.Generator())
+    alone, experts = pairs_with_negatives(torch.tensor([1, 1]), torch.Generator())
     assert (alone.tolist(), experts.tolist()) == ([0, 1], [1, 1])
 
 
@@ -133,7 +133,7 @@ def test_negatives_are_drawn_from_everywhere() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = set()
     for _ in range(400):
-        image_P, expert_P = pairs_with_negatives(cluster_B, 2, generator)
+        image_P, expert_P = pairs_with_negatives(cluster_B, generator)
         drawn |= {i for i, e in zip(image_P.tolist(), expert_P.tolist(), strict=True) if e == 0}
     assert drawn == set(range(21))
 
@@ -159,7 +159,7 @@ def test_negatives_count_by_their_weight(backbone: VisionTransformer) -> None:
 
 
 def pairs_of(labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return pairs_with_negatives(torch.tensor(CLUSTERS)[labels_B], 3, torch.Generator().manual_seed(0))
+    return pairs_with_negatives(torch.tensor(CLUSTERS)[labels_B], torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -181,6 +181,7 @@ def test_an_expert_without_an_image_gets_no_gradient(backbone: VisionTransformer
 def test_a_compiled_step_is_the_same_step(backbone: VisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the graph, without the minute
     model = MoFE(backbone, make_partition(CLUSTERS))
+    assert TrainingStep(model, "none", 0.0).tokens == model.tokens, "it is not compiled unless asked"
     a, b = torch.tensor([0, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 0, 5, 2, 4])
     batch = Mixed(torch.randn(6, 3, 16, 16), a, b, torch.full((6,), 0.7))
     found = []
@@ -217,7 +218,7 @@ def test_router_targets_of_a_class_router_stand_at_the_classes() -> None:
 def test_negatives_are_drawn_by_the_given_generator_alone() -> None:
     cluster_B = torch.arange(40) % 3
     state = torch.get_rng_state()
-    first, second, other = (pairs_with_negatives(cluster_B, 3, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2))
+    first, second, other = (pairs_with_negatives(cluster_B, torch.Generator().manual_seed(s))[0] for s in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)

@@ -21,7 +21,7 @@ from mofe.detection.nnguide import NNGuide
 from mofe.detection.scores import energy, generalised_entropy, max_logit, msp, negative_entropy
 from mofe.detection.stored import as_fields, fields_as_tensors
 from mofe.detection.subspace import Residual, ViM
-from mofe.detection.temperature import HIGHEST, LOWEST, TemperatureScaling
+from mofe.detection.temperature import HIGHEST, LOWEST, NEUTRAL, TemperatureScaling
 from mofe.errors import MofeError
 
 FITTED: dict[str, Any] = {
@@ -164,7 +164,7 @@ class Suite:
 
 def _temperature(logits_MC: Tensor, labels_M: Tensor) -> TemperatureScaling:
     fitted = TemperatureScaling.fit(logits_MC, labels_M)
-    if fitted.temperature in (LOWEST, HIGHEST):
+    if fitted.temperature in (LOWEST, NEUTRAL, HIGHEST):
         raise MofeError(
             "there is no best temperature: every held-out image is right, or the logits carry no information"
         )

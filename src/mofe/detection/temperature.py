@@ -11,7 +11,8 @@ from mofe.detection.inputs import check_labels
 from mofe.detection.scores import msp
 from mofe.errors import MofeError
 
-LOWEST, HIGHEST = 1e-4, 1e4
+LOWEST, NEUTRAL, HIGHEST = 1e-4, 1.0, 1e4
+"""The temperatures that stand for one that the images do not decide."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class TemperatureScaling:
     def fit(cls, logits_NC: Tensor, labels_N: Tensor) -> Self:
         """Fit on held-out images of known classes.
 
-        If the likelihood has no maximum, T is 1e-4 (every image is right) or 1e4 (the logits carry no information).
+        If the likelihood has no maximum, T is 1e-4 (every image is right) or 1e4 (the logits carry no information). If
+        it is the same at every T, because the logits of each image are equal, T is 1.
 
         Raises:
             MofeError: there is no image, a label is invalid, or an image's logit of its own class is not finite.
@@ -44,6 +46,8 @@ class TemperatureScaling:
                 "temperature makes that class likely: leave them out"
             )
         lead_NC = logits_NC - own_N1
+        if not lead_NC[lead_NC.isfinite()].any():
+            return cls(NEUTRAL)
 
         def slope(inverse: float) -> float:
             """Slope of the negative log-likelihood in 1 / T: the mean lead over the own class under the softmax."""

@@ -33,7 +33,7 @@ def describe_backbone(
     if not 1 <= depth < blocks:
         raise MofeError(f"mofe_depth = {depth} must lie between 1 and {blocks - 1}: {name} has {blocks} blocks")
     config = resolve_model_data_config(model)
-    height, width = model.patch_embed.img_size or config["input_size"][1:]
+    height, width = model.patch_embed.img_size
     if height != width:
         raise MofeError(f"backbone {name} takes images of {height} × {width}; only square ones are supported")
     preprocessing = Preprocessing(
@@ -88,7 +88,7 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
                 f"{spec.weights_sha256}. Restore the earlier weights, or run again from extract"
             )
         try:
-            state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
+            state = checkpoint_filter_fn(load_state_dict(str(file), weights_only=True), model)
             model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
         except Exception as error:  # torch, safetensors and timm raise different types
             reason = in_one_line(error)

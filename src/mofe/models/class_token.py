@@ -108,7 +108,7 @@ def _linear(groups: Groups, x_PD: Tensor, layers_E: Sequence[Any]) -> Tensor:
 def _normalise(groups: Groups, x_PD: Tensor, norms_E: Sequence[Any]) -> Tensor:
     if isinstance(norms_E[0], nn.Identity):
         return x_PD
-    normed_PD = layer_norm(x_PD, x_PD.shape[-1:], eps=norms_E[0].eps)
+    normed_PD = layer_norm(x_PD, norms_E[0].normalized_shape, eps=norms_E[0].eps)
     return groups.affine(normed_PD, [norm.weight for norm in norms_E], [norm.bias for norm in norms_E])
 
 

@@ -233,11 +233,11 @@ class MoFE(nn.Module):
             weights_BS, experts_BS = self.gates(router_logits_BE)
         else:
             experts_BS = expert_B[:, None]
-            weights_BS = torch.ones_like(experts_BS, dtype=torch.float32)
+            weights_BS = torch.ones_like(experts_BS)
         batch, chosen = experts_BS.shape
         image_P = torch.arange(batch, device=images.device).repeat_interleave(chosen)
         output_PD = self.run_experts(tokens_BTD, image_P, experts_BS.reshape(-1))
-        mixed_BD = (weights_BS[..., None].to(output_PD.dtype) * output_PD.view(batch, chosen, self.dim)).sum(dim=1)
+        mixed_BD = (weights_BS[..., None] * output_PD.view(batch, chosen, self.dim)).sum(dim=1)
         embedding_BD = self.norm(mixed_BD)
         top_B = experts_BS[:, 0]
         return MoFEOutput(router_logits_BE, top_B, embedding_BD, self.classify(embedding_BD, top_B), trunk_BD)

@@ -240,7 +240,7 @@ class Trainer:
             batch = Mixed(images, labels_B, labels_B, torch.ones(len(labels_B)))
         else:
             batch = self.mixup(images, labels_B)
-        image_P, expert_P = pairs_with_negatives(self.clusters_C[labels_B], self.model.num_experts, generator)
+        image_P, expert_P = pairs_with_negatives(self.clusters_C[labels_B], generator)
         return Mixed(*(to_device(t, self.device) for t in batch)), image_P, expert_P
 
     def _unsynchronised(self) -> AbstractContextManager[None]:

@@ -70,14 +70,13 @@ def expert_targets(a_P: Tensor, b_P: Tensor, lam_P: Tensor, own_PQ: Tensor, smoo
     return targets_PQ * (1 - smoothing) + smoothing * own_PQ / own_PQ.sum(dim=1, keepdim=True)
 
 
-def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def pairs_with_negatives(cluster_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Choose each expert's training images: its own, and equally many of other clusters, drawn at random (1 : 1).
 
     An expert gets fewer negatives if the batch has fewer, and no images if none is of its cluster.
 
     Args:
         cluster_B: expert of each image's class, on the CPU.
-        num_experts: E.
         generator: random generator of the CPU.
 
     Returns:
@@ -86,7 +85,7 @@ def pairs_with_negatives(cluster_B: Tensor, num_experts: int, generator: torch.G
     """
     images = [torch.arange(len(cluster_B))]
     experts = [cluster_B]
-    for expert, size in enumerate(torch.bincount(cluster_B, minlength=num_experts).tolist()):
+    for expert, size in enumerate(torch.bincount(cluster_B).tolist()):
         if size == 0:
             continue
         foreign = torch.nonzero(cluster_B != expert)[:, 0]

@@ -48,7 +48,7 @@ def linear_probe(
             for rows_B in order_M[: len(order_M) // size * size].split(size):
                 labels_B = labels_N[rows_B].to(device)
                 z_BD, f_BD = (of_ND[rows_B].to(device).float() for of_ND in (trunk_ND, embedding_ND))
-                pairs = pairs_with_negatives(model.expert_of_class_C[labels_B].cpu(), model.num_experts, generator)
+                pairs = pairs_with_negatives(model.expert_of_class_C[labels_B].cpu(), generator)
                 image_P, expert_P = (t.to(device) for t in pairs)
                 batch = Mixed(z_BD, labels_B, labels_B, torch.ones(len(rows_B), device=device))
                 losses = losses_of(
@@ -56,7 +56,7 @@ def linear_probe(
                     model.router_outputs(z_BD),
                     Pairs(f_BD[image_P], image_P, expert_P),
                     batch,
-                    regulariser=recipe.regulariser if recipe.regulariser == "label-smoothing" else "none",
+                    regulariser=recipe.regulariser,  # the norm of these embeddings is a constant
                     weight=recipe.regulariser_weight,
                     negative_weight=recipe.negative_weight,
                 )
