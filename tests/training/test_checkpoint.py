@@ -168,7 +168,7 @@ def test_a_note_that_is_no_text_is_not_of_this_run(place: UPath, monkeypatch: py
     save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
     (place / END).write_bytes(b"run-\xff")
     monkeypatch.setenv("KFP_RUN_ID", "run-1")
-    forget_handed_on(place)
+    remove_if_model_written(place)
     assert names(place) == []
 
 
