@@ -17,6 +17,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mofe.data.formats import HEAD, format_of
 from mofe.data.images import decode
 
 SIDE = 16
@@ -40,6 +41,8 @@ class Looks(NamedTuple):
     """Mean colours of 8 × 8 parts, 192 bytes."""
     size: tuple[int, int]
     """Width and height in pixels, upright."""
+    format: str
+    """Format of the file, such as JPEG."""
 
 
 def looks_of(content: bytes) -> Looks:
@@ -51,13 +54,7 @@ def looks_of(content: bytes) -> Looks:
     image = decode(content)
     bits = imagehash.phash(image, hash_size=SIDE).hash
     grid = np.asarray(image.resize((8, 8), Image.Resampling.BOX))
-    return Looks(hashlib.sha256(content).digest(), np.packbits(bits.ravel()), grid.ravel(), image.size)
-
-
-def same_files(looks: Sequence[Looks]) -> np.ndarray:
-    """Number of the file that each of N images is, (N,): equal for images of the same bytes."""
-    numbers: dict[bytes, int] = {}
-    return np.array([numbers.setdefault(look.digest, len(numbers)) for look in looks], int)
+    return Looks(hashlib.sha256(content).digest(), np.packbits(bits.ravel()), grid.ravel(), image.size, format_of(content[:HEAD]))
 
 
 def same_pictures(looks: Sequence[Looks]) -> np.ndarray:
