@@ -23,7 +23,8 @@ def detect(
 ) -> None:
     """Ask a trained detector about images: what each shows, and whether it is like anything that was taught.
 
-    A file that is no readable image is reported and skipped, one of --unknown too. Exit status: 0 if every image is
+    A file that is no readable image is reported and skipped, one of --unknown too; text files and the like that a
+    folder brings along are only reported. Exit status: 0 if every image is
     known, 3 if some are unknown, 4 if some files could not be read, 1 after any other error.
 
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
@@ -74,5 +75,6 @@ def detect(
             predictions.write(readable, stream, format)
     else:
         predictions.write(readable, sys.stdout.buffer, format)
-    print(", ".join(f"{count} {kind}" for kind, count in counts.totals().items()), file=sys.stderr)
+    passed = {"passed over": counts.passed_over} if counts.passed_over else {}
+    print(", ".join(f"{count} {kind}" for kind, count in {**counts.totals(), **passed}.items()), file=sys.stderr)
     sys.exit(4 if counts.unreadable else 3 if counts.unknown else 0)

@@ -49,15 +49,19 @@ class Unreadable:
 
     image: str
     reason: str
+    passed_over: bool = False
+    """Whether a folder or glob brought along a file of another kind, such as text; such a file is not an error."""
 
 
 @dataclass
 class Counts:
-    """How many images are known, by class, how many are unknown, and how many files are unreadable."""
+    """How many images are known, by class, how many are unknown, and how many files are no images."""
 
     known: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     unreadable: int = 0
+    passed_over: int = 0
+    """Files of other kinds that a folder or glob brought along."""
 
     def count(
         self, found: Iterable[Prediction | Unreadable], on_unreadable: Callable[[Unreadable], None]
@@ -65,7 +69,8 @@ class Counts:
         """The predictions, as they come, while everything is counted; unreadable files go to ``on_unreadable``."""
         for item in found:
             if isinstance(item, Unreadable):
-                self.unreadable += 1
+                self.passed_over += item.passed_over
+                self.unreadable += not item.passed_over
                 on_unreadable(item)
                 continue
             if item.known:
