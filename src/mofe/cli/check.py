@@ -1,8 +1,9 @@
 """``mofe data check``: what images would become, before any run."""
 
+import io
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,7 @@ from mofe.errors import MofeError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mofe.data.survey import Image, Survey
-
-SHOWN = 5
-"""Number of examples of a finding."""
+    from mofe.data.survey import Survey
 
 
 def check(
@@ -42,6 +40,7 @@ def check(
         synsets: CSV with columns class,synset for the first source; "" looks for synsets.csv beside the data.
         features: look at the images through the backbone of the file of parameters; its weights may be downloaded.
     """
+    from mofe.cli import findings
     from mofe.data.survey import copies_in, survey
 
     given = _parameters(params)
@@ -53,8 +52,8 @@ def check(
     surveys = []
     for number, uri in enumerate(sources):
         surveys.append(survey(uri, (synsets or given.get("synsets", "")) if number == 0 else ""))
-        print("\n".join(_about(surveys[-1])), flush=True)
-    print("\n".join(_about_copies(surveys, copies_in(surveys), "copies")))
+        print("\n".join(findings.about_source(surveys[-1])), flush=True)
+    print("\n".join(findings.about_copies(surveys, copies_in(surveys), "copies")))
     if features:
         print("\n".join(_about_features(surveys, given)))
 
@@ -70,79 +69,47 @@ def _parameters(params: Path | None) -> Mapping[str, Any]:
     return {name: given.get(name, known[name].get("defaultValue")) for name in known}
 
 
-def _about(found: "Survey") -> Iterator[str]:
-    """The lines about one source."""
+def _about_features(surveys: Sequence["Survey"], given: Mapping[str, Any]) -> Iterator[str]:
+    """The lines about what the backbone sees: copies, and labels that the neighbours doubt."""
     import numpy as np
 
-    account, source = found.account, found.account.source
-    yield f"\n{found.uri}: {source.form}"
-    yield f"  {account}"
-    yield from (f"  {note}" for note in source.notes)
-    if found.unlabelled_because:
-        yield f"  usable as an OOD set only, because its labels cannot be used: {found.unlabelled_because}"
-    yield from _some(f"  rejected: {path}: {reason}" for path, reason in account.rejected)
-    if found.looks:
-        width_height = np.array([look.size for look in found.looks])
-        small, middle, large = np.percentile(width_height.min(axis=1), [0, 50, 100]).astype(int)
-        formats = ", ".join(f"{count} {name}" for name, count in Counter(look.format for look in found.looks).most_common())
-        yield f"  shorter side {small} to {large} pixels, median {middle}; {formats}"
-    if source.classes:
-        yield from _about_classes(found)
+    from mofe.cli import findings
+    from mofe.data.survey import copies_in
+    from mofe.detection.neighbourhood import NEIGHBOURS, neighbours, same_features, suspects
+
+    features_ND = np.concatenate([_features(found, given) for found in surveys])
+    yield from findings.about_copies(
+        surveys, copies_in(surveys, same_features(*neighbours(features_ND, NEIGHBOURS))), "copies, to the backbone"
+    )
+    yield "\nlabels that the neighbours doubt:"
+    count, start = 0, 0
+    for found in surveys:
+        mine_ND, label_N = features_ND[start : start + len(found.paths)], np.array(found.labels, int)
+        start += len(found.paths)
+        if label_N.min(initial=0) < 0:
+            continue
+        doubtful = suspects(neighbours(mine_ND, NEIGHBOURS)[1], label_N)
+        count += len(doubtful)
+        yield from findings.about_labels(found, doubtful)
+    if not count:
+        yield "  none"
 
 
-def _about_classes(found: "Survey") -> Iterator[str]:
-    """A table: each class, its number of images, its sense in WordNet."""
-    from mofe.partitioning.wordnet import describe_senses
+def _features(found: "Survey", given: Mapping[str, Any]) -> "np.ndarray":
+    """What the pre-trained backbone makes of the images of a source, in their order: (N, D)."""
+    from mofe.artifacts.image_shards import ImageShards
+    from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, group_batches
+    from mofe.models.backbone import describe_backbone
+    from mofe.stages.prepare import prepare
 
-    source = found.account.source
-    senses = describe_senses(source.classes, source.synsets)
-    width = max(len("class"), *map(len, source.classes))
-    yield f"  {'class':<{width}}  images  sense in WordNet"
-    for c, (name, sense) in enumerate(zip(source.classes, senses, strict=True)):
-        yield f"  {name:<{width}}  {found.account.images[c]:>6}  {sense}"
-
-
-def _about_copies(surveys: Sequence["Survey"], groups: Sequence[Sequence["Image"]], what: str) -> Iterator[str]:
-    """The lines about images that are there more than once.
-
-    Args:
-        surveys: the sources, the training images first.
-        groups: groups of copies.
-        what: what to call them.
-    """
-    yield f"\n{what}:"
-    before = len(surveys)
-    for number, found in enumerate(surveys):
-        inside = [[image for image in group if image[0] == number] for group in groups]
-        twice = [group for group in inside if len(group) > 1]
-        if twice:
-            extra = sum(len(group) - 1 for group in twice)
-            yield f"  {extra} of {len(found.paths)} images of {found.uri} are copies of others in it"
-            yield from _some(f"    {_pair(surveys, *group[:2])}" for group in twice)
-        of_train = [(group[0], image) for group in groups for image in group if number > 0 == group[0][0] < image[0] == number]
-        if of_train:
-            yield (
-                f"  {len(of_train)} of {len(found.paths)} images of {found.uri} are copies of images of "
-                f"{surveys[0].uri}: remove them, because results on them mean nothing"
-            )
-            yield from _some(f"    {_pair(surveys, *pair)}" for pair in of_train)
-    if not groups:
-        yield f"  none among {sum(len(found.paths) for found in surveys)} images"
-
-
-def _pair(surveys: Sequence["Survey"], one: "Image", other: "Image") -> str:
-    """Two copies, and whether their labels differ."""
-    (first, a), (second, b) = one, other
-    same = "the same file as" if surveys[first].looks[a].digest == surveys[second].looks[b].digest else "looks like"
-    names = [surveys[number].class_of(place) for number, place in (one, other)]
-    differ = f", but is {names[1]}, not {names[0]}" if all(names) and names[0] != names[1] else ""
-    return f"{surveys[second].paths[b]} is {same} {surveys[first].paths[a]}{differ}".replace("is looks", "looks")
-
-
-def _some(lines: Iterator[str]) -> Iterator[str]:
-    """The first lines, and how many there are besides."""
-    every = list(lines)
-    yield from every[:SHOWN]
-    if len(every) > SHOWN:
-        indent = every[0][: len(every[0]) - len(every[0].lstrip())]
-        yield f"{indent}… and {len(every) - SHOWN} more"
+    with tempfile.TemporaryDirectory(prefix="mofe-") as folder, redirect_stdout(io.StringIO()):
+        prepare(found.uri, f"{folder}/images", name=found.uri, role="ood", max_rejected=1)
+        shards = ImageShards(f"{folder}/images")
+        backbone = describe_backbone(given["backbone"], given["backbone_args"], given["weights"])
+        options = EmbedOptions(
+            backbone.preprocessing, int(given["inference_batch_size"]), int(given["num_workers"]), given["precision"]
+        )
+        model = create_pretrained(backbone, ("image",))
+        (batch,) = group_batches(embed_shards([model], shards, options, label=f"features of {found.uri}"))
+        rows = {path: row for row, path in enumerate(shards.paths.to_pylist())}
+        return batch.outputs[0].embedding_BD.numpy()[[rows[path] for path in found.paths]]

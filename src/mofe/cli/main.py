@@ -11,6 +11,7 @@ import tyro
 
 from mofe import __version__
 from mofe.cli import data
+from mofe.cli.check import check
 from mofe.cli.detect import detect
 from mofe.cli.kubeflow import compile, register, schedule
 from mofe.cli.report import report
@@ -74,7 +75,7 @@ def _run(arguments: list[str]) -> None:
     elif arguments[0] == "stage":
         stage(arguments[1:])
     elif arguments[0] == "data":
-        commands: dict[str, Callable[..., Any]] = {"digits": data.digits, "wordnet": data.wordnet}
+        commands: dict[str, Callable[..., Any]] = {"check": check, "digits": data.digits, "wordnet": data.wordnet}
         tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
     else:
         tyro.extras.subcommand_cli_from_dict(

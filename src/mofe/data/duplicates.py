@@ -54,7 +54,9 @@ def looks_of(content: bytes) -> Looks:
     image = decode(content)
     bits = imagehash.phash(image, hash_size=SIDE).hash
     grid = np.asarray(image.resize((8, 8), Image.Resampling.BOX))
-    return Looks(hashlib.sha256(content).digest(), np.packbits(bits.ravel()), grid.ravel(), image.size, format_of(content[:HEAD]))
+    return Looks(
+        hashlib.sha256(content).digest(), np.packbits(bits.ravel()), grid.ravel(), image.size, format_of(content[:HEAD])
+    )
 
 
 def same_pictures(looks: Sequence[Looks]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What a source of images would become, seen without a run: every image is read once, none is kept."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -29,15 +28,10 @@ class Survey:
     labels: list[int] = field(default_factory=list)
     looks: list[Looks] = field(default_factory=list)
 
-    @property
-    def formats(self) -> Counter[str]:
-        """Number of images of each format."""
-        return Counter(look.format for look in self.looks)
-
-    @property
-    def sizes_N2(self) -> np.ndarray:
-        """Width and height of each image in pixels, (N, 2)."""
-        return np.array([look.size for look in self.looks]).reshape(-1, 2)
+    def class_of(self, place: int) -> str:
+        """Class of an image; "" if it has none."""
+        classes, label = self.account.source.classes, self.labels[place]
+        return classes[label] if 0 <= label < len(classes) else ""
 
 
 def survey(uri: str, synsets: str = "") -> Survey:
