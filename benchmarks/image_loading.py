@@ -221,7 +221,8 @@ def memory_over_an_epoch(count: int) -> list[float]:
                     writer.add(content, str(i), 0)
             ImageSet(
                 name="memory", role="ood", source="", digest="", classes=names, synsets=(None,), counts=(count,),
-                num_images=count, num_rejected=0, rejected=(), parameters={},
+                num_listed=count, num_images=count, num_rejected=0, num_passed_over=0, rejected=(), passed_over=(),
+                notes=(), parameters={},
             ).write(place)  # fmt: skip
         shards = ImageShards(f"{work}/set")
         order = shuffled_positions([rows for _, _, rows in shards.row_groups], SEED, 0)

@@ -81,9 +81,13 @@ def write_images(
             classes=names,
             synsets=(None,) * len(names),
             counts=tuple(writer.counts),
+            num_listed=writer.num_images,
             num_images=writer.num_images,
             num_rejected=0,
+            num_passed_over=0,
             rejected=(),
+            passed_over=(),
+            notes=(),
             parameters={"images_per_class": 0, "max_rejected": 0.01, "synsets": ""},
         ).write(place)
     return uri

@@ -227,12 +227,14 @@ def test_metadata_that_lies_is_a_reason_and_no_crash() -> None:
             assert str(error)
 
 
-def test_a_class_whose_name_is_not_text(tmp_path: Path) -> None:
-    folder = tmp_path / os.fsdecode(b"caf\xe9")
-    folder.mkdir()
+def test_a_class_whose_name_is_not_text_matters_where_classes_do(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
     (folder / "a.png").write_bytes(encoded(PHOTO, "PNG"))
     with pytest.raises(MofeError, match=r"not UTF-8, caf\\xe9: rename"):
-        prepare(str(tmp_path), str(tmp_path / "out"), name="x", role="ood")
+        prepare(str(tmp_path / "in"), str(tmp_path / "out"), name="x", role="train")
+    prepare(str(tmp_path / "in"), str(tmp_path / "out"), name="x", role="ood")
+    assert ImageSet.read(str(tmp_path / "out")).num_images == 1
 
 
 def test_names_cannot_forge_lines() -> None:

@@ -9,15 +9,16 @@ import pytest
 from helpers import striped
 
 from mofe.data.listing import list_images
+from mofe.data.read_ahead import read_ahead
 from mofe.errors import MofeError
 
 PNG = striped(0, np.random.default_rng(0))
 
 
 def names(*places: str) -> list[str]:
-    found = list(list_images(places))
-    assert all(image.read() == PNG for image in found)
-    return [Path(image.path).name for image in found]
+    found = [read for read in read_ahead(list_images(places), bytes, ahead=4) if not read.passed_over]
+    assert all(read.content == PNG for read in found)
+    return [Path(read.image.path).name for read in found]
 
 
 @pytest.fixture

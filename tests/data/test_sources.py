@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mofe.data.account import Account
+from mofe.data.read_ahead import read_ahead
 from mofe.data.sources import open_source
 from mofe.errors import MofeError
 
@@ -24,8 +26,9 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def listed(uri: object, synsets: str = "", limit: int = 0) -> dict[str, tuple[int, bytes]]:
-    images = open_source(str(uri), synsets).limited(limit).images()
-    return {image.path: (image.label, image.read()) for image in images}
+    account = Account(open_source(str(uri), synsets), limit)
+    images = account.settle(read_ahead(account.wanted(), bytes, ahead=8))
+    return {image.path: (image.label, content) for image, content in images}
 
 
 def write_parquet(file: Path, labels: list[int | None] | None, names: list[str] | None, nulls: bool = False) -> Path:

@@ -17,8 +17,8 @@ Role = Literal["train", "test", "ood"]
 """Purpose of an image set: training, ID test, or OOD test."""
 
 
-class Rejected(BaseModel):
-    """A file that could not be used, and the reason."""
+class Aside(BaseModel):
+    """An entry of the source that is not in the set, and the reason."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     path: str
@@ -41,10 +41,19 @@ class ImageSet(Manifest):
     synsets: tuple[str | None, ...]
     """WordNet synset of each class that the data gives one for (a wnid, or a line of ``synsets.csv``), else None."""
     counts: tuple[int, ...]
+    num_listed: int
+    """Number of entries of the source; the sum of the three numbers that follow."""
     num_images: int
     num_rejected: int
-    rejected: tuple[Rejected, ...]
-    """The first of the rejected files."""
+    """Number of entries that claim to be images and cannot be used."""
+    num_passed_over: int
+    """Number of other entries: hidden, text, over ``images_per_class``."""
+    rejected: tuple[Aside, ...]
+    """The first of the rejected entries."""
+    passed_over: tuple[Aside, ...]
+    """The first of the entries that were passed over."""
+    notes: tuple[str, ...]
+    """What a rule decided where the source could be read in two ways."""
     parameters: dict[str, Any]
     """Parameters of prepare that the image set depends on."""
 

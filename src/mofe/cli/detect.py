@@ -23,8 +23,9 @@ def detect(
 ) -> None:
     """Name the class of images with a trained detector, or report that an image is unknown.
 
-    A file that cannot be read as an image is reported and skipped, also with --unknown. Exit status: 0 if every image
-    is known, 3 if some are unknown, 4 if some files could not be read, 1 after any other error.
+    A file that cannot be read as an image is reported and skipped, also with --unknown. Text files and the like are
+    only reported. Exit status: 0 if every image is known, 3 if some are unknown, 4 if some files could not be read, 1
+    after any other error.
 
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
@@ -74,5 +75,6 @@ def detect(
             predictions.write(readable, stream, format)
     else:
         predictions.write(readable, sys.stdout.buffer, format)
-    print(", ".join(f"{count} {kind}" for kind, count in counts.totals().items()), file=sys.stderr)
+    passed = {"passed over": counts.passed_over} if counts.passed_over else {}
+    print(", ".join(f"{count} {kind}" for kind, count in {**counts.totals(), **passed}.items()), file=sys.stderr)
     sys.exit(4 if counts.unreadable else 3 if counts.unknown else 0)

@@ -11,6 +11,7 @@ import tyro
 
 from mofe import __version__
 from mofe.cli import data
+from mofe.cli.check import check
 from mofe.cli.detect import detect
 from mofe.cli.kubeflow import compile, register, schedule
 from mofe.cli.report import report
@@ -22,6 +23,7 @@ from mofe.errors import MofeError
 SUMMARY = """An image classifier that knows what it does not know.
 
   mofe data digits --to digits          write a small data set for a first try
+  mofe data check PHOTOS…               what images would become in a run; copies, odd labels
   mofe run -f params.yaml               run the pipeline on this machine, cached
   mofe run -f params.yaml --pipeline tables
                                         compare the paper's tables, or your own configurations, over seeds
@@ -74,7 +76,7 @@ def _run(arguments: list[str]) -> None:
     elif arguments[0] == "stage":
         stage(arguments[1:])
     elif arguments[0] == "data":
-        commands: dict[str, Callable[..., Any]] = {"digits": data.digits, "wordnet": data.wordnet}
+        commands: dict[str, Callable[..., Any]] = {"check": check, "digits": data.digits, "wordnet": data.wordnet}
         tyro.extras.subcommand_cli_from_dict(commands, prog="mofe data", args=arguments[1:])
     else:
         tyro.extras.subcommand_cli_from_dict(

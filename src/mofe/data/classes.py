@@ -1,40 +1,30 @@
 """A check that a test set has only classes of the training set, without reading images."""
 
-from collections.abc import Iterable
-from itertools import islice
-
-from upath import UPath
-
-from mofe.data.archives import is_hidden
-from mofe.data.sources import Form, class_names, find_source, image_names, manifest_rows
-from mofe.storage import locations
+from mofe.data.places import find_place
+from mofe.data.sources import open_source
 
 
-def untaught(test_data: str, train_data: str, most: int = 5) -> list[str]:
-    """Up to ``most`` classes of the test set that the training set lacks; none if a set does not name its classes.
+def classes_without_reading(uri: str, synsets: str = "") -> tuple[str, ...]:
+    """The classes that prepare would find at ``uri``; none of archives, which would have to be read for that.
 
     Raises:
-        MofeError: there is nothing at one of the two.
+        MofeError: as for :func:`mofe.data.sources.open_source`.
     """
-    form, files = find_source(test_data)
-    trained = _named_classes(*find_source(train_data))
-    unknown: Iterable[str] = sorted(_named_classes(form, files) - trained) if trained else []
-    if form == "folders":
-        unknown = (name for name in unknown if image_names(files[0] / name))
-    return list(islice(unknown, most))
+    return () if find_place(uri).form == "archives" else open_source(uri, synsets).classes
 
 
-def _named_classes(form: Form, files: list[UPath]) -> set[str]:
-    """Class names that are known without reading images. Of folders, all names, although some may hold no images."""
-    if not files:
-        return set()
-    match form:
-        case "manifest":
-            return {row.get("label", "") for row in manifest_rows(files[0])} - {""}
-        case "tables":
-            with locations.open_parquet(files[0]) as parquet:
-                return set(class_names(parquet.schema_arrow) or ())
-        case "folders":
-            return {name for name in locations.folders(files[0]) if not is_hidden(name)}
-        case "archives":
-            return set()
+def untaught(test_data: str, train_data: str, synsets: str = "", most: int = 5) -> list[str]:
+    """Up to ``most`` classes of the test set that the training set lacks; none if a set does not name its classes.
+
+    Args:
+        test_data: path or URI of the test set.
+        train_data: path or URI of the training set.
+        synsets: list of the training set's synsets, which is checked.
+        most: how many classes to name.
+
+    Raises:
+        MofeError: one of the two cannot be read as labelled images.
+    """
+    trained = {*classes_without_reading(train_data, synsets)}
+    unknown = sorted({*classes_without_reading(test_data)} - trained) if trained else []
+    return unknown[:most]

@@ -5,13 +5,13 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mofe.data.formats import HEAD, format_of, register
+
 MAX_PIXELS = 100_000_000
 """Largest number of pixels (300 MB, more than any camera makes); a larger image is refused before it is decoded."""
 MAX_ASPECT_RATIO = 100
 """Largest ratio of an image's sides. Resizing the shorter side to the model's size would make a longer image huge."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats that are read, whatever the file's suffix. Pillow knows others, some of which start programs (EPS)."""
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
 
@@ -53,8 +53,11 @@ def _open(content: bytes) -> Image.Image:
     """
     if not content:
         raise ValueError("the file is empty")
+    if not (kind := format_of(content[:HEAD])):
+        raise ValueError("it is not an image that can be read")
+    register(kind)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=[kind])
         if not (reason := _shape_fault(image)):
             image.load()
             return image

@@ -8,13 +8,16 @@ from functools import partial
 
 from upath import UPath
 
-from mofe.data.archives import ARCHIVES
-from mofe.data.sources import SUFFIXES, LabelledImage, archived_images, as_text, image_names, open_source, read_image
+from mofe.data.archives import archived_images
+from mofe.data.entries import LabelledImage, Tally, as_text
+from mofe.data.folders import candidates
+from mofe.data.parquet import open_parquet_files
+from mofe.data.places import has_wildcard, holds_many
+from mofe.data.reading import read_entry, read_image
+from mofe.data.tar import ARCHIVES
 from mofe.errors import MofeError
 from mofe.storage import locations
-
-TABLES = (*ARCHIVES, ".parquet")
-"""Suffixes of files that hold many images."""
+from mofe.storage.locations import Entry
 
 
 def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]:
@@ -26,18 +29,32 @@ def list_images(places: Iterable[locations.Location]) -> Iterator[LabelledImage]
     Raises:
         MofeError: there is nothing at a place, or a folder or archive holds no image.
     """
-    for file in find_files(places):
-        if file.name.endswith(ARCHIVES):
-            empty = True
-            for image in archived_images(file):
-                empty = False
-                yield image
-            if empty:
-                raise MofeError(f"there are no images in {file} (looked for {' '.join(SUFFIXES)})")
-        elif file.name.endswith(TABLES):
-            yield from open_source(str(file)).images()
-        else:
-            yield LabelledImage(as_text(str(file)), -1, partial(read_image, file))
+    for place in places:
+        named = None if isinstance(place, UPath) else locations.resolve(place)
+        for file in find_files([place]):
+            if holds_many(file.name):
+                yield from _inside(file)
+            else:
+                read = partial(read_image if file == named else _read_listed, file)
+                yield LabelledImage(as_text(str(file)), -1, read)
+
+
+def _inside(file: UPath) -> Iterator[LabelledImage]:
+    """Yield the images in an archive or a Parquet file."""
+    if not file.name.lower().endswith(ARCHIVES):
+        yield from open_parquet_files([file], str(file), labelled=False).images()
+        return
+    empty = True
+    for image in archived_images(file):
+        empty = False
+        yield image
+    if empty:
+        raise MofeError(f"there are no images in {file}")
+
+
+def _read_listed(file: UPath) -> bytes:
+    """Read a file that a folder or a glob brought along, so that it may be of another kind."""
+    return read_entry(file.parent, Entry(file.name, "file", None))
 
 
 def find_files(places: Iterable[locations.Location]) -> Iterator[UPath]:
@@ -57,20 +74,21 @@ def find_files(places: Iterable[locations.Location]) -> Iterator[UPath]:
             yield place
             continue
         path = locations.resolve(place)
-        found = locations.glob(path) if "*" in str(place) else [path]
+        if kind := locations.kind(path):
+            yield from _files_at(path, kind)
+            continue
+        found = locations.glob(path) if has_wildcard(str(place)) else []
         if not found:
-            raise MofeError(f"nothing matches {place}")
+            raise MofeError(f"nothing matches {place}" if has_wildcard(str(place)) else f"there is nothing at {path}")
         for one in found:
-            yield from _files_at(one)
+            yield from _files_at(one, locations.kind(one))
 
 
-def _files_at(path: UPath) -> Iterable[UPath]:
-    kind = locations.kind(path)
-    if not kind:
-        raise MofeError(f"there is nothing at {path}")
-    if kind == "file" or path.name.endswith(TABLES):
+def _files_at(path: UPath, kind: str) -> Iterable[UPath]:
+    if kind == "file":
         return [path]
-    names = image_names(path)
-    if not names:
-        raise MofeError(f"there are no images under {path} (looked for {' '.join(SUFFIXES)})")
-    return map(path.joinpath, names)
+    passed = Tally()
+    found = candidates(path, passed)
+    if not found:
+        raise MofeError(f"there are no images under {path}{f': only {passed}' if passed.total else ''}")
+    return (path / entry.name for entry in found)

@@ -3,19 +3,32 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from mofe.data.sources import LabelledImage, as_text
+from mofe.data.entries import LabelledImage, PassedOver, as_text
+from mofe.errors import MofeError
 
 Converted = TypeVar("Converted")
 
 THREADS = 4
 
 
+class Read(NamedTuple, Generic[Converted]):
+    """An entry that was read."""
+
+    image: LabelledImage
+    content: Converted | None
+    """What the bytes are converted to; None if that is impossible."""
+    reason: str
+    """Why it is impossible."""
+    passed_over: bool = False
+    """Whether the entry is a file of another kind, which does not claim to be an image."""
+
+
 def read_ahead(
     images: Iterable[LabelledImage], convert: Callable[[bytes], Converted], *, ahead: int
-) -> Iterator[tuple[LabelledImage, Converted | None, str]]:
-    """Each image with what its bytes are converted to, or None and the reason why that is impossible.
+) -> Iterator[Read[Converted]]:
+    """Each image with what its bytes are converted to, or the reason why that is impossible.
 
     Args:
         images: where each is.
@@ -23,13 +36,16 @@ def read_ahead(
         ahead: images read at most before the first of them is taken; they bound the memory.
     """
 
-    def read(image: LabelledImage) -> tuple[LabelledImage, Converted | None, str]:
+    def read(image: LabelledImage) -> Read[Converted]:
         try:
-            return image, convert(image.read()), ""
+            return Read(image, convert(image.read()), "")
+        except MofeError:  # concerns more than this image
+            raise
         except (OSError, ValueError) as error:
-            return image, None, as_text(str(error)) or type(error).__name__
+            reason = as_text(str(error)) or type(error).__name__
+            return Read(image, None, reason, isinstance(error, PassedOver))
 
-    waiting: deque[Future[tuple[LabelledImage, Converted | None, str]]] = deque()
+    waiting: deque[Future[Read[Converted]]] = deque()
     pool = ThreadPoolExecutor(THREADS)
     try:
         for image in images:

@@ -10,7 +10,7 @@ from upath import UPath
 
 from mofe.data.images import decode
 from mofe.data.listing import list_images
-from mofe.data.read_ahead import read_ahead
+from mofe.data.read_ahead import Read, read_ahead
 from mofe.detection.threshold import chosen_threshold
 from mofe.errors import MofeError
 from mofe.inference.detector import Detector
@@ -55,10 +55,10 @@ def detect(
     listed = list_images([places] if isinstance(places, str | os.PathLike | UPath) else places)
     pending = read_ahead(listed, decode, ahead=AHEAD)
     while batch := list(islice(pending, batch_size)):
-        readable = [(image.path, pixels) for image, pixels, _ in batch if pixels]
+        readable = [(read.image.path, read.content) for read in batch if read.content]
         found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))
-        for image, pixels, reason in batch:
-            yield next(found) if pixels else Unreadable(image.path, reason)
+        for read in batch:
+            yield next(found) if read.content else _unreadable(read)
 
 
 def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
@@ -127,15 +127,20 @@ def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
     return Neighbour(detector.bank["id"][row].as_py(), detector.classes[label], distance)
 
 
+def _unreadable(read: Read[Image.Image]) -> Unreadable:
+    reason = f"passed over: {read.reason}" if read.passed_over else read.reason
+    return Unreadable(read.image.path, reason, read.passed_over)
+
+
 def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
     """Yield the images at ``places``, and add files that are not images to ``unreadable``; one must be an image."""
     found = False
-    for image, pixels, reason in read_ahead(list_images(places), decode, ahead=AHEAD):
-        if pixels:
+    for read in read_ahead(list_images(places), decode, ahead=AHEAD):
+        if read.content:
             found = True
-            yield pixels
+            yield read.content
         else:
-            unreadable.append(Unreadable(image.path, reason))
+            unreadable.append(_unreadable(read))
     if not found:
         first = unreadable[0]
         raise MofeError(f"no readable image at {', '.join(places)}: {first.image}: {first.reason}")

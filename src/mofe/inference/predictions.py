@@ -49,6 +49,8 @@ class Unreadable:
 
     image: str
     reason: str
+    passed_over: bool = False
+    """Whether a folder or glob brought along a file of another kind, such as text; such a file is not an error."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Counts:
     known: Counter[str] = field(default_factory=Counter)
     unknown: int = 0
     unreadable: int = 0
+    passed_over: int = 0
+    """Files of other kinds that a folder or glob brought along."""
 
     def count(
         self, found: Iterable[Prediction | Unreadable], on_unreadable: Callable[[Unreadable], None]
@@ -65,7 +69,8 @@ class Counts:
         """Count everything in ``found``; yield the predictions, and pass unreadable files to ``on_unreadable``."""
         for item in found:
             if isinstance(item, Unreadable):
-                self.unreadable += 1
+                self.passed_over += item.passed_over
+                self.unreadable += not item.passed_over
                 on_unreadable(item)
                 continue
             if item.known:

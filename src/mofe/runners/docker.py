@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mofe.artifacts.texts import LOCAL_MODEL
-from mofe.data.archives import ARCHIVES
+from mofe.data.tar import ARCHIVES
 from mofe.errors import MofeError
 from mofe.storage import locations
 

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.data.classes import untaught
+from mofe.data.manifest import manifest_file, manifest_rows
 from mofe.data.ood_sets import check_sets
-from mofe.data.sources import manifest_file, manifest_rows, synsets_beside
+from mofe.data.places import find_place
+from mofe.data.synsets import synsets_beside
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -62,8 +64,8 @@ def fingerprint(
     files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
     files += [text_weights] if locations.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
-    train, test = _digest(train_data, synsets), _digest(test_data)
-    if unknown := untaught(test_data, train_data):
+    train, test = _digest_of_data(train_data, synsets), _digest_of_data(test_data)
+    if unknown := untaught(test_data, train_data, synsets):
         raise MofeError(
             f"the test set {test_data} has classes that the training set {train_data} has not, among them "
             f"{', '.join(unknown)}: name its classes as the training set does, or give it as an OOD set"
@@ -73,22 +75,27 @@ def fingerprint(
         test=test,
         weights="" if weights in NOT_FILES else _digest(weights),
         texts="-".join(map(_digest, files)),
-        ood_data=[{"kind": "", **item, "digest": _digest(item["uri"])} for item in ood_data],
+        ood_data=[{"kind": "", **item, "digest": _digest_of_data(item["uri"])} for item in ood_data],
     )
 
 
-def _digest(uri: str, synsets: str = "") -> str:
-    path = locations.resolve(uri)
-    if "*" in uri:
-        parts = [locations.digest_of_listing(file) for file in locations.glob(path)]
-        if not parts:
-            raise MofeError(f"there are no files at {uri}")
-    else:
-        parts = [locations.digest_of_listing(uri)]
-    if path.suffix == ".csv":
-        listed = (manifest_file(path, row["path"]) for row in manifest_rows(path))
+def _digest(uri: str) -> str:
+    return _joined([locations.digest_of_listing(uri)])
+
+
+def _digest_of_data(uri: str, synsets: str = "") -> str:
+    """Digest of images in any form: of the files that a glob or a split chooses, else of everything at the URI."""
+    place = find_place(uri)
+    parts = [locations.digest_of_listing(file) for file in place.files] if place.chosen else []
+    parts = parts or [locations.digest_of_listing(uri)]
+    if place.form == "manifest":
+        listed = (manifest_file(place.files[0], row["path"]) for row in manifest_rows(place.files[0]))
         parts += [locations.digest_of_listing(file) if locations.kind(file) else "missing" for file in listed]
-    given = locations.resolve(synsets) if synsets else synsets_beside(path)
+    given = locations.resolve(synsets) if synsets else synsets_beside(place.files[0])
     if synsets or locations.kind(given):
         parts.append(locations.digest_of_listing(given))
+    return _joined(parts)
+
+
+def _joined(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Reads images from any source and writes them as shards in one format."""
 
-from mofe.artifacts.image_set import ImageSet, Rejected, Role, write_image_shards
+from mofe.artifacts.image_set import Aside, ImageSet, Role, write_image_shards
+from mofe.data.account import Account
 from mofe.data.images import stored_form
 from mofe.data.read_ahead import read_ahead
 from mofe.data.sources import open_source
@@ -11,8 +12,6 @@ from mofe.tracking import journal
 
 AHEAD = 64
 """Number of images read ahead of the writer. It limits the memory."""
-LISTED = 1000
-"""Largest number of rejected files that the manifest lists; it counts all of them."""
 
 
 def prepare(
@@ -28,8 +27,9 @@ def prepare(
 ) -> None:
     """Read images, check that each decodes, and write them as Parquet shards.
 
-    It skips an unreadable file and lists it with the reason. It keeps RGB files in JPEG, PNG or WebP byte for byte, and
-    converts other files to lossless PNG.
+    Every entry of the source ends as an image, as rejected, or as passed over; dataset.json holds the three counts,
+    and lists the rejected and passed-over entries with their reasons. RGB files in JPEG, PNG or WebP are kept byte for
+    byte; others become lossless PNG.
 
     Args:
         source: folder of class folders, Hugging Face style Parquet or tar archives (file, glob or folder), or a CSV
@@ -54,22 +54,20 @@ def prepare(
         raise MofeError(f"max_rejected = {max_rejected} must lie between 0 and 1")
     parameters = {"dataset": name, "images_per_class": images_per_class, "max_rejected": max_rejected}
     with journal.stage_run("prepare", parameters, label=name) as run:
-        found = open_source(source, synsets).limited(images_per_class)
+        found = open_source(source, synsets, labelled=role != "ood")
         if role != "ood" and not found.classes:
-            raise MofeError(f"{source} has no labels: the {role} set needs class folders, a label column, or both")
-        rejected: list[Rejected] = []
-        bad = 0
+            raise MofeError(
+                f"{source} has no labels ({found.in_place_of_labels}): the {role} set needs class folders, a column "
+                "label, or .cls files"
+            )
+        account = Account(found, images_per_class)
         with writing.staged(images) as folder:
             with write_image_shards(folder, found.classes) as writer:
-                images_read = read_ahead(found.images(), stored_form, ahead=AHEAD)
-                for image, content, reason in progress(images_read, label=f"prepare {name}", total=found.total):
-                    if content is not None:
-                        writer.add(content, image.path, image.label)
-                        continue
-                    bad += 1
-                    if len(rejected) < LISTED:
-                        rejected.append(Rejected(path=image.path, reason=reason))
-            _check_result(source, role, found.classes, writer.counts, writer.num_images, bad, rejected, max_rejected)
+                read = read_ahead(account.wanted(), stored_form, ahead=AHEAD)
+                for image, content in account.settle(progress(read, label=f"prepare {name}", total=found.total)):
+                    writer.add(content, image.path, image.label)
+            account.check(source)
+            _check_result(source, role, account, max_rejected)
             ImageSet(
                 name=name,
                 role=role,
@@ -78,41 +76,51 @@ def prepare(
                 classes=found.classes,
                 synsets=found.synsets,
                 counts=tuple(writer.counts),
-                num_images=writer.num_images,
-                num_rejected=bad,
-                rejected=tuple(rejected),
+                num_listed=found.listed,
+                num_images=account.num_images,
+                num_rejected=account.num_rejected,
+                num_passed_over=account.passed.total,
+                rejected=_aside(account.rejected),
+                passed_over=_aside(account.passed.first),
+                notes=found.notes,
                 parameters={"images_per_class": images_per_class, "max_rejected": max_rejected, "synsets": synsets},
             ).write(folder)
-        print(f"{name}: {writer.num_images} images of {len(found.classes)} classes, {bad} set aside")
-        run.metrics({"images": writer.num_images, "classes": len(found.classes), "rejected": bad})
+        for line in (f"{name}: {account}", *found.notes):
+            print(line)
+        run.metrics(
+            {
+                "images": account.num_images,
+                "classes": len(found.classes),
+                "rejected": account.num_rejected,
+                "passed_over": account.passed.total,
+            }
+        )
 
 
-def _check_result(
-    source: str,
-    role: str,
-    classes: tuple[str, ...],
-    counts: list[int],
-    good: int,
-    bad: int,
-    rejected: list[Rejected],
-    max_rejected: float,
-) -> None:
-    """Raise MofeError for a set that cannot be used for its role."""
+def _aside(entries: list[tuple[str, str]]) -> tuple[Aside, ...]:
+    return tuple(Aside(path=path, reason=reason) for path, reason in entries)
+
+
+def _check_result(source: str, role: str, account: Account, max_rejected: float) -> None:
+    """Refuse a set that cannot be used for its role."""
+    good, bad = account.num_images, account.num_rejected
     if bad and bad > max_rejected * (good + bad):
-        examples = "; ".join(f"{r.path}: {r.reason}" for r in rejected[:3])
+        examples = "; ".join(f"{path}: {reason}" for path, reason in account.rejected[:3])
         raise MofeError(
             f"{bad} of {good + bad} files at {source} are unreadable, more than max_rejected = {max_rejected:g}: "
             f"{examples}"
         )
     if good == 0:
-        raise MofeError(f"there are no images at {source}")
-    if role == "train":
-        if len(classes) < 2:
-            raise MofeError(f"{source} has one class only, {classes[0]!r}: there is nothing to tell apart")
-        scarce = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < 2]
-        if scarce:
-            more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
-            raise MofeError(
-                f"every class of {source} needs at least two images, one to train on and one to validate; too few in "
-                f"{', '.join(scarce[:5])}{more}"
-            )
+        raise MofeError(f"there are no images at {source}: {account}")
+    if role == "ood":
+        return
+    classes = account.source.classes
+    if role == "train" and len(classes) < 2:
+        raise MofeError(f"{source} has one class only, {classes[0]!r}: there is nothing to tell apart")
+    named = range(len(classes)) if role == "train" else account.met - {-1}  # a test set need not have every class
+    least = 2 if role == "train" else 1
+    scarce = [f"{classes[c]} ({account.images[c]})" for c in sorted(named) if account.images[c] < least]
+    if scarce:
+        more = f" and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+        needs = "at least two images, one to train on and one to validate" if role == "train" else "an image"
+        raise MofeError(f"every class of {source} needs {needs}; too few in {', '.join(scarce[:5])}{more}")

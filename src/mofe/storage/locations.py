@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
@@ -76,6 +77,7 @@ def resolve(uri: Location) -> UPath:
     if "\0" in str(uri):
         raise MofeError(f"{str(uri)!r} holds a NUL character, which is not allowed in a path or URI")
     check_uri(str(uri))
+    uri = _expanded(uri)
     try:
         if str(uri).startswith(("s3://", "s3a://")):
             path = UPath(uri, **_s3_options())
@@ -85,6 +87,17 @@ def resolve(uri: Location) -> UPath:
         return path.absolute() if is_local(path) else path
     except (ValueError, ImportError) as error:
         raise MofeError(f"cannot open {uri}: {error}") from error
+
+
+def _expanded(uri: Location) -> Location:
+    """Put the home folder in the place of a leading ``~``, as a shell does; parameter files and CSV files have none."""
+    text = str(uri)
+    if not text.startswith("~"):
+        return uri
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib raises RuntimeError where there is no home
+    if expanded == text and not os.path.lexists(text):
+        raise MofeError(f"{text} begins with ~, but there is no such home folder: give the whole path")
+    return expanded
 
 
 def _attempts() -> int:
@@ -165,10 +178,18 @@ def file_system(path: UPath) -> AbstractFileSystem:
 
 
 def kind(path: UPath) -> str:
-    """``file``, ``directory``, or "" if there is nothing at ``path``; a missing bucket is an error."""
+    """``file``, ``directory``, or "" if there is nothing at ``path``; a missing bucket is an error.
+
+    An empty object is a directory if other objects lie below its name: some tools mark folders in this way.
+    """
     with access(path):
+        fs = file_system(path)
         try:
-            return str(file_system(path).info(path.path)["type"])
+            found = fs.info(path.path)
+            if found["type"] == "file" and found.get("size") == 0 and not is_local(path):
+                below = fs.ls(path.path, detail=False)
+                return "directory" if any(name.rstrip("/") != found["name"].rstrip("/") for name in below) else "file"
+            return str(found["type"])
         except (FileNotFoundError, NotADirectoryError) as error:
             if _own_words(error):
                 raise
@@ -196,25 +217,88 @@ def children(folder: UPath, pattern: str) -> list[UPath]:
     return [folder / name for name in sorted(PurePosixPath(name).name for name in names) if fnmatch(name, pattern)]
 
 
+def contents(folder: UPath) -> dict[str, str]:
+    """The names of what lies in ``folder`` itself, in order, each ``directory`` or ``file``; links to folders too."""
+    fs = file_system(folder)
+    with access(folder, "folder"):
+        found = fs.ls(folder.path, detail=True)
+    base = folder.path.rstrip("/")
+    inside = ((PurePosixPath(info["name"]).name, info) for info in found if info["name"].rstrip("/") != base)
+    return {name: "directory" if info["type"] == "directory" else "file" for name, info in sorted(inside, key=_first)}
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
 def folders(folder: UPath) -> list[str]:
     """The names of the folders in ``folder``, sorted, without links to folders."""
+    return [name for name, kind in contents(folder).items() if kind == "directory"]
+
+
+class Entry(NamedTuple):
+    """What a listing of a folder holds."""
+
+    name: str
+    """Path relative to the folder."""
+    kind: Literal["file", "link", "marker"]
+    """``link``: a folder that is not looked into, such as a link to one. ``marker``: an object that stands for one."""
+    size: int | None
+    """Bytes of a file, if the listing tells it."""
+
+
+def entries(folder: UPath) -> list[Entry]:
+    """Everything in ``folder`` at any depth but the folders themselves, by name.
+
+    Raises:
+        MofeError: a folder cannot be read; the message names it. A hidden one (``.Trash``) is listed instead.
+    """
+    if is_local(folder):
+        return sorted(_scanned(Path(folder.path), ""))
+    fs, base = file_system(folder), folder.path.rstrip("/") + "/"
     with access(folder, "folder"):
-        found = file_system(folder).ls(folder.path, detail=True)
-    return sorted(PurePosixPath(info["name"]).name for info in found if info["type"] == "directory")
+        own = getattr(type(fs), "_find", None) or type(fs).find
+        walks = own in (AbstractFileSystem.find, AsyncFileSystem._find)
+        found = fs.find(folder.path, detail=True, **({"on_error": "raise"} if walks else {}))
+    listed = {name.removeprefix(base): info for name, info in found.items() if name.rstrip("/") != base[:-1]}
+    above = {parent for name in listed for parent in _parents(name.rstrip("/"))}
+    return sorted(_remote_entry(name, info, above) for name, info in listed.items())
+
+
+def _remote_entry(name: str, info: dict[str, Any], above: set[str]) -> Entry:
+    is_folder = info["type"] == "directory" or name.endswith("/") or (info.get("size") == 0 and name in above)
+    return Entry(name, "marker" if is_folder else "file", info.get("size"))
+
+
+def _parents(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def _scanned(folder: Path, within: str) -> Iterator[Entry]:
+    """The entries of a folder on this machine, whose names begin with ``within``."""
+    with access(folder, "folder"):
+        found = list(os.scandir(folder))
+    for item in found:
+        name = within + item.name
+        if item.is_dir(follow_symlinks=False):
+            if item.name.startswith(".") and not os.access(item.path, os.R_OK | os.X_OK):
+                yield Entry(name, "link", None)
+            else:
+                yield from _scanned(folder / item.name, f"{name}/")
+        elif item.is_symlink():
+            yield Entry(name, "link" if item.is_dir() else "file", None)
+        else:
+            yield Entry(name, "file", item.stat(follow_symlinks=False).st_size)
 
 
 def names(folder: UPath) -> list[str]:
     """The files in ``folder`` at any depth, relative to it, sorted; empty if there is no such folder.
 
-    A link to a folder is not followed; it is listed with a slash at its end.
+    Links to folders are left out, and so are objects that stand for folders.
     """
-    base = folder.path.rstrip("/") + "/"
-    with access(folder, "folder"):
-        found = file_system(folder).find(folder.path, detail=True)
-    return sorted(
-        name.removeprefix(base) + ("/" if info.get("islink") and Path(name).is_dir() else "")
-        for name, info in found.items()
-    )
+    return [entry.name for entry in entries(folder) if entry.kind == "file"] if kind(folder) else []
 
 
 @contextmanager
