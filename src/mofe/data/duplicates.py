@@ -76,7 +76,8 @@ def same_pictures(looks: Sequence[Looks]) -> np.ndarray:
 def _pairs_of(index: faiss.IndexBinaryFlat, hash_NV: np.ndarray, grid_NG: np.ndarray, start: int) -> np.ndarray:
     """Pairs (2, P) of images of one picture, the first of each in the block that begins at ``start``."""
     limits, _, second_P = index.range_search(hash_NV[start : start + BLOCK], BITS + 1)
-    first_P = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64)))
+    found_B: np.ndarray = np.diff(limits.astype(np.int64))
+    first_P = start + np.repeat(np.arange(len(found_B)), found_B)
     apart_PG = grid_NG[first_P].astype(np.float32) - grid_NG[second_P]
     close_P = np.square(apart_PG).mean(axis=1) <= COLOURS**2
     return np.stack([first_P, second_P])[:, close_P]
