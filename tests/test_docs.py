@@ -70,6 +70,7 @@ def test_mofe_takes_it(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 
     for name in ("run", "report", "compile", "register", "schedule", "detect", "serve"):
         monkeypatch.setattr(mofe.cli.main, name, noted(getattr(mofe.cli.main, name)))
+    monkeypatch.setattr(mofe.cli.main, "check", noted(mofe.cli.main.check))
     for name in ("digits", "wordnet"):
         monkeypatch.setattr(mofe.cli.main.data, name, noted(getattr(mofe.cli.main.data, name)))
     for stage in STAGES:

@@ -27,7 +27,18 @@ from mofe.cli.main import main
 from mofe.stages import STAGES
 
 FOLDER = Path(__file__).parents[1] / "reference"
-COMMANDS = ("run", "report", "detect", "serve", "compile", "register", "schedule", "data check", "data digits", "data wordnet")
+COMMANDS = (
+    "run",
+    "report",
+    "detect",
+    "serve",
+    "compile",
+    "register",
+    "schedule",
+    "data check",
+    "data digits",
+    "data wordnet",
+)
 CLI_HEAD = """# Command line
 
 `make compile` writes this page from the commands' own help; do not edit it by hand. Parameters of the pipelines, for
