@@ -51,7 +51,7 @@ class DynamicBetaMixup:
 
     def update(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
         """Set each class's σ from its accuracy s in [0, 1] (Eq. 12)."""
-        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
+        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C), LEAST_SIGMA)
 
     def sample(self, labels_B: Tensor) -> Tensor:
         """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] if it is not folded."""
@@ -63,7 +63,7 @@ class DynamicBetaMixup:
         """For each image the position of one of another class, uniformly; its own where the batch has no other."""
         labels = labels_B.cpu().numpy()
         order = np.argsort(labels, kind="stable")
-        first = np.searchsorted(labels[order], labels, "left")
+        first = np.searchsorted(labels[order], labels)
         size = np.searchsorted(labels[order], labels, "right") - first
         others = len(labels) - size
         pick = (self.generator.random(len(labels)) * others).astype(np.int64)
