@@ -49,6 +49,7 @@ class API:
         self.logs: dict[tuple[str, bool], Any] = {}
         self.spoken: dict[str, Any] = {}
         self.followed: list[str] = []
+        self.asked: list[str] = []
 
     def list_namespaced_pod(self, namespace: str, label_selector: str) -> SimpleNamespace:
         assert (namespace, label_selector) == ("ml", "jobset.sigs.k8s.io/jobset-name=job")
@@ -60,12 +61,13 @@ class API:
     ) -> Any:  # fmt: skip
         assert (namespace, container) == ("ml", "node")
         if follow:
-            assert not _preload_content
+            assert _preload_content is False
             self.followed.append(name)
             words = self.spoken.get(name, iter(()))
             answer = words if isinstance(words, Exception) else SimpleNamespace(stream=lambda: words)
         else:
             assert tail_lines == 200
+            self.asked.append(name)
             answer = self.logs[name, previous]
         if isinstance(answer, Exception):
             raise answer
@@ -143,6 +145,8 @@ def test_a_first_node_that_was_started_again_is_repeated_when_it_has_finished(ap
     api.now = [pod("a", "0", "Running", node(RUNS))]
     watch.look()
     watch.hear_out(0.01)
+    assert watch.voice is not None
+    assert watch.voice.daemon, "it does not keep a process that is to end"
     api.now = [pod("a", "0", "Running", node(RUNS, restarts=1))]
     watch.look()
     assert api.followed == ["a"], "it still speaks"
@@ -193,6 +197,16 @@ def test_a_container_that_fails_twice_gives_two_reasons(
     assert watch.reason() == "second"
 
 
+def test_a_failure_seen_before_the_restart_is_not_told_again_after_it(
+    api: API, watch: NodeWatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.logs = {("b", False): "mofe: first\n", ("b", True): "mofe: first\n"}
+    api.now = [pod("b", "1", "Running", node(GONE))]
+    assert told(watch, capsys) == ["node 1 failed: first"]
+    api.now = [pod("b", "1", "Running", node(RUNS, 1, GONE))]
+    assert told(watch, capsys) == []
+
+
 @pytest.mark.parametrize(
     "well",
     [
@@ -209,6 +223,7 @@ def test_a_container_that_did_not_fail_is_not_told(
 ) -> None:
     api.now = [well]
     assert told(watch, capsys) == []
+    assert api.asked == []
     assert watch.reason() == ""
 
 
@@ -254,7 +269,7 @@ def test_the_reason_is_its_own_message_or_its_last_line(api: API, watch: NodeWat
     [
         (["first", "second", "third"], "third"),
         (["first", "second", CLOSED], "second"),
-        ([CLOSED, f"again: {CLOSED}"], f"again: {CLOSED}"),
+        ([CLOSED, f"again: {CLOSED}", f"thrice: {CLOSED}"], f"thrice: {CLOSED}"),
         ([], ""),
     ],
 )
