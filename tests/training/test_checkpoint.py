@@ -131,6 +131,16 @@ def test_a_damaged_one_is_written_over(place: UPath) -> None:
     assert load_checkpoint(place, *trained(1)) is not None
 
 
+def test_a_checkpoint_that_the_store_does_not_remove_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("denied")
+
+    place = locations.resolve(f"memory://kept-{uuid.uuid4().hex}/run")
+    monkeypatch.setattr(type(place.fs), "rm", refuse)
+    with pytest.raises(MofeError, match=rf"refuses access to the checkpoint at {place}/step-00001-0000007: denied"):
+        save_checkpoint(place, *trained(0), {"epoch": 1, "step": 7})
+
+
 def test_a_checkpoint_of_another_model_is_refused(place: UPath) -> None:
     save_checkpoint(place, *trained(0), {"epoch": 1, "step": 0})
     with pytest.raises(

@@ -93,6 +93,19 @@ def test_every_image_gets_each_image_of_another_class_equally_often() -> None:
         assert stats.chisquare(counts[other]).pvalue > 1e-4
 
 
+def test_images_of_one_class_draw_their_partners_independently() -> None:
+    mixup = DynamicBetaMixup(2, 0.9, np.random.default_rng(3))
+    drawn = torch.stack([mixup.partners(torch.tensor([0, 0, 1, 1, 1, 1])) for _ in range(4000)])
+    equal = int((drawn[:, 0] == drawn[:, 1]).sum())
+    assert stats.binomtest(equal, 4000, 1 / 4).pvalue > 1e-4
+
+
+def test_the_only_image_of_another_class_is_the_partner_of_all() -> None:
+    partners = DynamicBetaMixup(2, 0.9).partners(torch.tensor([0, 0, 1])).tolist()
+    assert partners[:2] == [2, 2]
+    assert partners[2] in (0, 1)
+
+
 def test_an_image_is_blended_by_the_sigma_of_its_own_class() -> None:
     mixup = DynamicBetaMixup(3, 1.0, np.random.default_rng(3))
     mixup.update([0.0, 0.95, 0.5])

@@ -54,7 +54,7 @@ class DynamicBetaMixup:
 
     def update(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
         """Set each class's σ from its accuracy s in [0, 1] (Eq. 12)."""
-        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
+        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C), LEAST_SIGMA)
 
     def sample(self, labels_B: Tensor) -> Tensor:
         """Draw λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] with ``fold=False``."""
@@ -66,7 +66,7 @@ class DynamicBetaMixup:
         """Draw for each image the position of an image of another class; its own if the batch has only one class."""
         labels = labels_B.cpu().numpy()
         order = np.argsort(labels, kind="stable")
-        first = np.searchsorted(labels[order], labels, "left")
+        first = np.searchsorted(labels[order], labels)
         size = np.searchsorted(labels[order], labels, "right") - first
         others = len(labels) - size
         pick = (self.generator.random(len(labels)) * others).astype(np.int64)
