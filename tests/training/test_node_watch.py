@@ -87,8 +87,8 @@ def watch(api: API) -> NodeWatch:
 def told(watch: NodeWatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Look, and let the first node finish."""
     capsys.readouterr()
-    watch.look()
-    watch.hear_out(10)
+    watch.report()
+    watch.finish_log(10)
     return capsys.readouterr().out.splitlines()
 
 
@@ -143,27 +143,27 @@ def test_a_first_node_that_was_started_again_is_repeated_when_it_has_finished(ap
     api.logs = {("a", True): ""}
     api.spoken = {"a": words()}
     api.now = [pod("a", "0", "Running", node(RUNS))]
-    watch.look()
-    watch.hear_out(0.01)
-    assert watch.voice is not None
-    assert watch.voice.daemon, "it does not keep a process that is to end"
+    watch.report()
+    watch.finish_log(0.01)
+    assert watch.follower is not None
+    assert watch.follower.daemon, "it does not keep a process that is to end"
     api.now = [pod("a", "0", "Running", node(RUNS, restarts=1))]
-    watch.look()
+    watch.report()
     assert api.followed == ["a"], "it still speaks"
     goes_on.set()
-    watch.hear_out(10)
-    watch.look()
+    watch.finish_log(10)
+    watch.report()
     assert api.followed == ["a", "a"]
 
 
 def test_nobody_is_heard_out_where_nobody_spoke(watch: NodeWatch) -> None:
-    watch.hear_out(0)
+    watch.finish_log(0)
 
 
 def test_a_log_that_breaks_off_is_told(api: API, watch: NodeWatch, capsys: pytest.CaptureFixture[str]) -> None:
     api.spoken = {"a": RefusedError(500)}
     api.now = [pod("a", "0", "Running", node(RUNS))]
-    assert told(watch, capsys) == ["node 0: running", "no more of the first node's log: status 500"]
+    assert told(watch, capsys) == ["node 0: running", "the first node's log cannot be read further: status 500"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_log_that_does_not_come_now_is_asked_for_again(
 )
 def test_the_reason_is_its_own_message_or_its_last_line(api: API, watch: NodeWatch, log: str, reason: str) -> None:
     api.now, api.logs = [pod("b", "1", "Failed", node(GONE))], {("b", False): log}
-    watch.look()
+    watch.report()
     assert watch.reason() == reason
 
 
@@ -278,5 +278,5 @@ def test_a_lost_peer_is_the_reason_only_where_there_is_no_other(
 ) -> None:
     api.now = [pod(f"p{i}", str(i), "Failed", node(GONE)) for i in range(1, len(logs) + 1)]
     api.logs = {(f"p{i}", False): f"mofe: {log}\n" for i, log in enumerate(logs, start=1)}
-    watch.look()
+    watch.report()
     assert watch.reason() == reason
