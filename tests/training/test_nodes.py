@@ -448,7 +448,7 @@ def test_a_cluster_may_be_out_of_reach_for_a_while(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(nodes, "time", SimpleNamespace(sleep=slept.append))
     cluster([away, away, {}, away, away, ended("Complete")]).wait_for("job", 2)
     assert slept == [nodes.POLL_INTERVAL] * 5
-    with pytest.raises(MofeError, match="lost sight of the TrainJob job: no route to host"):
+    with pytest.raises(MofeError, match="the state of the TrainJob job cannot be read: no route to host"):
         cluster([away] * 3).wait_for("job", 2)
 
 
