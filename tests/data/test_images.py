@@ -125,7 +125,8 @@ def test_formats_of_phones_cameras_and_plugins(photo: Image.Image, kind: str) ->
         pytest.importorskip("pillow_jxl", reason="under the GPL, so it is not required")
     register(kind)
     large = photo.resize((64, 48))
-    found = decode(encoded(large, kind, **({"lossless": True} if kind == "JXL" else {"quality": 95} if kind in ("AVIF", "HEIF") else {})))  # fmt: skip
+    options = {"JXL": {"lossless": True}, "AVIF": {"quality": 95}, "HEIF": {"quality": 95}}
+    found = decode(encoded(large, kind, **options.get(kind, {})))
     assert found.size == (64, 48)
     lost = np.abs(np.asarray(found, float) - np.asarray(large, float)).mean()
     assert lost <= (0 if kind in ("JPEG2000", "PPM", "JXL") else 12)

@@ -35,7 +35,7 @@ class LabelledImage:
     label: int
     """Index into the source's classes; -1 without a label."""
     read: Callable[[], bytes]
-    """Reads the content; raises OSError or ValueError if that fails, :class:`NotAnImageError` for another kind of file."""
+    """Reads the content; raises OSError or ValueError if that fails, :class:`NotAnImageError` for other files."""
 
 
 @dataclass

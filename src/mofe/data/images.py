@@ -61,8 +61,8 @@ def _eight_bit(image: Image.Image, saved: Image.Image) -> Image.Image:
     low, high = values.min(initial=0), values.max(initial=0)
     if low < 0 or high > white * SLACK:
         raise ValueError(
-            f"its pixels reach from {low:g} to {high:g}, but should lie between 0 and {white:g}: scale them, or save it "
-            "with 8 bits"
+            f"its pixels reach from {low:g} to {high:g}, but should lie between 0 and {white:g}: scale them, or save "
+            "the image with 8 bits"
         )
     if saved.format == "TIFF" and _tag(saved, _PHOTOMETRIC) == 0:  # white is 0, which Pillow leaves so for deep pixels
         values = white - values
