@@ -219,7 +219,7 @@ def test_each_parquet_file_is_read_by_its_own_names(tmp_path: Path, capsys: pyte
     write(tmp_path / "d", "README.md", content=b"text")
     info = prepared(tmp_path / "d", tmp_path / "out")
     assert info.classes == ("cat", "dog", "eel")
-    assert list(labels(tmp_path / "out").values()) == "cat dog cat dog dog cat eel cat eel eel eel eel".split()
+    assert list(labels(tmp_path / "out").values()) == ["cat", "dog", "cat", "dog", "dog", "cat", "eel", "cat", "eel", "eel", "eel", "eel"]
     assert info.num_passed_over == 1
     assert any("a.parquet and b.parquet number their classes differently" in note for note in info.notes)
     assert info.notes[0] in capsys.readouterr().out
