@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", refuses)
     for role in ("train", "ood"):
-        with pytest.raises(MofeError, match="in/fish: .*Permission denied"):
+        with pytest.raises(MofeError, match=r"in/fish: .*Permission denied"):
             prepared(root, tmp_path / "out", role)  # type: ignore[arg-type]
 
 
@@ -188,7 +188,7 @@ def test_each_image_has_the_label_of_its_own_cls_though_keys_hold_dots(tmp_path:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"s/1.png": None, "s/1.cls": "a", "s/2.png": None}, r"s/1\.png would take its class from a \.cls file, s/2\.png"),
+        ({"s/1.png": None, "s/1.cls": "a", "s/2.png": None}, r"s/1\.png would take .*a \.cls file, s/2\.png"),
         ({"s/a.b.cls": "a", "s/a.png": None, "s/b.cls": "b", "s/b.png": None}, r"s/a\.png would take .*a folder"),
         ({"1.cls": "", "1.png": None}, r"1\.cls is empty"),
         ({"1.png": None, "1.txt": "cat", "2.png": None}, r"has no labels \(it holds 1\.png, without folders or \.cls"),
@@ -219,7 +219,8 @@ def test_each_parquet_file_is_read_by_its_own_names(tmp_path: Path, capsys: pyte
     write(tmp_path / "d", "README.md", content=b"text")
     info = prepared(tmp_path / "d", tmp_path / "out")
     assert info.classes == ("cat", "dog", "eel")
-    assert list(labels(tmp_path / "out").values()) == ["cat", "dog", "cat", "dog", "dog", "cat", "eel", "cat", "eel", "eel", "eel", "eel"]
+    found = " ".join(labels(tmp_path / "out").values())
+    assert found == "cat dog cat dog dog cat eel cat eel eel eel eel"
     assert info.num_passed_over == 1
     assert any("a.parquet and b.parquet number their classes differently" in note for note in info.notes)
     assert info.notes[0] in capsys.readouterr().out

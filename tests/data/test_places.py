@@ -190,5 +190,6 @@ def test_new_images_may_lie_in_folders_of_archives_and_tables(tmp_path: Path) ->
     write(tmp_path / "new", "notes.txt", content=b"text")
     read = list(read_ahead(list_images([str(tmp_path / "new")]), bytes, ahead=4))
     found = {Path(one.image.path).name: one.passed_over for one in read}
-    assert found == {"a-0.png": False, "a-1.png": False, "1.png": False, "notes.txt": True, "2.jfif": False, "noext": False}  # fmt: skip
+    images = ("a-0.png", "a-1.png", "1.png", "2.jfif", "noext")
+    assert found == {**dict.fromkeys(images, False), "notes.txt": True}
     assert list_files([str(tmp_path / "new")], str(tmp_path / "files"), shards=2) == [0, 1]
