@@ -11,11 +11,11 @@ help:  ## list the targets
 $(READY): pyproject.toml docker/constraints.txt
 	@if command -v uv >/dev/null; then \
 	  { test -x $(BIN)/python || uv venv --quiet --python '>=3.11' $(VENV); } && \
-	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[s3,serve,clip]' --group dev; \
+	  uv pip install --quiet --python $(BIN)/python -c docker/constraints.txt -e '.[s3,serve,clip,jxl]' --group dev; \
 	else \
 	  { test -x $(BIN)/pip || python3 -m venv $(VENV); } && \
 	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && \
-	  $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[s3,serve,clip]' --group dev; \
+	  $(BIN)/python -m pip install --quiet -c docker/constraints.txt -e '.[s3,serve,clip,jxl]' --group dev; \
 	fi
 	@touch $@
 

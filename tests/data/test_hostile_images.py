@@ -58,7 +58,7 @@ def odd() -> dict[str, bytes]:
     return {
         **{f"mode-{mode}.png": encoded(PHOTO.convert(mode), "PNG") for mode in ("1", "L", "LA", "P", "RGBA")},
         **{f"cmyk.{kind}": encoded(PHOTO.convert("CMYK"), kind) for kind in ("jpeg", "tiff")},
-        **{f"mode-{mode}.tiff": encoded(PHOTO.convert(mode), "TIFF") for mode in ("F", "I", "YCbCr", "LAB")},
+        **{f"mode-{mode}.tiff": encoded(PHOTO.convert(mode), "TIFF") for mode in ("YCbCr", "LAB")},
         "deep.png": encoded(Image.fromarray(np.arange(480, dtype=np.uint16).reshape(20, 24) * 100), "PNG"),
         "palette.png": encoded(palette, "PNG", transparency=3),
         "palette-alphas.png": encoded(palette, "PNG", transparency=bytes(range(16))),
@@ -107,6 +107,7 @@ def bad() -> dict[str, bytes]:
         "huge.bmp": encoded(PHOTO, "BMP")[:18] + struct.pack("<ii", 40_000, 40_000) + encoded(PHOTO, "BMP")[26:],
         "headless.jpg": whole[20:],
         "thread.png": png_of(1, 101),
+        **{f"white-unknown-{mode}.tiff": encoded(PHOTO.convert(mode), "TIFF") for mode in ("F", "I")},
         "not-finite.tiff": encoded(Image.fromarray(np.full((8, 9), np.nan, np.float32)), "TIFF"),
         "text-bomb.png": encoded(PHOTO, "PNG")[:33] + text_chunk(b"k\0\0" + zlib.compress(bytes(80 << 20), 9)),
     }

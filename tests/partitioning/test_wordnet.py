@@ -11,6 +11,7 @@ from nltk.corpus import wordnet
 
 from mofe.errors import MofeError
 from mofe.partitioning.wordnet import (
+    chosen_senses,
     ensure_wordnet,
     name_in_words,
     path_from_root,
@@ -90,6 +91,24 @@ def test_of_several_nouns_the_sense_that_most_of_them_share_is_meant() -> None:
 def test_what_is_only_an_adjective_or_no_word_at_all_is_no_noun(name: str) -> None:
     with pytest.raises(MofeError, match=f"'{name}': it is not a WordNet noun"):
         resolve_synsets([name], [None])
+
+
+@pytest.mark.parametrize("name", ["0", "10", "1.5", "A", "x", "7, B"])
+def test_numbers_and_single_letters_are_no_nouns(name: str) -> None:
+    """WordNet has the numerals and the letters, but a class of that name shows anything."""
+    with pytest.raises(MofeError, match=f"{name!r}: it is a number or a letter"):
+        resolve_synsets([name], [None])
+    assert resolve_synsets([name], ["one.n.01"]) == ["one.n.01"], "as long as nobody says which synset it is"
+
+
+def test_a_sense_that_was_chosen_is_told_and_one_that_was_given_is_not() -> None:
+    classes, given = ["crane", "n02099601", "dog.n.01", "seal", "goldfish"], [None, None, None, "seal.n.09", None]
+    told = chosen_senses(classes, given, resolve_synsets(classes, given))
+    crane = wordnet.synsets("crane", "n")
+    assert [(s.label, s.definition, s.senses) for s in told] == [
+        (0, crane[0].definition(), len(crane)),
+        (4, wordnet.synset("goldfish.n.01").definition(), 1),
+    ]
 
 
 # lexnames(5WN): the lexicographer files by number, and the category of each

@@ -18,6 +18,17 @@ class Seed(BaseModel):
     classes: tuple[int, ...]
 
 
+class ChosenSense(BaseModel):
+    """The meaning that WordNet's list of senses gave to the name of a class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    label: int
+    """Index of the class."""
+    definition: str
+    senses: int
+    """Number of senses of the name; with 1, nothing was chosen."""
+
+
 class Partition(Manifest):
     """The expert of each class, and how the partition was made."""
 
@@ -29,6 +40,8 @@ class Partition(Manifest):
     synsets: tuple[str | None, ...]
     names: tuple[str, ...]
     """Readable name of each class: the synset's first lemma, else the class name itself."""
+    senses: tuple[ChosenSense, ...] = ()
+    """One for each class whose synset was looked up by a noun; none if the strategy does not use WordNet."""
     expert_of_class: tuple[int, ...]
     seeds: tuple[Seed, ...]
     """One seed per expert, in order; empty for strategies that do not start from WordNet."""
@@ -51,6 +64,14 @@ class Partition(Manifest):
             inertia=0.0,
             iterations=0,
         )
+
+    def senses_in_words(self) -> list[str]:
+        """A line for each class whose synset was looked up by a noun; those with several senses are first."""
+        return [
+            f"{self.classes[s.label]}: {self.synsets[s.label]}, {s.definition} ("
+            + (f"one of {s.senses} senses)" if s.senses > 1 else "its only sense)")
+            for s in sorted(self.senses, key=lambda sense: sense.senses == 1)
+        ]
 
     def classes_of(self, expert: int) -> list[int]:
         """Class indices of ``expert``'s cluster, ascending."""

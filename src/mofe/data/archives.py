@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from upath import UPath
 
-from mofe.data.entries import HIDDEN, LABEL, LabelledImage, PassedOver, Tally, as_text, is_hidden
+from mofe.data.entries import HIDDEN, LABEL, LabelledImage, NotAnImageError, Tally, as_text, is_hidden
 from mofe.data.formats import format_of, is_named_as_image
 from mofe.data.reading import LARGEST, check_kind
 from mofe.data.source import Source, class_name, merged_forms
@@ -158,7 +158,7 @@ def _reason_to_pass(member: Member) -> str:
     try:
         if _is_file(member):
             check_kind(member.name, member.head)
-    except PassedOver as reason:
+    except NotAnImageError as reason:
         return str(reason)
     except ValueError:
         pass

@@ -22,7 +22,7 @@ SHOWN = 3
 _SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 
-class PassedOver(ValueError):
+class NotAnImageError(ValueError):
     """The entry is not an image, and its name does not claim that it is; the message is one of the reasons above."""
 
 
@@ -35,7 +35,7 @@ class LabelledImage:
     label: int
     """Index into the source's classes; -1 without a label."""
     read: Callable[[], bytes]
-    """Reads the content; raises OSError or ValueError if that fails, :class:`PassedOver` for a file of another kind."""
+    """Reads the content; raises OSError or ValueError if that fails, :class:`NotAnImageError` for other files."""
 
 
 @dataclass

@@ -20,9 +20,11 @@ HEAD = 4096
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _JXL_MARKS = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n")
 _PLAIN_PPM = re.compile(rb"P[123]\s(?:\s|#[^\n]*\n)*\d+\s(?:\s|#[^\n]*\n)*\d+\s")
-_OTHER_IMAGES = frozenset(
-    [".heic", ".heif", ".hif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"]
-)
+_OTHER_IMAGES = {
+    *(".heic", ".heif", ".hif", ".jxl", ".svg"),
+    *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"),
+}
+"""Suffixes of images that Pillow does not register."""
 
 _OTHERS = (
     ("a Parquet file", 0, b"PAR1"),

@@ -1,11 +1,13 @@
 """Decoding of one image file, of any mode, to RGB pixels."""
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mofe.data.formats import HEAD, format_of, register
+from mofe.data.jxl import jxl_size
 
 MAX_PIXELS = 100_000_000
 """Largest number of pixels (300 MB, more than any camera makes); a larger image is refused before it is decoded."""
@@ -14,14 +16,23 @@ MAX_ASPECT_RATIO = 100
 
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_LEVEL = 258, 262, 339, 50717
+_TIFF_DEFAULTS = {_SAMPLE_FORMAT: 1, _BITS: 1}
+SLACK = 1.01
+"""By how much a pixel may exceed white; resizing can make white a little more than 1."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert to upright RGB: EXIF rotation applied, transparency over white, deep greys in 8 bits, first frame."""
+    saved = image
     if not _is_upright(image):
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
+        image = _eight_bit(image, saved)
+    elif (white := _named_white(saved)) and white < (deepest := 2 ** (_tag(saved, _BITS) or 8) - 1):
+        raise ValueError(
+            f"its white is {white:g} of {deepest:,}, which is only read from grey images: scale it to 8 bits"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
@@ -33,16 +44,65 @@ def _is_upright(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION, 1) == 1
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale a 16- or 32-bit grey image to 8 bits, because Pillow's own conversion clips it."""
+def _eight_bit(image: Image.Image, saved: Image.Image) -> Image.Image:
+    """Scale a 16- or 32-bit grey image to 8 bits, because Pillow's own conversion clips it.
+
+    Args:
+        image: the upright image.
+        saved: the image as its file was opened.
+
+    Raises:
+        ValueError: the white of the image is unknown, or a pixel is beyond it.
+    """
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it has pixels that are not finite")
+    white = _white(saved)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > white * SLACK:
+        raise ValueError(
+            f"its pixels reach from {low:g} to {high:g}, but should lie between 0 and {white:g}: scale them, or save "
+            "the image with 8 bits"
+        )
+    if saved.format == "TIFF" and _tag(saved, _PHOTOMETRIC) == 0:  # white is 0, which Pillow leaves so for deep pixels
+        values = white - values
+    return Image.fromarray(np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8))
+
+
+def _white(image: Image.Image) -> float:
+    """The value of white in a deep grey image, by its number of bits, or by a tag that names it.
+
+    Floats are taken from 0 to 1, as libraries write them.
+
+    Raises:
+        ValueError: neither is known.
+    """
+    if white := _named_white(image):
+        return white
     if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1.01 else 255.0  # resizing can make white a little more than 1
-    else:
-        top = 65535.0 if values.max(initial=0) <= 65535 else 2.0**31 - 1
-    return Image.fromarray(np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8))
+        return 1.0
+    if image.format == "TIFF" and _tag(image, _SAMPLE_FORMAT) == 1:
+        bits = _tag(image, _BITS)
+        if bits is not None and bits < 32:  # Pillow reads 32 bits as signed
+            return float(2**bits - 1)
+    elif image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        return 65535.0
+    raise ValueError(
+        f"it has whole numbers of mode {image.mode} whose white is unknown: save it with 8 bits, or with 16 bits "
+        "without sign"
+    )
+
+
+def _named_white(image: Image.Image) -> float | None:
+    """The value of white that a tag of a TIFF names."""
+    white = _tag(image, _WHITE_LEVEL) if image.format == "TIFF" else None  # MaxSampleValue is a statistic, says TIFF 6
+    return float(white) if white else None
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """The first value of a TIFF tag; None if the file lacks it."""
+    value = getattr(image, "tag_v2", {}).get(tag, _TIFF_DEFAULTS.get(tag))
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _open(content: bytes) -> Image.Image:
@@ -56,6 +116,8 @@ def _open(content: bytes) -> Image.Image:
     if not (kind := format_of(content[:HEAD])):
         raise ValueError("it is not an image that can be read")
     register(kind)
+    if kind == "JXL" and (reason := _size_fault(*jxl_size(content))):
+        raise ValueError(reason)
     try:
         image = Image.open(io.BytesIO(content), formats=[kind])
         if not (reason := _shape_fault(image)):
@@ -82,12 +144,16 @@ def measured(image: Image.Image) -> Image.Image:
 
 
 def _shape_fault(image: Image.Image) -> str:
-    if not min(image.size):
+    return _size_fault(*image.size)
+
+
+def _size_fault(width: int, height: int) -> str:
+    if not min(width, height):
         return "it has no pixels"
-    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
-        return f"it is {image.width} × {image.height} pixels: one side is over {MAX_ASPECT_RATIO} times the other"
-    if image.width * image.height > MAX_PIXELS:
-        return f"it is {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        return f"it is {width} × {height} pixels: one side is over {MAX_ASPECT_RATIO} times the other"
+    if width * height > MAX_PIXELS:
+        return f"it is {width} × {height} pixels, more than {MAX_PIXELS:,}"
     return ""
 
 

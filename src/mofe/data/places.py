@@ -120,6 +120,8 @@ def _in_folder(folder: UPath, uri: str, split: str) -> Place:
         return Place("folders", [folder]) if not split else _chosen_folder(folder, folders, split)
     form, chosen = place
     others = folders + [name for name in files if is_named_as_image(name)]
+    if split:  # what else is there was not chosen
+        others = [name for name in others if split_of(name) == (split_of(split) or split)]
     if others:
         what = "the folder" if others[0] in folders else "the image"
         raise MofeError(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
-from mofe.data.entries import LabelledImage, PassedOver, as_text
+from mofe.data.entries import LabelledImage, NotAnImageError, as_text
 from mofe.errors import MofeError
 
 Converted = TypeVar("Converted")
@@ -43,7 +43,7 @@ def read_ahead(
             raise
         except (OSError, ValueError) as error:
             reason = as_text(str(error)) or type(error).__name__
-            return Read(image, None, reason, isinstance(error, PassedOver))
+            return Read(image, None, reason, isinstance(error, NotAnImageError))
 
     waiting: deque[Future[Read[Converted]]] = deque()
     pool = ThreadPoolExecutor(THREADS)

@@ -8,7 +8,7 @@ from threading import Lock
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from mofe.data.entries import EMPTY, TEXT, PassedOver
+from mofe.data.entries import EMPTY, TEXT, NotAnImageError
 from mofe.data.formats import HEAD, format_of, is_named_as_image, is_text
 from mofe.storage import locations
 
@@ -26,15 +26,15 @@ def check_kind(name: str, head: bytes) -> None:
     """Accept an entry that is an image by its first bytes or by its name.
 
     Raises:
-        PassedOver: it is a file of text, or empty.
+        NotAnImageError: it is a file of text, or empty.
         ValueError: it is neither image nor text.
     """
     if is_named_as_image(name) or format_of(head):
         return
     if not head:
-        raise PassedOver(EMPTY)
+        raise NotAnImageError(EMPTY)
     if is_text(head):
-        raise PassedOver(TEXT)
+        raise NotAnImageError(TEXT)
     raise ValueError("it is not an image that can be read")
 
 
@@ -70,7 +70,7 @@ def read_entry(folder: UPath, entry: locations.Entry, root: Path | None = None) 
         root: on this machine, the folder that links must not lead out of; None allows any target.
 
     Raises:
-        PassedOver: the entry is a file of text, or empty.
+        NotAnImageError: the entry is a file of text, or empty.
         OSError, ValueError: it is not an image, or cannot be read whole; links that lead out of the folder cannot.
         MofeError: as for :func:`read_image`.
     """

@@ -11,7 +11,7 @@ from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, supercategories
 from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.strategies import STRATEGIES
-from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
+from mofe.partitioning.wordnet import chosen_senses, readable_name, resolve_synsets, similarity
 
 
 def partition_classes(
@@ -54,6 +54,7 @@ def partition_classes(
         raise MofeError(f"the prototype of class {names[bad[0]]!r} is not finite")
 
     resolved: Sequence[str | None] = synsets
+    known: list[str] = []
     readable = names
     seeds: list[Supercategory] = []
     if strategy in ("wordnet-kmeans", "taxonomy"):
@@ -81,6 +82,7 @@ def partition_classes(
         classes=tuple(names),
         synsets=tuple(resolved),
         names=tuple(readable),
+        senses=chosen_senses(names, synsets, known) if seeds else (),
         expert_of_class=tuple(int(e) for e in expert_C),
         seeds=tuple(Seed(synset=s.synset, classes=s.classes) for s in seeds),
         centers=tuple(tuple(float(x) for x in center) for center in centers_ED),

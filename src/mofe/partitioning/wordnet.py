@@ -17,6 +17,7 @@ from typing import Any
 
 import nltk
 
+from mofe.artifacts.partition import ChosenSense
 from mofe.errors import MofeError
 
 DEBIAN = Path("/usr/share/wordnet")
@@ -124,19 +125,32 @@ def _look_up(class_name: str) -> Any:
     For several nouns separated by commas, as in ImageNet's class names, this is the sense that most of them share.
     """
     text = class_name.strip()
-    if WNID.fullmatch(text) or re.fullmatch(r".+\.n\.\d+", text):
+    if _is_exact(text):
         return synset(text)
-    parts = ["_".join(part.lower().split()) for part in text.split(",")]
-    nouns = [_lemma(part) for part in parts]
-    spellings = dict.fromkeys([*parts, *nouns])  # WordNet has four-poster and sports_car
-    senses = [sense for noun in spellings for sense in _reader().synsets(noun, pos="n")]
+    nouns, senses = _senses(text)
     if senses and len(nouns) > 1:
         return max(senses, key=lambda sense: len({*nouns} & {_lemma(name) for name in sense.lemma_names()}))
     if senses:
         return senses[0]
+    if not nouns:
+        raise MofeError("it is a number or a letter, which does not say what the images show")
     close = difflib.get_close_matches(nouns[0], _reader().all_lemma_names(pos="n"), n=3)
     hint = f" (the nearest nouns are {', '.join(close)})" if close else ""
     raise MofeError(f"it is not a WordNet noun{hint}")
+
+
+def _is_exact(text: str) -> bool:
+    """Whether a text is a wnid or the name of a noun synset, so that it has one meaning."""
+    return bool(WNID.fullmatch(text) or re.fullmatch(r".+\.n\.\d+", text))
+
+
+def _senses(text: str) -> tuple[list[str], list[Any]]:
+    """Lemmas and senses of the nouns in a text, separated by commas; numbers and single letters are no nouns."""
+    parts = ["_".join(part.lower().split()) for part in text.split(",")]
+    parts = [part for part in parts if re.search(r"[^\W\d_]", part) and len(part) > 1]
+    nouns = [_lemma(part) for part in parts]
+    spellings = dict.fromkeys([*parts, *nouns])  # WordNet has four-poster and sports_car
+    return nouns, list(dict.fromkeys(sense for noun in spellings for sense in _reader().synsets(noun, pos="n")))
 
 
 def _lemma(noun: str) -> str:
@@ -166,6 +180,24 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
             "choose a strategy without WordNet, such as kmeans++"
         )
     return found
+
+
+def chosen_senses(
+    classes: Sequence[str], synsets: Sequence[str | None], resolved: Sequence[str]
+) -> tuple[ChosenSense, ...]:
+    """The senses that :func:`resolve_synsets` chose for classes of which nobody named the synset.
+
+    Args:
+        classes: names of the C classes.
+        synsets: wnid or synset name of each class, or None if the data does not give one.
+        resolved: name of the synset of each class.
+    """
+    texts = ((c, (given or name).strip()) for c, (name, given) in enumerate(zip(classes, synsets, strict=True)))
+    return tuple(
+        ChosenSense(label=c, definition=str(synset(resolved[c]).definition()), senses=len(_senses(text)[1]))
+        for c, text in texts
+        if not _is_exact(text)
+    )
 
 
 def readable_name(synset_name: str) -> str:

@@ -78,6 +78,7 @@ def render(metrics: Metrics, test: ScoreTable, ood: list[ScoreTable], partition:
         ],
         confusion=Markup(confusion_plot(_confusion(test, partition))) if partition.num_experts > 1 else None,
         experts=_experts(metrics, partition),
+        senses=partition.senses_in_words(),
         training=Markup(training_plot(history.epochs)) if len(history.epochs) > 1 else None,
         layer_rates=_layer_rates(history),
         classes=Markup(_class_plot(history, partition)) if len(history.epochs) > 1 else None,

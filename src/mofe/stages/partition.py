@@ -1,9 +1,13 @@
 """Divides the classes among the experts."""
 
 from mofe.artifacts.features import Features
+from mofe.artifacts.partition import Partition
 from mofe.partitioning.clusters import partition_classes
 from mofe.storage import locations, writing
 from mofe.tracking import journal
+
+TOLD = 20
+"""Senses that are printed; the report shows all."""
 
 
 def partition(
@@ -33,8 +37,19 @@ def partition(
             result.model_copy(update={"made_from": {"features": known.info.identity}}).write(folder)
         run.file(locations.resolve(partition) / "partition.json")
         run.metrics({"inertia": result.inertia, "iterations": result.iterations})
+        _tell_senses(result)
         for expert in range(num_experts):
             grown = f" from {result.seeds[expert].synset}" if result.seeds else ""
             members = [result.names[c] for c in result.classes_of(expert)]
             more = f" and {len(members) - 8} more" if len(members) > 8 else ""
             print(f"expert {expert}{grown}: {len(members)} classes: {', '.join(members[:8])}{more}")
+
+
+def _tell_senses(result: Partition) -> None:
+    """Print what WordNet takes the names of classes for, unless they are synsets."""
+    lines = result.senses_in_words()
+    for line in lines[:TOLD]:
+        print(line)
+    if lines:
+        more = f"and {len(lines) - TOLD} more senses, which the report shows; " if len(lines) > TOLD else ""
+        print(f"{more}where a sense is wrong, name the synset in a synsets.csv (columns class,synset)")
