@@ -13,7 +13,7 @@ from timm.data import resolve_model_data_config
 
 from mofe.errors import MofeError
 from mofe.models import create_backbone, describe_backbone
-from mofe.models.backbone import local_weights
+from mofe.models.weights import local_weights
 
 NAME = "vit_tiny_patch16_224"
 
@@ -245,11 +245,12 @@ def test_models_of_a_like_name_are_offered() -> None:
 def test_a_file_of_weights_is_read_where_it_is_or_from_a_copy_that_goes_away(
     tmp_path: Path, suffix: str, remote: bool
 ) -> None:
+    content = save({"w": torch.ones(1)}) if suffix == ".safetensors" else b"weights"
     uri = f"memory://weights/w{suffix}" if remote else str(tmp_path / f"w{suffix}")
     with fsspec.open(uri, "wb") as file:
-        file.write(b"weights")
+        file.write(content)
     with local_weights(uri) as local:
-        assert local.read_bytes() == b"weights"
+        assert local.read_bytes() == content
         assert local.name == f"w{suffix}"
         assert (local == tmp_path / f"w{suffix}") is not remote
     assert local.exists() is not remote

@@ -1,19 +1,16 @@
 """The backbone: any vision transformer of timm with a class token (DINOv2, CLIP, DeiT), or with own weights."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.models import load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError, in_one_line
+from mofe.models import weights as weights_files
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -57,7 +54,7 @@ def describe_backbone(
 def _sha256(weights: str) -> str:
     if weights in ("", RANDOM_WEIGHTS):
         return ""
-    with local_weights(weights) as file:
+    with weights_files.local_weights(weights) as file:
         return locations.sha256(file)
 
 
@@ -81,18 +78,13 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
     if not spec.weights:
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
-    with local_weights(spec.weights) as file:
+    with weights_files.local_weights(spec.weights) as file:
         if spec.weights_sha256 not in ("", locations.sha256(file)):
             raise MofeError(
                 f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
                 f"{spec.weights_sha256}. Restore the earlier weights, or run again from extract"
             )
-        try:
-            state = checkpoint_filter_fn(load_state_dict(str(file), device="cpu", weights_only=True), model)
-            model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
-        except Exception as error:  # torch, safetensors and timm raise different types
-            reason = in_one_line(error)
-            raise MofeError(f"the weights {spec.weights} do not fit {spec.name}: {reason}") from error
+        weights_files.load_weights(model, file, spec.weights, spec.name)
     return model
 
 
@@ -117,24 +109,3 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
     if model.cls_token is None or model.global_pool != "token":
         raise MofeError(f"{name} has no class token to route by (pooling {model.global_pool!r}): choose a ViT with one")
     return model
-
-
-@contextmanager
-def local_weights(uri: str) -> Iterator[Path]:
-    """Yield a local path of a file of weights. Its reader must read plain tensors only, never pickles.
-
-    Raises:
-        MofeError: there is no file at ``uri``, or its suffix is not that of a file of weights.
-    """
-    path = locations.resolve(uri)
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-        raise MofeError(f"weights {uri}: expected a .safetensors file, or a .pth, .pt or .bin of plain tensors")
-    if locations.is_local(path):
-        if not Path(path.path).is_file():
-            raise MofeError(f"there is no weights file at {uri}")
-        yield Path(path.path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / path.name
-        local.write_bytes(locations.read_bytes(path, "weights file"))
-        yield local

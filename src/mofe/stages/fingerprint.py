@@ -9,6 +9,7 @@ from mofe.data.ood_sets import check_sets
 from mofe.data.sources import manifest_file, manifest_rows, synsets_beside
 from mofe.errors import MofeError
 from mofe.storage import locations
+from mofe.storage.weights_file import check_weights_file
 
 NOT_FILES = ("", "random")
 """What ``weights`` may be without being a file."""
@@ -55,9 +56,12 @@ def fingerprint(
         synsets: the CSV with the synsets of the training classes; "" counts a synsets.csv beside the data, if any.
     """
     check_sets(ood_data)
-    files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
-    files += [text_weights] if locations.is_path(text_weights) else []
+    files = [text_weights] if locations.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
+    for file in files + ([] if weights in NOT_FILES else [weights]):
+        check_weights_file(locations.resolve(file))
+    if text_model.startswith(LOCAL_MODEL):
+        files.insert(0, text_model.removeprefix(LOCAL_MODEL))
     train, test = _digest(train_data, synsets), _digest(test_data)
     if unknown := untaught(test_data, train_data):
         raise MofeError(
