@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from mofe.data.sources import LabelledImage, as_text
+from mofe.errors import MofeError
 
 Converted = TypeVar("Converted")
 
@@ -26,6 +27,8 @@ def read_ahead(
     def read(image: LabelledImage) -> tuple[LabelledImage, Converted | None, str]:
         try:
             return image, convert(image.read()), ""
+        except MofeError:  # of the store, not of the image
+            raise
         except (OSError, ValueError) as error:
             return image, None, as_text(str(error)) or type(error).__name__
 

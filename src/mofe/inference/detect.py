@@ -1,13 +1,16 @@
 """Asking a detector about any number of images: one row an image, read ahead, in constant memory."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from upath import UPath
 
+from mofe.arguments import instance, shown, text, whole
 from mofe.data.images import decode
 from mofe.data.listing import list_images
 from mofe.data.read_ahead import read_ahead
@@ -19,14 +22,15 @@ from mofe.storage.locations import Location
 
 AHEAD = 8
 """Images read ahead of the model."""
+IN_MEMORY = "images in memory are scored by Detector.score"
 
 
 def detect(
     detector: Detector,
     places: Location | Iterable[Location],
     *,
-    threshold: str = "tpr=0.95",
-    unknown: Iterable[str] = (),
+    threshold: str | float = "tpr=0.95",
+    unknown: Location | Iterable[Location] = (),
     score: str = "knn",
     neighbours: int = 0,
     batch_size: int = 32,
@@ -38,22 +42,22 @@ def detect(
         places: a file, folder, glob, tar archive or Parquet file, or several; see
             :func:`mofe.data.listing.find_files`.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
-        unknown: images known to be unknown, by which ``fpr=…`` is measured.
+        unknown: places of images known to be unknown, by which ``fpr=…`` is measured.
         score: which of the detector's scores decides; those of ``info.baselines`` too.
         neighbours: how many of the nearest known images to name.
         batch_size: images at once.
 
     Raises:
-        MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
+        MofeError: a place holds nothing or is no place, no file of ``unknown`` can be read, or the threshold or score
+            does not exist; it is raised when the first prediction is taken.
     """
-    if batch_size < 1:
-        raise MofeError(f"batch_size = {batch_size} must be at least 1")
+    instance("detector", detector, Detector)
+    batch_size, neighbours = whole("batch_size", batch_size, 1), whole("neighbours", neighbours)
     unreadable: list[Unreadable] = []
-    strangers = tuple(unknown)
+    strangers, asked = tuple(_places("unknown", unknown)), _places("places", places)
     limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
     yield from unreadable
-    listed = list_images([places] if isinstance(places, str | os.PathLike | UPath) else places)
-    pending = read_ahead(listed, decode, ahead=AHEAD)
+    pending = read_ahead(list_images(asked), decode, ahead=AHEAD)
     while batch := list(islice(pending, batch_size)):
         readable = [(image.path, pixels) for image, pixels, _ in batch if pixels]
         found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))
@@ -61,7 +65,24 @@ def detect(
             yield next(found) if pixels else Unreadable(image.path, reason)
 
 
-def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
+def _places(name: str, places: Any) -> Iterable[Location]:
+    """Several places, of one or several; images in memory are refused."""
+    if isinstance(places, str | os.PathLike | UPath):
+        return (places,)
+    if not isinstance(places, Iterable) or isinstance(places, bytes | bytearray | memoryview | Mapping | np.ndarray):
+        raise MofeError(f"{name} must be a path, a URI or several, not {shown(places)}: {IN_MEMORY}")
+    return map(partial(_place, name), places) if isinstance(places, Iterator) else [_place(name, p) for p in places]
+
+
+def _place(name: str, place: Any) -> Location:
+    if not isinstance(place, str | os.PathLike | UPath):
+        raise MofeError(f"{name} must hold paths or URIs, not {shown(place)}: {IN_MEMORY}")
+    return place
+
+
+def limit_of(
+    detector: Detector, threshold: str | float, score: str, unknown: Iterable[Image.Image] | None = None
+) -> float:
     """The least score of an image that is taken for known.
 
     Args:
@@ -73,12 +94,12 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
     Raises:
         MofeError: the threshold or score does not exist, or has no use for such images.
     """
-    if score not in detector.thresholds:
+    if text("score", score) not in detector.thresholds:
         raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
     validation_n = detector.calibration[score].to_numpy()
     unknown_m = None
     if unknown is not None:
-        if not threshold.strip().startswith("fpr"):
+        if not str(threshold).strip().startswith("fpr"):
             raise MofeError(f"images known to be unknown set a threshold fpr=SHARE; {threshold!r} has no use for them")
         unknown_m = detector.score(unknown, scores=[score]).values[score]
     return chosen_threshold(threshold, validation_n, unknown_m)
@@ -127,7 +148,7 @@ def _neighbour(detector: Detector, row: int, distance: float) -> Neighbour:
     return Neighbour(detector.bank["id"][row].as_py(), detector.classes[label], distance)
 
 
-def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
+def _readable(places: Sequence[Location], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
     """The images at ``places``, of which there must be one; ``unreadable`` takes the files that are none."""
     found = False
     for image, pixels, reason in read_ahead(list_images(places), decode, ahead=AHEAD):
@@ -138,4 +159,4 @@ def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[I
             unreadable.append(Unreadable(image.path, reason))
     if not found:
         first = unreadable[0]
-        raise MofeError(f"no image at {', '.join(places)} can be read: {first.image}: {first.reason}")
+        raise MofeError(f"no image at {', '.join(map(str, places))} can be read: {first.image}: {first.reason}")

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
+from mofe.arguments import shown
 from mofe.errors import MofeError, in_one_line
 
 Location = str | os.PathLike[str] | UPath
@@ -72,7 +73,13 @@ def without_secrets(text: str) -> str:
 
 
 def resolve(uri: Location) -> UPath:
-    """Make the path object of a local path (absolute) or fsspec URI."""
+    """Make the path object of a local path (absolute) or fsspec URI.
+
+    Raises:
+        MofeError: ``uri`` is not a path or URI, holds a password, or is of an unknown protocol.
+    """
+    if not isinstance(uri, str | os.PathLike | UPath):
+        raise MofeError(f"expected a path or URI, not {shown(uri)}")
     if "\0" in str(uri):
         raise MofeError(f"{str(uri)!r} holds a NUL character, which is not allowed in a path or URI")
     check_uri(str(uri))
