@@ -11,9 +11,6 @@ class MofeError(ValueError):
     It is a ``ValueError`` too, as Python's own libraries raise of a wrong argument.
     """
 
-    def __str__(self) -> str:
-        return super().__str__().replace("\n", "\\n").replace("\r", "\\r")  # of a path or value in it
-
 
 def in_one_line(error: Any) -> str:
     """The text of an exception, or a text, without line breaks: at most 300 characters."""

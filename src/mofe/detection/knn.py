@@ -113,7 +113,8 @@ class ExpertKNN:
         Raises:
             MofeError: n < 0, an embedding has another width, is zero or not finite, or an expert has no bank.
         """
-        if whole("neighbours", n) > MOST_NEIGHBOURS:
+        n = whole("neighbours", n)
+        if n > MOST_NEIGHBOURS:
             raise MofeError(f"neighbours = {shown(n)} must be at most {MOST_NEIGHBOURS}")
         embeddings_BD = _embeddings(embeddings_BD)
         if embeddings_BD.shape[1] != self.indexes[0].d:

@@ -14,6 +14,8 @@ from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.partitioning.wordnet import readable_name, resolve_synsets, similarity
 
+BY_WORDNET = ("wordnet-kmeans", "taxonomy")
+"""Strategies that need a synset for each class."""
 LARGEST = 1e100
 """Bound of a prototype's values, above which squared distances would overflow."""
 
@@ -62,7 +64,7 @@ def partition_classes(
     resolved: Sequence[str | None] = synsets
     readable = names
     seeds: list[Supercategory] = []
-    if strategy in ("wordnet-kmeans", "taxonomy"):
+    if strategy in BY_WORDNET:
         resolved = known = resolve_synsets(names, synsets)
         readable = [readable_name(synset) for synset in known]
         seeds = supercategories(known, num_experts)

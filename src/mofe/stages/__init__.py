@@ -7,6 +7,7 @@ The same word names the module here, the component, the pipeline task, the word 
 STAGES = (
     "fingerprint",
     "prepare",
+    "check_classes",
     "plan_shards",
     "extract",
     "merge_features",
