@@ -50,7 +50,8 @@ def detect(
     """Predictions on many images.
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files with a column image (URIs).
+        images: files, folders, globs, tar archives, Parquet files with a column image (URIs); or the URIs of .txt files
+            that list such places, one a line, where there are many.
         detector: the folder of the detector, as index writes it (URI).
         shards: how many parts the files are divided into; each is a task, and they run at once where there is room.
         threshold: tpr=0.95 (keep at least this share of known images), or the least score of a known image.

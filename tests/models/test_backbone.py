@@ -33,6 +33,17 @@ def test_weights_from_a_local_file_with_a_head_of_its_own(tmp_path: Path, state:
     assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))), state)
 
 
+def test_relative_weights_are_found_from_another_folder(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    spec = describe_backbone(NAME, TINY, "w.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_has(create_backbone(spec), state)
+
+
 def test_weights_that_were_replaced_are_not_taken_for_the_same(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, tmp_path / "w.safetensors")
     spec = describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))

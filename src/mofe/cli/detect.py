@@ -29,7 +29,8 @@ def detect(
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs.
+        images: files, folders, globs, tar archives, Parquet files with a column image; local paths or URIs; or .txt
+            files that list such places, one a line.
         detector: its folder, as index writes it; 'mofe run' leaves a link to it in the work folder.
         threshold: tpr=0.95 (keep at least this share of known images), fpr=0.05 (let through at most this share of
             the images given with --unknown), or the least score of a known image.

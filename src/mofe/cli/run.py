@@ -13,6 +13,7 @@ import tyro
 from mofe.cli.places import check_places
 from mofe.errors import MofeError
 from mofe.parameters.file import PipelineName, check_parameters, pipeline_parameters, read_parameters, settings_of
+from mofe.parameters.long_lists import write_long_lists
 
 
 def run(
@@ -79,11 +80,19 @@ def run(
     if runner == "kubeflow":
         from mofe.runners.kubeflow import submit
 
-        submit(file, parameters, host=host, name=params.stem, namespace=namespace, registry=registry)
+        submit(
+            file,
+            write_long_lists(parameters, None),
+            host=host,
+            name=params.stem,
+            namespace=namespace,
+            registry=registry,
+        )
         return
 
     from mofe.runners.local import run_pipeline
 
+    parameters = write_long_lists(parameters, folder)
     result = run_pipeline(file, parameters, folder, runner, name=params.stem, registry=registry or None)
     show = {"tables": _show_tables, "detect": _show_predictions}.get(pipeline, _show_result)
     show(result.outputs, folder, time.monotonic() - started)

@@ -13,6 +13,7 @@ from upath import UPath
 from mofe.arguments import instance, shown, text, whole
 from mofe.data.images import decode
 from mofe.data.listing import list_images
+from mofe.data.place_lists import listed_places
 from mofe.data.read_ahead import read_ahead
 from mofe.detection.threshold import chosen_threshold
 from mofe.errors import MofeError
@@ -40,7 +41,7 @@ def detect(
     Args:
         detector: see :func:`mofe.load_detector`.
         places: a file, folder, glob, tar archive or Parquet file, or several; see
-            :func:`mofe.data.listing.find_files`.
+            :func:`mofe.data.listing.find_files`; or a .txt file that lists such places, one a line.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: places of images known to be unknown, by which ``fpr=…`` is measured.
         score: which of the detector's scores decides; those of ``info.baselines`` too.
@@ -57,7 +58,7 @@ def detect(
     strangers, asked = tuple(_places("unknown", unknown)), _places("places", places)
     limit = limit_of(detector, threshold, score, _readable(strangers, unreadable) if strangers else None)
     yield from unreadable
-    pending = read_ahead(list_images(asked), decode, ahead=AHEAD)
+    pending = read_ahead(list_images(listed_places(asked)), decode, ahead=AHEAD)
     while batch := list(islice(pending, batch_size)):
         readable = [(image.path, pixels) for image, pixels, _ in batch if pixels]
         found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))

@@ -23,6 +23,9 @@ def describe_backbone(
 ) -> Backbone:
     """Describe a backbone: its weights, and the preprocessing of its images.
 
+    Returns:
+        The description; a path of weights in it is absolute, because others read it from elsewhere.
+
     Raises:
         MofeError: timm does not know the name, ``args`` do not suit it, the model cannot have a MoFE layer or does not
             take RGB images, or there is no file of weights.
@@ -47,7 +50,7 @@ def describe_backbone(
     return Backbone(
         name=name,
         args=dict(args),
-        weights=weights,
+        weights=weights if weights in ("", RANDOM_WEIGHTS) else str(locations.resolve(weights)),
         weights_digest=weights_digest,
         weights_sha256=_sha256(weights),
         depth=depth,

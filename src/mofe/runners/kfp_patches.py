@@ -4,6 +4,7 @@ Each part of this module names what kfp 2.17 does and why it is changed; :func:`
 pinned exactly for their sake. Importing this module imports kfp, which takes seconds.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,10 @@ from mofe.errors import MofeError
 from mofe.runners.console import Console, format_stage, label_of
 from mofe.runners.docker import run_container, surroundings
 from mofe.runners.pipeline_spec import stage_of
+from mofe.runners.portable import placed, portable
 from mofe.runners.processes import StageProcesses
 from mofe.runners.record import Rerun
+from mofe.storage import locations, writing
 
 
 @contextmanager
@@ -124,7 +127,8 @@ class RunCache(cache.LocalCache):
 
     kfp 2.17 keys a stage by the name of its component, in which a number tells two tasks of one stage apart, and by its
     parameters as Python has them, in which 0 and 0.0 differ. Here two tasks of one stage share an entry, and numbers
-    are equal where they are so for Kubeflow.
+    are equal where they are so for Kubeflow. Keys and entries name places in the work folder as
+    :mod:`mofe.runners.portable` does, where kfp 2.17 keeps absolute paths.
     """
 
     def __init__(self, root: str, run: Caches):
@@ -137,7 +141,8 @@ class RunCache(cache.LocalCache):
         """The key of a stage, which is asked about next."""
         self.stage = stage_of(component_name)
         self.label = label_of(arguments)
-        return str(super().compute_key(self.stage, image, full_command, _as_doubles(arguments), **more))
+        given = portable(self._serialize_value_for_key(_as_doubles(arguments)), self.run.work)
+        return str(super().compute_key(self.stage, image, full_command, given, **more))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """What the stage gave; None if it is to run.
@@ -150,7 +155,7 @@ class RunCache(cache.LocalCache):
             return None
         outputs: dict[str, Any] | None = None
         if self.stage not in self.run.never_cached:
-            outputs = super().get(key)
+            outputs = self._kept(key)
         elif rerun:
             outputs = rerun.outputs_of(key)
         if outputs is not None:
@@ -162,8 +167,17 @@ class RunCache(cache.LocalCache):
     def put(self, key: str, outputs: dict[str, Any]) -> None:
         """Keep what the stage gave."""
         if self.stage not in self.run.never_cached:
-            super().put(key, outputs)
+            entry = portable(self._serialize_outputs(outputs), self.run.work)
+            writing.write_bytes(locations.resolve(self._entry_path(key)), json.dumps(entry).encode())
         self.run.console.note_outputs(key, outputs)
+
+    def _kept(self, key: str) -> dict[str, Any] | None:
+        """The outputs of an entry; None if there is none, it is damaged, or an artifact is gone."""
+        try:
+            entry = json.loads(Path(self._entry_path(key)).read_text("utf-8"))
+            return dict(self._deserialize_outputs(placed(entry, self.run.work)))
+        except (OSError, ValueError, cache._MissingArtifactError):
+            return None
 
     def _missing(self, rerun: Rerun) -> str:
         return (

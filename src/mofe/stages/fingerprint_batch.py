@@ -2,6 +2,7 @@
 
 import hashlib
 
+from mofe.data.place_lists import listed_places
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -13,13 +14,14 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
     exactly when images or detector have changed.
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
+        images: files, folders, globs, tar archives, Parquet files; local paths or URIs; or .txt files that list such
+            places, one a line.
         detector: the folder that index wrote (path or URI).
     """
     if not images:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
     parts = [locations.digest_of_listing(detector)]
-    for place in images:
+    for place in listed_places(images):
         found = locations.glob(locations.resolve(place)) if "*" in place else [place]
         if not found:
             raise MofeError(f"nothing matches {place}")
