@@ -124,6 +124,25 @@ def test_what_cannot_carry_a_mofe_is_refused(name: str, args: dict[str, object],
         describe_backbone(name, args)
 
 
+@pytest.mark.parametrize("name", ["facebook/dinov2-base", "google/vit-base-patch16-224"])
+def test_a_repository_of_the_hub_is_recognised(name: str) -> None:
+    words = rf"timm does not have the model '{name}'; it has, for example, \w+.*is named hf-hub:{name}$"
+    with pytest.raises(MofeError, match=words):
+        describe_backbone(name, {})
+
+
+def test_a_backbone_of_one_block_is_refused_as_that() -> None:
+    with pytest.raises(MofeError, match=r"the backbone has 1 block: .* take a backbone with two or more"):
+        describe_backbone(NAME, {**TINY, "depth": 1})
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_backbone_that_does_not_take_rgb_is_refused(channels: int) -> None:
+    words = rf"does not take RGB images of 3 × 16 × 16: it takes {channels} channels; leave in_chans out"
+    with pytest.raises(MofeError, match=words):
+        describe_backbone(NAME, {**TINY, "in_chans": channels})
+
+
 @pytest.mark.parametrize("depth", [0, 3])
 def test_depth_is_checked(depth: int) -> None:
     with pytest.raises(MofeError, match="mofe_depth"):

@@ -22,7 +22,7 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
     parts = [locations.digest_of_listing(detector)]
     for place in listed_places(images):
-        found = locations.glob(locations.resolve(place)) if "*" in place else [place]
+        found = locations.glob(locations.resolve(place)) if "*" in str(place) else [place]
         if not found:
             raise MofeError(f"nothing matches {place}")
         parts += [f"{file} {locations.digest_of_listing(file)}" for file in found]
