@@ -3,13 +3,11 @@
 import subprocess
 import sys
 
-import pytest
-
 CODE = """
 import os, pwd, tempfile
-{home}
+os.environ.pop("HOME", None)
 def nobody(uid):
-    raise KeyError(f"getpwuid(): uid not found: {{uid}}")
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
 pwd.getpwuid = nobody
 import mofe
 from mofe.partitioning.wordnet import resolve_synsets
@@ -18,9 +16,8 @@ assert Path.home() == Path(tempfile.gettempdir()), Path.home()
 """
 
 
-@pytest.mark.parametrize("home", ["os.environ.pop('HOME', None)", "os.environ['HOME'] = ''"])
-def test_it_gets_one_before_a_library_asks(home: str) -> None:
-    subprocess.run([sys.executable, "-c", CODE.format(home=home)], check=True)
+def test_it_gets_one_before_a_library_asks() -> None:
+    subprocess.run([sys.executable, "-c", CODE], check=True)
 
 
 def test_a_home_that_is_there_stays() -> None:

@@ -12,7 +12,7 @@ import lazy_loader as _lazy
 __version__ = "0.1.0"
 
 # a container's user may have neither HOME nor a line in /etc/passwd; NLTK and others fail where there is no home
-if _os.path.expanduser("~") in ("~", ""):  # noqa: PTH111
+if _os.path.expanduser("~") == "~":  # noqa: PTH111
     _os.environ["HOME"] = _tempfile.gettempdir()
 
 __getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
