@@ -50,7 +50,8 @@ def detect(
     """Predict on many images with a trained detector.
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files with a column image (URIs).
+        images: files, folders, globs, tar archives, Parquet files with a column image (URIs); or .txt files that list
+            such places, one per line.
         detector: folder of the detector that index wrote (URI).
         shards: number of parts that the files are divided into. Each part is a task; they run at once where there is
             room.

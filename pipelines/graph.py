@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
+from components.check_classes import check_classes
 from components.evaluate import evaluate
 from components.finetune import finetune
 from components.fingerprint import fingerprint
@@ -78,6 +79,7 @@ def features_of(
     backbone_args: Any,
     weights: Any,
     mofe_depth: Any,
+    grouping: dict[str, Any],
     text: dict[str, Any],
     inference: dict[str, Any],
     pool: Pool,
@@ -86,6 +88,7 @@ def features_of(
 ) -> Prepared:
     """Add the tasks that prepare and check all data, extract features and embed texts.
 
+    ``grouping`` holds the number of experts and the strategy, or the runs of a comparison; they are only checked.
     ``shards`` is None where one task extracts all features and one task scores a whole set.
     """
     # files can change while their URI stays the same, so the tasks that read them take a digest as a parameter
@@ -126,6 +129,8 @@ def features_of(
         "credentials": pool.credentials,
     }
     ood = prepare_ood(ood_data=digests.outputs["ood_data"], **ood_options).set_display_name("prepare OOD sets")
+    checked = check_classes(train=train.outputs["images"], test=test.outputs["images"], **grouping)
+    on_cpu(checked, pool.credentials)
     features = extract_features(
         pool,
         accelerators,
@@ -137,7 +142,7 @@ def features_of(
         weights_digest=digests.outputs["weights"],
         mofe_depth=mofe_depth,
         **inference,
-    ).after(test, ood)  # bad data should fail before the first long stage
+    ).after(checked, ood)  # bad data should fail before the first long stage
     words = texts(
         images=train.outputs["images"],
         features=features.output,
@@ -235,12 +240,13 @@ def whole_run(given: dict[str, Any], shards: Any = None) -> Evaluated:
     return second_half(first_half(given, shards), given, shards=shards)
 
 
-def first_half(given: dict[str, Any], shards: Any = None) -> Prepared:
-    """Call :func:`features_of` with the parameters of the pipeline mofe by name."""
+def first_half(given: dict[str, Any], shards: Any = None, **runs: Any) -> Prepared:
+    """Call :func:`features_of` with the parameters of the pipeline mofe by name; ``runs`` are those of a comparison."""
     return features_of(
         **_named(given, "train_data", "test_data", "ood_data", "synsets", "train_images_per_class"),
         **_named(given, "evaluation_images_per_class", "max_rejected", "backbone", "backbone_args", "weights"),
         **_named(given, "mofe_depth"),
+        grouping={**_named(given, "num_experts", "strategy"), **runs},
         text=_named(given, *NO_TEXTS),
         **_common(given, shards),
     )

@@ -61,7 +61,7 @@ def tables(
     planned = plan_runs(tables=tables, configurations=configurations, seeds=seeds, **base)
     on_cpu(planned, given["credentials"])
     given |= {**NO_TEXTS, "compare": False}
-    data = first_half(given)
+    data = first_half(given, runs=planned.output)
     with dsl.ParallelFor(planned.output, name="runs") as run:
         configured = unpack_run(run=run)
         on_cpu(configured, given["credentials"])

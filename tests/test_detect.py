@@ -99,8 +99,8 @@ def test_what_is_no_image_is_refused(loaded: Detector, image: Any, message: str)
 
 
 def test_what_cannot_be_asked_is_refused(loaded: Detector, folder: Path) -> None:
-    for wrong in ({"batch_size": 0}, {"neighbours": -1}):
-        with pytest.raises(MofeError, match=r"must be at least 1, neighbours = .* at least 0"):
+    for wrong, words in (({"batch_size": 0}, "batch_size = 0 .* 1"), ({"neighbours": -1}, "neighbours = -1 .* 0")):
+        with pytest.raises(MofeError, match=words.replace(".*", "must be at least")):
             loaded.score(folder / "0.png", **wrong)
     with pytest.raises(MofeError, match="batch_size = 0 must be at least 1"):
         list(detect(loaded, folder, batch_size=0))

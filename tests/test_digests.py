@@ -80,8 +80,8 @@ def unedited(digests: Callable[[], dict[str, str]]) -> dict[str, str]:
         ("detection/scores.py", {"texts", "index", "score", "predict"}),
         ("detection/metrics.py", {"index", "evaluate", "predict"}),
         ("report/page.html", {"evaluate"}),
-        ("partitioning/seeds.py", {"partition"}),
-        ("partitioning/wordnet.py", {"texts", "partition"}),
+        ("partitioning/seeds.py", {"check_classes", "partition"}),
+        ("partitioning/wordnet.py", {"check_classes", "texts", "partition"}),
         ("models/text_model.py", {"texts"}),
         ("detection/texts.py", {"texts", "index", "score", "predict"}),
         ("detection/text_space.py", {"index", "score", "predict"}),
@@ -184,6 +184,7 @@ def calls_of_every_stage(folder: Path) -> dict[str, list[dict[str, Any]]]:
             {"source": str(folder / name), "images": str(folder / f"set-{name}"), "name": name, "role": role}
             for name, role in sets.items()
         ],
+        "check_classes": [{"train": str(folder / "set-train"), "test": str(folder / "set-test"), "num_experts": 2}],
         "plan_shards": [{"images": str(folder / "set-train")}],
         "extract": [
             {**embedded, **at("features")}, {**embedded, "features": str(folder / "features-0"), "shards": 2},

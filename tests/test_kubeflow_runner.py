@@ -342,7 +342,8 @@ def test_one_stage_of_an_earlier_run_is_submitted_again(kubeflow: SimpleNamespac
     spec = sent["pipeline_spec"]["pipeline_spec"]
     tasks = spec["root"]["dag"]["tasks"]
     assert set(tasks) == {
-        "fingerprint", "prepare", "prepare-2", "prepare-ood", "extract", "texts", "partition", "finetune", "index",
+        "fingerprint", "prepare", "prepare-2", "prepare-ood", "check-classes", "extract", "texts", "partition",
+        "finetune", "index",
     }  # fmt: skip
     assert {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")} == {
         "fingerprint", "index",

@@ -85,7 +85,7 @@ def test_what_no_cache_holds_hands_on_parameters_alone() -> None:
 def test_nothing_after_the_stage_is_left() -> None:
     graph, _ = subgraph(spec_of("mofe"), "partition")
     assert sorted(graph["root"]["dag"]["tasks"]) == [
-        "extract", "fingerprint", "partition", "prepare", "prepare-2", "prepare-ood",
+        "check-classes", "extract", "fingerprint", "partition", "prepare", "prepare-2", "prepare-ood",
     ]  # fmt: skip
     assert graph["pipelineInfo"]["name"] == "mofe", "Kubeflow looks into its cache by this name"
 

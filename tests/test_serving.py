@@ -24,6 +24,7 @@ import pytest
 from helpers import artifact_paths, command_line, striped
 
 from mofe import load_detector
+from mofe.inference.server import _file
 
 pytestmark = pytest.mark.integration
 
@@ -134,7 +135,9 @@ def test_image_files_as_they_are_and_chosen_outputs(server: SimpleNamespace) -> 
         (question([IMAGES[0]], data=[7]), 400, "image 0 is not the base64 of an image file"),
         (question([IMAGES[0]], name="picture"), 400, "expected one input tensor, 'image'; found 'picture'"),
         (question([IMAGES[0]], datatype="FP32"), 400, "must be of datatype BYTES, not FP32"),
-        (question([IMAGES[0]], shape=[2]), 400, "has shape [2] but 1 elements"),
+        (question([IMAGES[0]], shape=[1, 1]), 400, "must have one dimension, the number of its images"),
+        (question([IMAGES[0]], data=["https://x/a.png"]), 400, "it begins with 'https://x/a.png'; send the file's"),
+        (question([IMAGES[0]], shape=[2]), 400, "for 1 images the shape [1], not [2]"),
         (question([]), 400, "must hold 1 to 8 images, not 0"),
         (question(IMAGES + IMAGES[:1]), 400, "must hold 1 to 8 images, not 9"),
         (
@@ -210,3 +213,11 @@ def test_nobody_can_take_the_model_away(server: SimpleNamespace) -> None:
 def test_a_server_that_could_not_answer_does_not_start(_detector: Path, option: list[str], message: str) -> None:
     done = command_line("serve", "--detector", artifact_paths(_detector).detector, *option)
     assert (done.code, message in done.err) == (1, True), done.err
+
+
+def test_base64_as_browsers_and_encoders_write_it_is_read() -> None:
+    content = bytes(range(256))
+    broken = base64.encodebytes(content).decode()
+    assert "\n" in broken
+    for text in (broken, broken.replace("\n", "\r\n"), f"data:image/png;base64,{broken}", f" {broken} "):
+        assert _file(0, text) == content

@@ -5,8 +5,11 @@ from contextlib import suppress
 from typing import Any
 
 
-class MofeError(Exception):
-    """An error that the user can fix. The message says in one line what is wrong, where, and what to do."""
+class MofeError(ValueError):
+    """An error that the user can fix. The message says in one line what is wrong, where, and what to do.
+
+    It is a ``ValueError`` too, as Python's own libraries raise of a wrong argument.
+    """
 
 
 def in_one_line(error: Any) -> str:

@@ -13,7 +13,7 @@ from timm.data import resolve_model_data_config
 
 from mofe.errors import MofeError
 from mofe.models import create_backbone, describe_backbone
-from mofe.models.backbone import local_weights
+from mofe.models.weights import local_weights
 
 NAME = "vit_tiny_patch16_224"
 
@@ -31,6 +31,17 @@ def assert_has(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
 def test_weights_from_a_local_file_with_a_head_of_its_own(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, tmp_path / "w.safetensors")
     assert_has(create_backbone(describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))), state)
+
+
+def test_relative_weights_are_found_from_another_folder(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(state, tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    spec = describe_backbone(NAME, TINY, "w.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert_has(create_backbone(spec), state)
 
 
 def test_weights_that_were_replaced_are_not_taken_for_the_same(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -113,6 +124,25 @@ def test_preprocessing_is_the_backbones_own() -> None:
 def test_what_cannot_carry_a_mofe_is_refused(name: str, args: dict[str, object], message: str) -> None:
     with pytest.raises(MofeError, match=message):
         describe_backbone(name, args)
+
+
+@pytest.mark.parametrize("name", ["facebook/dinov2-base", "google/vit-base-patch16-224"])
+def test_a_repository_of_the_hub_is_recognised(name: str) -> None:
+    words = rf"timm does not have the model '{name}'; it has, for example, \w+.*is named hf-hub:{name}$"
+    with pytest.raises(MofeError, match=words):
+        describe_backbone(name, {})
+
+
+def test_a_backbone_of_one_block_is_refused_as_that() -> None:
+    with pytest.raises(MofeError, match=r"the backbone has 1 block: .* take a backbone with two or more"):
+        describe_backbone(NAME, {**TINY, "depth": 1})
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_backbone_that_does_not_take_rgb_is_refused(channels: int) -> None:
+    words = rf"does not take RGB images of 3 × 16 × 16: it takes {channels} channels; leave in_chans out"
+    with pytest.raises(MofeError, match=words):
+        describe_backbone(NAME, {**TINY, "in_chans": channels})
 
 
 @pytest.mark.parametrize("depth", [0, 3])
@@ -249,11 +279,12 @@ def test_no_models_are_offered_where_none_has_a_like_name() -> None:
 def test_a_file_of_weights_is_read_where_it_is_or_from_a_copy_that_goes_away(
     tmp_path: Path, suffix: str, remote: bool
 ) -> None:
+    content = save({"w": torch.ones(1)}) if suffix == ".safetensors" else b"weights"
     uri = f"memory://weights/w{suffix}" if remote else str(tmp_path / f"w{suffix}")
     with fsspec.open(uri, "wb") as file:
-        file.write(b"weights")
+        file.write(content)
     with local_weights(uri) as local:
-        assert local.read_bytes() == b"weights"
+        assert local.read_bytes() == content
         assert local.name == f"w{suffix}"
         assert (local == tmp_path / f"w{suffix}") is not remote
     assert local.exists() is not remote

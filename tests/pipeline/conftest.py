@@ -38,6 +38,10 @@ STAND_INS = {
             Path(images).mkdir(parents=True)
             (Path(images) / "dataset.json").write_text(json.dumps({"name": name, "digest": digest}))
     """,
+    "check_classes": """
+        def check_classes(train, test, *, num_experts, strategy, runs):
+            return len(runs) or 1
+    """,
     "plan_runs": """
         def plan_runs(tables, configurations, seeds, base):
             changes = [(c["name"], {k: v for k, v in c.items() if k != "name"}) for c in configurations]

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.integration
 SCORES = ["score:far", "score:id-test", "score:near"]
 BELOW_PARTITION = ["finetune", "index", *SCORES]
 PREPARE = ["prepare", "prepare:id-test", "prepare:near", "prepare:far"]
-EVERYTHING = sorted(["fingerprint", *PREPARE, "extract", "texts", "partition", *BELOW_PARTITION, "evaluate"])
+EVERYTHING = sorted(
+    ["fingerprint", *PREPARE, "check_classes", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate"]
+)
 
 
 Run = Callable[..., RunResult]
@@ -171,7 +173,7 @@ def test_data_is_read_before_the_first_long_stage(run: Run) -> None:
 
 def test_num_experts_starts_at_partition(run: Run) -> None:
     run()
-    assert executed(run(num_experts=3)) == always("partition", *BELOW_PARTITION, "evaluate")
+    assert executed(run(num_experts=3)) == always("check_classes", "partition", *BELOW_PARTITION, "evaluate")
 
 
 def test_knn_k_starts_at_index(run: Run) -> None:
@@ -192,14 +194,16 @@ def test_a_text_model_starts_at_texts_and_retrains_nothing(run: Run) -> None:
 def test_another_image_behind_the_training_uri_starts_at_prepare(run: Run) -> None:
     run()
     Path("train").write_text("train with another image")
-    assert executed(run()) == always("prepare", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
+    assert executed(run()) == always(
+        "prepare", "check_classes", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate"
+    )
 
 
 def test_another_line_in_the_list_of_synsets_starts_at_prepare(run: Run) -> None:
     Path("synsets").write_text("cat,cat.n.01")
     run(synsets="synsets")
     Path("synsets").write_text("cat,cat.n.02")
-    below = always("prepare", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
+    below = always("prepare", "check_classes", "extract", "texts", "partition", *BELOW_PARTITION, "evaluate")
     assert executed(run(synsets="synsets")) == below
 
 

@@ -11,7 +11,16 @@ from mofe.runners.local import RunResult
 pytestmark = pytest.mark.integration
 
 CONFIGURATIONS = [{"name": "few", "num_experts": 2, "mixup": "none"}, {"name": "many", "num_experts": 5}]
-SHARED = ["fingerprint", "prepare", "prepare:far", "prepare:id-test", "prepare:near", "extract", "texts"]
+SHARED = [
+    "fingerprint",
+    "prepare",
+    "prepare:far",
+    "prepare:id-test",
+    "prepare:near",
+    "check_classes",
+    "extract",
+    "texts",
+]
 
 
 def test_runs_share_data_and_features_and_keep_their_own_figures(run: Callable[..., RunResult]) -> None:

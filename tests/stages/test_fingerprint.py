@@ -4,9 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save_file
 
 from mofe.data.classes import untaught
 from mofe.errors import MofeError
@@ -18,6 +20,7 @@ def data(tmp_path: Path) -> Path:
     for name in ("train/a/1.png", "test/a/1.png", "ood/1.png", "w.safetensors"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
+    save_file({"w": np.zeros(1)}, tmp_path / "w.safetensors")
     return tmp_path
 
 
@@ -104,9 +107,17 @@ def test_weights_count_if_they_are_a_file(data: Path) -> None:
     assert digests(data, weights="")[3] == digests(data, weights="random")[3] == ""
     file = str(data / "w.safetensors")
     before = digests(data, weights=file)[3]
-    (data / "w.safetensors").write_bytes(b"other weights")
+    save_file({"w": np.ones(2)}, data / "w.safetensors")
     assert before
     assert digests(data, weights=file)[3] != before
+
+
+@pytest.mark.parametrize("parameter", ["weights", "text_weights", "text_embeddings"])
+def test_a_file_that_holds_no_weights_ends_the_run_here(data: Path, parameter: str) -> None:
+    (data / "w.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:01\nsize 9\n")
+    sets = [{"dataset": "x", "uri": str(data / "ood")}]
+    with pytest.raises(MofeError, match=r"w\.safetensors are a Git LFS pointer"):
+        fingerprint(str(data / "train"), str(data / "test"), sets, **{parameter: str(data / "w.safetensors")})
 
 
 def test_files_of_a_text_model_count(data: Path) -> None:
@@ -120,7 +131,7 @@ def test_files_of_a_text_model_count(data: Path) -> None:
     before = {name: digest(**{name: value}) for name, value in given.items()}
     assert all(before.values())
     together = digest(**given)
-    (data / "w.safetensors").write_bytes(b"other weights")
+    save_file({"w": np.ones(2)}, data / "w.safetensors")
     changed = {name for name, value in given.items() if digest(**{name: value}) != before[name]}
     assert changed == {"text_weights", "text_embeddings"}
     (data / "train/a/1.png").write_bytes(b"another model")

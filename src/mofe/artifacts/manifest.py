@@ -68,6 +68,8 @@ class Manifest(BaseModel):
             values, identity = verify(content)
             cls._check_version(path, values)
             found = cls.model_validate(values)
+        except MofeError:
+            raise
         except (ValidationError, ValueError) as error:
             reason = first_reason(error) if isinstance(error, ValidationError) else str(error)
             raise MofeError(f"{path} is not a valid {cls.what}: {reason}") from error

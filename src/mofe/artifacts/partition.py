@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict
 
 from mofe.artifacts.manifest import Manifest
+from mofe.errors import MofeError
 
 RouterKind = Literal["cluster", "class"]
 """Unit of the router's outputs."""
@@ -72,6 +73,18 @@ class Partition(Manifest):
             + (f"one of {s.senses} senses)" if s.senses > 1 else "its only sense)")
             for s in sorted(self.senses, key=lambda sense: sense.senses == 1)
         ]
+
+    def check_experts(self) -> None:
+        """Refuse a partition that contradicts itself.
+
+        Raises:
+            MofeError: there is not an expert for each class, or an expert without a class.
+        """
+        if len(self.expert_of_class) != len(self.classes) or {*self.expert_of_class} != {*range(self.num_experts)}:
+            raise MofeError(
+                f"the partition has {len(self.classes)} classes and {self.num_experts} experts, and classes of the "
+                f"experts {sorted({*self.expert_of_class})}: each class needs one, and each expert a class"
+            )
 
     def classes_of(self, expert: int) -> list[int]:
         """Class indices of ``expert``'s cluster, ascending."""

@@ -8,6 +8,7 @@ names, because kfp reads their source.
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
+from mofe.arguments import whole
 from mofe.artifacts.keywords import Keyword
 from mofe.artifacts.rule import TRUE_OR_FALSE, Rule, at_least, between, one_of
 from mofe.errors import MofeError
@@ -104,6 +105,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
             rule.check(name, getattr(self, name))
+            if KEYWORDS[name].type is int:
+                whole(name, getattr(self, name))
         between(0, self.learning_rate).check("min_learning_rate", self.min_learning_rate)
         if self.regulariser == "label-smoothing":
             between(0, 0.99).check("regulariser_weight", self.regulariser_weight)
@@ -129,14 +132,15 @@ class Recipe:
         Raises:
             MofeError: the shares would be unequal, or the micro-batches less than half of ``micro_batch_size``.
         """
+        processes = whole("processes", processes, 1)
         per_process, left = divmod(self.batch_size, processes)
         most = min(self.micro_batch_size, per_process)
         micro = next((size for size in range(most, most // 2, -1) if per_process % size == 0), 0)
         if left or not micro:
-            whole = processes * self.micro_batch_size
+            fitting = processes * self.micro_batch_size
             raise MofeError(
                 f"batch_size = {self.batch_size} cannot be divided evenly among {processes} processes in micro-batches "
-                f"of about {self.micro_batch_size}: take a multiple of {whole}, or another micro_batch_size"
+                f"of about {self.micro_batch_size}: take a multiple of {fitting}, or another micro_batch_size"
             )
         return micro, per_process // micro
 

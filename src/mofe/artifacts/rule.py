@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 
 
 class Rule(NamedTuple):
@@ -22,11 +22,13 @@ class Rule(NamedTuple):
         """
         try:
             fine = self.holds(value)
-        except (TypeError, ValueError, AttributeError, OverflowError):
+        except Exception:  # a value of any type
             fine = False
         if not fine:
             infinite = isinstance(value, float) and not math.isfinite(value)
-            raise MofeError(f"{name} = {value!r} {'must be a finite number' if infinite else self.allowed}")
+            raise MofeError(
+                f"{name} = {in_one_line(repr(value))} {'must be a finite number' if infinite else self.allowed}"
+            )
 
 
 def between(low: float, high: float) -> Rule:

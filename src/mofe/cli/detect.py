@@ -30,7 +30,8 @@ def detect(
     Example: mofe detect --detector runs/demo/detector photos/ 's3://bucket/new/*.jpg' --neighbours 3
 
     Args:
-        images: files, folders, globs, tar archives, or Parquet files with a column image; local paths or URIs.
+        images: files, folders, globs, tar archives, or Parquet files with a column image; local paths or URIs; or .txt
+            files that list such places, one per line.
         detector: the detector's folder, written by index; 'mofe run' puts a link to it into the work folder.
         threshold: tpr=0.95 (accept at least this share of known images), fpr=0.05 (accept at most this share of the
             images given with --unknown), or the lowest score of a known image.

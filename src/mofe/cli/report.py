@@ -25,13 +25,14 @@ def report(
             been sent are not sent again.
     """
     from mofe.storage import locations
+    from mofe.tracking.events import BESIDE, DATABASE
 
     check_places("FOLDER", folder)
     place = locations.resolve(folder)
     if sync:
-        database = place / "mlflow.db"
-        if "MLFLOW_TRACKING_URI" not in os.environ and locations.is_local(place) and database.exists():
-            os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{database.path}"
+        if "MLFLOW_TRACKING_URI" not in os.environ and locations.is_local(place) and (place / DATABASE).exists():
+            os.environ["MLFLOW_TRACKING_URI"] = BESIDE
+            os.chdir(place.path)
         if "MLFLOW_TRACKING_URI" not in os.environ:
             raise MofeError(f"the events in {folder} need an address: set MLFLOW_TRACKING_URI to that of MLflow")
         from mofe.tracking.mlflow_store import send_journals

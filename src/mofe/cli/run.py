@@ -13,6 +13,7 @@ import tyro
 from mofe.cli.places import check_places
 from mofe.errors import MofeError
 from mofe.parameters.file import PipelineName, check_parameters, pipeline_parameters, read_parameters, settings_of
+from mofe.parameters.long_lists import write_long_lists
 
 
 def run(
@@ -80,11 +81,12 @@ def run(
         from mofe.runners.kubeflow import submit
         from mofe.runners.kubeflow_api import Kubeflow
 
-        submit(Kubeflow(host, namespace, registry), file, parameters, name=params.stem)
+        submit(Kubeflow(host, namespace, registry), file, write_long_lists(parameters, None), name=params.stem)
         return
 
     from mofe.runners.local import run_pipeline
 
+    parameters = write_long_lists(parameters, folder)
     result = run_pipeline(file, parameters, folder, runner, name=params.stem, registry=registry or None)
     show = {"tables": _show_tables, "detect": _show_predictions}.get(pipeline, _show_result)
     show(result.outputs, folder, time.monotonic() - started)

@@ -28,6 +28,7 @@ from mofe.artifacts.image_shards import ImageShards
 from mofe.data.malloc import keep_freed_memory
 from mofe.data.pixels import decode_pixels
 from mofe.data.resize import KINDS, QuickRandomResizedCrop, QuickResize
+from mofe.data.shared_memory import shared_memory_named
 from mofe.errors import MofeError
 
 FEW = 8
@@ -183,7 +184,7 @@ def batches(
     """Yield batches ``(bytes (B, 3, H, W), labels (B,), positions (B,))`` of the given positions, in their order.
 
     Raises:
-        MofeError: ``batch_size`` < 1 or ``num_workers`` < 0.
+        MofeError: ``batch_size`` < 1 or ``num_workers`` < 0, or the processes cannot share memory.
     """
     if batch_size < 1 or num_workers < 0:
         raise MofeError(f"batch_size = {batch_size} must be at least 1, num_workers = {num_workers} at least 0")
@@ -196,7 +197,8 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_the_group,
     )
-    yield from loader
+    with shared_memory_named(loader.num_workers):
+        yield from loader
 
 
 def _leave_the_group(_: int) -> None:

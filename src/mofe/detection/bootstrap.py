@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mofe.arguments import number, whole
 from mofe.detection.metrics import check_scores, kept_at_tpr
 from mofe.errors import MofeError
 
@@ -50,7 +51,7 @@ def bootstrap_intervals(
     Raises:
         MofeError: a side is empty or holds NaN or infinity, R < 1, or ``confidence`` is not in (0, 1).
     """
-    if not 0 < confidence < 1:
+    if not 0 < number("confidence", confidence) < 1:
         raise MofeError(f"confidence = {confidence} must lie in (0, 1)")
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     fpr95_R, auroc_R = resample_metrics(id_scores, ood_scores, resamples=resamples, seed=seed)
@@ -66,8 +67,7 @@ def resample_metrics(
     generators that ``numpy.random.default_rng(seed)`` spawns. Arguments and errors are those of
     :func:`bootstrap_intervals`.
     """
-    if resamples < 1:
-        raise MofeError(f"resamples = {resamples} must be at least 1")
+    resamples, seed = whole("resamples", resamples, 1), whole("seed", seed)
     positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     n, m = len(positive), len(negative)
     distinct_K, place = np.unique(np.r_[positive, negative], return_inverse=True)

@@ -10,6 +10,7 @@ images. There is no guarantee for unknown images.
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mofe.arguments import array
 from mofe.errors import MofeError
 
 
@@ -23,7 +24,8 @@ def conformal_p_values(scores_B: ArrayLike, validation_n: ArrayLike) -> np.ndarr
     Raises:
         MofeError: a score is not finite, or there are no scores of known images.
     """
-    ordered_n, scores_B = np.sort(np.asarray(validation_n, np.float64)), np.asarray(scores_B, np.float64)
+    ordered_n = np.sort(array("scores of validation images", validation_n, 1)).astype(np.float64)
+    scores_B = np.asarray(array("scores", scores_B), np.float64)
     if not len(ordered_n):
         raise MofeError("without scores of validation images there are no p-values")
     if not (np.isfinite(ordered_n).all() and np.isfinite(scores_B).all()):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from mofe.arguments import number, tensor
 from mofe.errors import MofeError
 
 PART = 1024
@@ -30,6 +31,18 @@ def check_features(features_BD: Tensor, width: int | None = None) -> Tensor:
         if len(bad):
             raise MofeError(f"feature {int(bad[0])} of {len(features_BD)} is not finite")
     return features_BD
+
+
+def check_logits(logits_BC: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the logits unchanged, after a check of their form; −inf is allowed.
+
+    Raises:
+        MofeError: they are not a matrix of floats with a column for each class, or the temperature is not above 0.
+    """
+    number("temperature", temperature, 0, above=True)
+    if not tensor("logits", logits_BC, 2).shape[1]:
+        raise MofeError(f"logits of shape {tuple(logits_BC.shape)} have no class")
+    return logits_BC
 
 
 def check_labels(labels_N: Tensor, count: int, num_classes: int) -> Tensor:

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mofe.arguments import array, local_folder, shown, whole
 from mofe.device import device
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 
 LARGEST = 1 << 30
 """Size in bytes of all embeddings in float32, above which they are held in float16."""
@@ -39,6 +40,8 @@ TILE = 1024
 """Number of embeddings that are converted from float16 at once, so that they stay in the processor's cache."""
 QUERIES = 256
 """Number of queries that are compared at once."""
+MOST_NEIGHBOURS = 1 << 20
+"""Largest number of neighbours that a search returns for each query."""
 CLOSE = 1e-3
 """Squared distance below which a distance is computed again, because 2 − 2 cos θ has no exact digits there."""
 
@@ -75,12 +78,14 @@ class ExpertKNN:
             k: rank of the neighbour whose distance is the score; an expert with fewer embeddings uses its farthest.
 
         Raises:
-            MofeError: k < 1, an embedding is zero or not finite, an expert has no embedding, or the lengths of
+            MofeError: k < 1, there is no embedding, one is zero or not finite, an expert has none, or the lengths of
                 ``embeddings_ND`` and ``experts_N`` differ.
         """
-        if k < 1:
-            raise MofeError(f"knn_k = {k} must be at least 1")
+        k = whole("knn_k", k, 1)
+        embeddings_ND = _embeddings(embeddings_ND)
         count, width = embeddings_ND.shape
+        if not count or not width:
+            raise MofeError(f"embeddings of shape {(count, width)} make no bank: there must be at least one")
         experts_N = np.zeros(count, int) if experts_N is None else _experts(experts_N, count)
         indexes = []
         for expert in range(int(experts_N.max(initial=-1)) + 1):
@@ -108,18 +113,21 @@ class ExpertKNN:
         Raises:
             MofeError: n < 0, an embedding has another width, is zero or not finite, or an expert has no bank.
         """
-        if n < 0:
-            raise MofeError(f"neighbours = {n} must be at least 0")
-        if np.shape(embeddings_BD)[1:] != (self.indexes[0].d,):
-            raise MofeError(f"embeddings of shape {np.shape(embeddings_BD)} are not (B, {self.indexes[0].d})")
+        n = whole("neighbours", n)
+        if n > MOST_NEIGHBOURS:
+            raise MofeError(f"neighbours = {shown(n)} must be at most {MOST_NEIGHBOURS}")
+        embeddings_BD = _embeddings(embeddings_BD)
+        if embeddings_BD.shape[1] != self.indexes[0].d:
+            raise MofeError(f"embeddings of shape {embeddings_BD.shape} are not (B, {self.indexes[0].d})")
         experts_B = _experts(experts_B, len(embeddings_BD))
         bank_B = torch.as_tensor(experts_B if len(self.indexes) > 1 else np.zeros(len(embeddings_BD), int))
         if len(bank_B) and bank_B.max() >= len(self.indexes):
             raise MofeError(f"there is no bank of expert {bank_B.max()}: it has no training image")
         bank_B, order_B = bank_B.sort(stable=True)
         z_BD = torch.from_numpy(_normalise(embeddings_BD))[order_B].to(self._banks[0][0].device)
-        squared_BN, row_BN = self._nearest(z_BD, bank_B, max(self.k, n))
-        of_k_BK = squared_BN if n <= self.k else squared_BN.topk(self.k, largest=False, sorted=False).values
+        k = min(self.k, max(index.ntotal for index in self.indexes))
+        squared_BN, row_BN = self._nearest(z_BD, bank_B, max(k, n))
+        of_k_BK = squared_BN if n <= k else squared_BN.topk(k, largest=False, sorted=False).values
         score_B = -of_k_BK.where(of_k_BK < torch.inf, 0).amax(dim=1).sqrt()
         squared_Bn, place_Bn = squared_BN.topk(n, largest=False)
         back_B = order_B.argsort()
@@ -161,12 +169,19 @@ class ExpertKNN:
         return banks
 
     def save(self, folder: str | Path) -> None:
-        """Write ``expert-NNN.faiss`` for each expert into ``folder``, and ``knn.json`` last."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for expert, index in enumerate(self.indexes):
-            faiss.write_index(index, str(folder / f"expert-{expert:03d}.faiss"))
-        (folder / "knn.json").write_text(json.dumps({"k": self.k, "experts": len(self.indexes)}))
+        """Write ``expert-NNN.faiss`` for each expert into ``folder``, and ``knn.json`` last.
+
+        Raises:
+            MofeError: the folder cannot be made or written.
+        """
+        folder = local_folder("folder", folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for expert, index in enumerate(self.indexes):
+                faiss.write_index(index, str(folder / f"expert-{expert:03d}.faiss"))
+            (folder / "knn.json").write_text(json.dumps({"k": self.k, "experts": len(self.indexes)}))
+        except (OSError, RuntimeError) as error:  # FAISS raises the latter
+            raise MofeError(f"the KNN indexes cannot be written to {folder}: {in_one_line(error)}") from error
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -175,21 +190,27 @@ class ExpertKNN:
         Raises:
             MofeError: a file is missing or damaged.
         """
-        folder = Path(folder)
+        folder = local_folder("folder", folder)
         try:
             info = json.loads((folder / "knn.json").read_text("utf-8"))
             files = [folder / f"expert-{expert:03d}.faiss" for expert in range(info["experts"])]
             indexes = [faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC) for file in files]
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise MofeError(f"{folder} holds no usable KNN indexes: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise MofeError(f"{folder} holds no usable KNN indexes: {in_one_line(error)}") from error
         return cls(indexes, info["k"])
 
 
+def _embeddings(embeddings_BD: np.ndarray) -> np.ndarray:
+    """A matrix of floats; whole numbers are converted, and a memory map stays one."""
+    embeddings_BD = array("embeddings", embeddings_BD, 2)
+    return embeddings_BD if embeddings_BD.dtype.kind == "f" else embeddings_BD.astype(np.float32)
+
+
 def _experts(experts_B: np.ndarray, count: int) -> np.ndarray:
-    experts_B = np.asarray(experts_B)
-    if experts_B.shape != (count,) or experts_B.min(initial=0) < 0:
+    experts_B = array("experts", experts_B)
+    if experts_B.shape != (count,) or experts_B.min(initial=0) < 0 or (experts_B != experts_B.astype(int)).any():
         raise MofeError(f"{count} embeddings need {count} experts, numbered from 0")
-    return experts_B
+    return experts_B.astype(int)
 
 
 def _empty(width: int, half: bool) -> faiss.Index:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
+from mofe.arguments import array, number, text, whole
 from mofe.errors import MofeError
 
 
@@ -77,19 +78,24 @@ def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     Raises:
         MofeError: there are no scores, a score is not finite, or ``tpr`` is outside (0, 1].
     """
-    if not 0 < tpr <= 1:
-        raise MofeError(f"tpr = {tpr} must lie in (0, 1]")
+    number("tpr", tpr, 0, 1, above=True)
     scores = check_scores(id_scores, "ID")
     return float(np.sort(scores)[len(scores) - kept_at_tpr(len(scores), tpr)])
 
 
 def kept_at_tpr(count: int, tpr: float) -> int:
     """The smallest number of images that is at least a share ``tpr`` of ``count``."""
+    count, tpr = whole("count", count), number("tpr", tpr, 0, 1)
     return max(1, int(np.ceil(round(tpr * count, 9))))  # 0.55 · 100 is 55, not the next above 55.00000000000001
 
 
 def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> ROC:
-    """ROC curve of at most ``most`` points, evenly along the curve, with its ends; all values are finite."""
+    """ROC curve of at most ``most`` points, evenly along the curve, with its ends; all values are finite.
+
+    Raises:
+        MofeError: as :func:`ood_metrics`, or ``most`` is below 2.
+    """
+    most = whole("most", most, 2, 1 << 24)
     positive, negative = check_scores(id_scores, "ID"), check_scores(ood_scores, "OOD")
     is_id = np.r_[np.ones(len(positive), int), np.zeros(len(negative), int)]
     fpr, tpr, thresholds = roc_curve(is_id, np.r_[positive, negative])
@@ -103,7 +109,7 @@ def roc_points(id_scores: ArrayLike, ood_scores: ArrayLike, most: int = 200) -> 
 
 def check_scores(scores: ArrayLike, side: str) -> np.ndarray:
     """Return one side's scores as a vector of float64; raises MofeError if there are none, or one is not finite."""
-    values = np.asarray(scores, np.float64).ravel()
+    values = np.asarray(array(f"{text('side', side)} scores", scores), np.float64).ravel()
     if not len(values):
         raise MofeError(f"there are no {side} scores to evaluate")
     bad = np.flatnonzero(~np.isfinite(values))

@@ -3,6 +3,8 @@
 Scores are in float32 or better. Probabilities are in float64, because in float32 those of confident images are all 1,
 and tie.
 
+Each raises :class:`MofeError` where its arguments are not tensors of that form, or a number is out of range.
+
 ``logits`` is B × K: the outputs of the expert that an image was routed to, −inf at classes of other experts. A last
 column "others" is part of the softmax and lowers the known classes' probabilities, but is never itself a score.
 """
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mofe.detection.inputs import PART, in_parts, wide
+from mofe.arguments import number, same_length, tensor, whole
+from mofe.detection.inputs import PART, check_logits, in_parts, wide
 
 
 def msp(logits: Tensor, others: Tensor | None = None, temperature: float = 1.0) -> Tensor:
@@ -35,7 +38,9 @@ def msp(logits: Tensor, others: Tensor | None = None, temperature: float = 1.0) 
         known_P = gap_PC.div_(temperature).clamp_(min=_least(gap_PC)).exp_().sum(dim=1, dtype=torch.float64)
         return known_P if others_P is None else known_P + ((others_P.double() - top_P1[:, 0]) / temperature).exp()
 
-    logits = wide(logits).detach()
+    logits = wide(check_logits(logits, temperature)).detach()
+    if others is not None:
+        same_length(logits=logits, others=tensor("others", others, 1))
     room_PC = torch.empty_like(
         logits[:PART]
     )  # reused, because allocating it for each part can take as long as the work
@@ -44,11 +49,12 @@ def msp(logits: Tensor, others: Tensor | None = None, temperature: float = 1.0) 
 
 def max_logit(logits: Tensor) -> Tensor:
     """Maximum logit (Hendrycks et al., 2022): max_c l_c; (B, C) to (B,)."""
-    return logits.float().amax(dim=1)
+    return check_logits(logits).float().amax(dim=1)
 
 
 def energy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Negative free energy (Liu et al., 2020): T · log Σ_c exp(l_c / T); (B, C) to (B,)."""
+    check_logits(logits, temperature)
     if temperature == 1:  # saves a copy of the logits
         return logits.float().logsumexp(dim=1)
     return temperature * (logits.float() / temperature).logsumexp(dim=1)
@@ -63,7 +69,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
         odds_P = rest_PC.sum(dim=1)
         return gap_PC.mul_(rest_PC).sum(dim=1) / (1 + odds_P) - odds_P.log1p()
 
-    return in_parts(of_part, wide(logits))
+    return in_parts(of_part, wide(check_logits(logits)))
 
 
 def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> Tensor:
@@ -75,6 +81,8 @@ def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> T
     Returns:
         Scores (B,), at most 0.
     """
+    number("gamma", gamma, 0, above=True)
+    top = whole("top", top, 1)
 
     def of_part(logits_PC: Tensor) -> Tensor:
         gap_PC = _under_the_top(logits_PC)
@@ -86,7 +94,7 @@ def generalised_entropy(logits: Tensor, gamma: float = 0.1, top: int = 100) -> T
         of_others_P = others_PM.neg_().log1p_().add_(gap_PC).mul_(gamma).exp_().sum(dim=1)
         return -(of_others_P + (gamma * (log_odds_P - 2 * log_all_P)).exp())
 
-    return in_parts(of_part, wide(logits))
+    return in_parts(of_part, wide(check_logits(logits)))
 
 
 def _under_the_top(logits_BC: Tensor) -> Tensor:

@@ -5,22 +5,26 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mofe.arguments import number
 from mofe.detection.metrics import check_scores, threshold_at_tpr
 from mofe.errors import MofeError
 
 
-def chosen_threshold(choice: str, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:
+def chosen_threshold(choice: str | float, validation_n: ArrayLike, unknown_m: ArrayLike | None = None) -> float:
     """The threshold λ for a choice; an image is predicted as known if its score S ≥ λ.
 
     Args:
         choice: ``tpr=0.95`` (the largest λ that keeps at least this share of the validation images), ``fpr=0.05`` (the
-            smallest λ that accepts at most this share of ``unknown_m``), or λ itself as a number.
+            smallest λ that accepts at most this share of ``unknown_m``), or λ itself, as a number or its text.
         validation_n: scores of known images.
         unknown_m: scores of images of unknown classes; only ``fpr`` needs them.
 
     Raises:
-        MofeError: ``choice`` has none of the three forms, ``fpr`` has no ``unknown_m``, or a score is not finite.
+        MofeError: ``choice`` has none of the three forms, a share is out of range, ``fpr`` has no ``unknown_m``, or a
+            score is not finite.
     """
+    if not isinstance(choice, str):
+        return number("threshold", choice)
     found = re.fullmatch(r"(tpr|fpr)=(.+)|(.+)", choice.strip())
     try:
         kind, value = (found.group(1), float(found.group(2) or found.group(3))) if found else (None, np.nan)

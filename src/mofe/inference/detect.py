@@ -1,15 +1,19 @@
 """Detection on any number of images: one prediction per image, images read ahead, in constant memory."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from upath import UPath
 
+from mofe.arguments import instance, shown, text, whole
 from mofe.data.images import decode
 from mofe.data.listing import list_images
+from mofe.data.place_lists import listed_places
 from mofe.data.read_ahead import Read, read_ahead
 from mofe.detection.threshold import chosen_threshold
 from mofe.errors import MofeError
@@ -19,14 +23,15 @@ from mofe.storage.locations import Location
 
 AHEAD = 8
 """Number of images that are read ahead of the model."""
+IN_MEMORY = "images in memory are scored by Detector.score"
 
 
 def detect(
     detector: Detector,
     places: Location | Iterable[Location],
     *,
-    threshold: str = "tpr=0.95",
-    unknown: Iterable[str] = (),
+    threshold: str | float = "tpr=0.95",
+    unknown: Location | Iterable[Location] = (),
     score: str = "knn",
     neighbours: int = 0,
     batch_size: int = 32,
@@ -36,7 +41,7 @@ def detect(
     Args:
         detector: see :func:`mofe.load_detector`.
         places: a file, folder, glob, tar archive or Parquet file, or several; see
-            :func:`mofe.data.listing.find_files`.
+            :func:`mofe.data.listing.find_files`; or a .txt file that lists such places, one per line.
         threshold: see :func:`mofe.detection.threshold.chosen_threshold`.
         unknown: images known to be unknown; a threshold ``fpr=…`` is measured on them.
         score: name of the score that decides, one of the detector's own or of ``info.baselines``.
@@ -44,16 +49,16 @@ def detect(
         batch_size: number of images per batch.
 
     Raises:
-        MofeError: a place holds nothing, no file of ``unknown`` can be read, or the threshold or score does not exist.
+        MofeError: a place holds nothing or is no place, no file of ``unknown`` can be read, or the threshold or score
+            does not exist; it is raised when the first prediction is taken.
     """
-    if batch_size < 1:
-        raise MofeError(f"batch_size = {batch_size} must be at least 1")
+    instance("detector", detector, Detector)
+    batch_size, neighbours = whole("batch_size", batch_size, 1), whole("neighbours", neighbours)
     unreadable: list[Unreadable] = []
-    unknown = tuple(unknown)
+    unknown, places = tuple(_places("unknown", unknown)), _places("places", places)
     limit = limit_of(detector, threshold, score, _readable(unknown, unreadable) if unknown else None)
     yield from unreadable
-    listed = list_images([places] if isinstance(places, str | os.PathLike | UPath) else places)
-    pending = read_ahead(listed, decode, ahead=AHEAD)
+    pending = read_ahead(list_images(listed_places(places)), decode, ahead=AHEAD)
     while batch := list(islice(pending, batch_size)):
         readable = [(read.image.path, read.content) for read in batch if read.content]
         found = iter(predict(detector, readable, score=score, limit=limit, neighbours=neighbours))
@@ -61,7 +66,24 @@ def detect(
             yield next(found) if read.content else _unreadable(read)
 
 
-def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[Image.Image] | None = None) -> float:
+def _places(name: str, places: Any) -> Iterable[Location]:
+    """Several places, of one or several; images in memory are refused."""
+    if isinstance(places, str | os.PathLike | UPath):
+        return (places,)
+    if not isinstance(places, Iterable) or isinstance(places, bytes | bytearray | memoryview | Mapping | np.ndarray):
+        raise MofeError(f"{name} must be a path, a URI or several, not {shown(places)}: {IN_MEMORY}")
+    return map(partial(_place, name), places) if isinstance(places, Iterator) else [_place(name, p) for p in places]
+
+
+def _place(name: str, place: Any) -> Location:
+    if not isinstance(place, str | os.PathLike | UPath):
+        raise MofeError(f"{name} must hold paths or URIs, not {shown(place)}: {IN_MEMORY}")
+    return place
+
+
+def limit_of(
+    detector: Detector, threshold: str | float, score: str, unknown: Iterable[Image.Image] | None = None
+) -> float:
     """The lowest score at which an image counts as known.
 
     Args:
@@ -73,12 +95,12 @@ def limit_of(detector: Detector, threshold: str, score: str, unknown: Iterable[I
     Raises:
         MofeError: the threshold or score does not exist, or the threshold does not use ``unknown``.
     """
-    if score not in detector.thresholds:
+    if text("score", score) not in detector.thresholds:
         raise MofeError(f"the detector has no score {score!r}; it has {', '.join(detector.thresholds)}")
     validation_n = detector.calibration[score].to_numpy()
     unknown_m = None
     if unknown is not None:
-        if not threshold.strip().startswith("fpr"):
+        if not str(threshold).strip().startswith("fpr"):
             raise MofeError(f"threshold {threshold!r} does not use unknown images: leave them out, or use fpr=SHARE")
         unknown_m = detector.score(unknown, scores=[score]).values[score]
     return chosen_threshold(threshold, validation_n, unknown_m)
@@ -132,7 +154,7 @@ def _unreadable(read: Read[Image.Image]) -> Unreadable:
     return Unreadable(read.image.path, reason, read.passed_over)
 
 
-def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
+def _readable(places: Sequence[Location], unreadable: list[Unreadable]) -> Iterator[Image.Image]:
     """Yield the images at ``places``, and add files that are not images to ``unreadable``; one must be an image."""
     found = False
     for read in read_ahead(list_images(places), decode, ahead=AHEAD):
@@ -143,4 +165,4 @@ def _readable(places: Sequence[str], unreadable: list[Unreadable]) -> Iterator[I
             unreadable.append(_unreadable(read))
     if not found:
         first = unreadable[0]
-        raise MofeError(f"no readable image at {', '.join(places)}: {first.image}: {first.reason}")
+        raise MofeError(f"no readable image at {', '.join(map(str, places))}: {first.image}: {first.reason}")

@@ -7,7 +7,7 @@ Its folder holds ``model/``, ``indexes/``, ``bank.parquet`` (the training image 
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from upath import UPath
 
+from mofe.arguments import instance, shown, text, texts, whole
 from mofe.artifacts.detector import DetectorInfo
 from mofe.artifacts.model import ModelConfig
 from mofe.data.images import decode, measured, to_rgb
@@ -32,7 +33,7 @@ from mofe.detection.scores import energy, max_logit, msp
 from mofe.detection.seen import Seen
 from mofe.detection.spaces import ScoreSpace
 from mofe.device import autocast, device
-from mofe.errors import MofeError
+from mofe.errors import MofeError, in_one_line
 from mofe.inference.embedding import create_pretrained, on_cpu
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model, save_model
@@ -175,9 +176,9 @@ class Detector:
         """Conformal p-values (B,): share of known images at least as unusual; see :mod:`mofe.detection.conformal`.
 
         Raises:
-            MofeError: ``scores`` does not hold that score.
+            MofeError: ``scores`` does not hold that score, or is not what :meth:`score` returned.
         """
-        if score not in scores.values:
+        if text("score", score) not in instance("scores", scores, Scores).values:
             raise MofeError(f"these scores do not hold {score!r}; request it: score(images, scores=[{score!r}])")
         return conformal_p_values(scores.values[score], self.calibration[score].to_numpy())
 
@@ -186,8 +187,9 @@ class Detector:
         """Class, expert and scores of images of any size and mode.
 
         Args:
-            images: one image or an iterable of them (a list, an array N × H × W × 3, a generator); an image is a PIL
-                image, an array H × W (× 3) of uint8, the bytes of an image file, or a local path or fsspec URI.
+            images: one image or an iterable of them (a list, an array N × H × W (× 3), a generator); an image is a PIL
+                image, an array H × W (× 1, 3 or 4) of uint8, the bytes of an image file, a file opened to read bytes,
+                or a local path or fsspec URI.
             scores: names of baselines from ``info.baselines``, in addition to :data:`SCORES`.
             neighbours: number of nearest known images to name.
             batch_size: number of images per batch.
@@ -195,14 +197,9 @@ class Detector:
         Raises:
             MofeError: a score does not exist, there are no images, or an image cannot be read; the message names it.
         """
-        one = isinstance(images, str | bytes | os.PathLike | Image.Image | UPath) or getattr(images, "ndim", 0) in (
-            2,
-            3,
-        )
-        pending = enumerate([images] if one else images)
-        if batch_size < 1 or neighbours < 0:
-            raise MofeError(f"batch_size = {batch_size} must be at least 1, neighbours = {neighbours} at least 0")
-        names = self._baseline_names([scores] if isinstance(scores, str) else scores)
+        pending = enumerate([images] if _is_one(images) else _several(images))
+        batch_size, neighbours = whole("batch_size", batch_size, 1), whole("neighbours", neighbours)
+        names = self._baseline_names(texts("scores", [scores] if isinstance(scores, str) else scores))
         spaces = self.baselines.spaces_of(names) if names else ()
         preprocessing = self.config.backbone.preprocessing
         transform = evaluation_transform(preprocessing)
@@ -245,25 +242,48 @@ class Detector:
             return on_cpu(model(images))
 
 
+def _is_one(images: Any) -> bool:
+    """Whether this is one image; an array H × W × C has 1, 3 or 4 channels, else it is N images H × W."""
+    if isinstance(images, np.ndarray):
+        return images.ndim < 3 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+    kinds = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, UPath)
+    return isinstance(images, kinds) or hasattr(images, "read")
+
+
+def _several(images: Any) -> Iterator[Any]:
+    if isinstance(images, Mapping):
+        raise MofeError("images must be one image or an iterable of them, not a mapping: give its values")
+    try:
+        return iter(images)
+    except TypeError as error:
+        raise MofeError(f"images must be one image or an iterable of them, not {shown(images)}") from error
+
+
 def _as_rgb(image: Any, position: int) -> Image.Image:
     """Convert an image in any form that :meth:`Detector.score` takes to RGB."""
     try:
+        if hasattr(image, "read") and not isinstance(image, os.PathLike | UPath):
+            image = image.read()
         if isinstance(image, Image.Image):
             return to_rgb(measured(image))
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
-                raise ValueError(f"the range of an array of {image.dtype} is unknown: give uint8")
-            return to_rgb(measured(Image.fromarray(image)))
-        if isinstance(image, bytes):
-            return decode(image)
+                raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
+            if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+                raise ValueError(f"an array of shape {image.shape} is not H × W, or H × W × 1, 3 or 4")
+            if not image.size:
+                raise ValueError("it has no pixels")
+            return to_rgb(measured(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)))
+        if isinstance(image, bytes | bytearray | memoryview):
+            return decode(bytes(image))
         if isinstance(image, str | os.PathLike | UPath):
             return decode(locations.read_bytes(locations.resolve(image), "image"))
-        raise ValueError(f"a {type(image).__name__} is not a PIL image, array, bytes, path or URI")
+        raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, file, path or URI")
     except MofeError:
         raise
     except Exception as error:  # PIL decodes an opened image only now, and a decoder can raise anything
         name = image if isinstance(image, str | os.PathLike | UPath) else f"image {position}"
-        raise MofeError(f"{name} cannot be scored: {error}") from error
+        raise MofeError(f"{name} cannot be scored: {in_one_line(error)}") from error
 
 
 def _concat(parts: list[Scores]) -> Scores:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import struct
 import uuid
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from mofe.inference.detector import Detector, load_detector
 from mofe.inference.predictions import row_of
 
 INPUT = {"name": "image", "datatype": "BYTES", "shape": [-1]}
+DATA_URI = re.compile(r"^\s*data:[^,]*;base64,", re.IGNORECASE)
+"""What browsers put before the base64 of a file."""
 OUTPUTS = {
     "known": "BOOL",
     "class": "BYTES",
@@ -136,7 +139,11 @@ def image_files(request: Any, max_images: int) -> list[bytes]:
     if tensor.datatype != INPUT["datatype"]:
         raise HTTPException(400, f"the tensor 'image' must be of datatype BYTES, not {tensor.datatype}")
     if list(tensor.shape) != [len(tensor.data)]:
-        raise HTTPException(400, f"the tensor 'image' has shape {tensor.shape} but {len(tensor.data)} elements")
+        raise HTTPException(
+            400,
+            f"the tensor 'image' must have one dimension, the number of its images: for {len(tensor.data)} images the "
+            f"shape [{len(tensor.data)}], not {list(tensor.shape)}",
+        )
     if not 1 <= len(tensor.data) <= max_images:
         raise HTTPException(400, f"a request must hold 1 to {max_images} images, not {len(tensor.data)}")
     wanted = {output.name for output in request.request_outputs or ()}
@@ -149,9 +156,15 @@ def _file(position: int, element: Any) -> bytes:
     if isinstance(element, bytes):
         return element
     try:
-        return base64.b64decode(element, validate=True)
+        text = DATA_URI.sub("", element)
+        return base64.b64decode("".join(text.split()), validate=True)  # encoders break lines after 76 characters
     except (binascii.Error, ValueError, TypeError) as error:
-        raise HTTPException(400, f"image {position} is not the base64 of an image file: {error}") from error
+        found = f"it begins with {element[:20]!r}" if isinstance(element, str) else f"it is a {type(element).__name__}"
+        raise HTTPException(
+            400,
+            f"image {position} is not the base64 of an image file ({error}): {found}; send the file's bytes in base64, "
+            "not a path or URL",
+        ) from error
 
 
 class _WholeFiles(DataPlane):

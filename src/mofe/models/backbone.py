@@ -1,19 +1,18 @@
 """The backbone: any vision transformer of timm with a class token (DINOv2, CLIP, DeiT), or with own weights."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_model_data_config
-from timm.models import load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models.vision_transformer import VisionTransformer
 
+from mofe.arguments import instance, number, shown, text, texts
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError, in_one_line
+from mofe.models import weights as weights_files
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -24,18 +23,23 @@ def describe_backbone(
 ) -> Backbone:
     """Describe a backbone: its weights, and the preprocessing of its images.
 
+    Returns:
+        The description; a path of weights in it is absolute, because others read it from elsewhere.
+
     Raises:
-        MofeError: timm does not know the name, ``args`` do not suit it, the model cannot have a MoFE layer, or there is
-            no file of weights.
+        MofeError: timm does not know the name, ``args`` do not suit it, the model cannot have a MoFE layer or does not
+            take RGB images, or there is no file of weights.
     """
+    for given, value in (("backbone", name), ("weights", weights), ("weights_digest", weights_digest)):
+        text(given, value)
+    texts("backbone_args", list(instance("backbone_args", args, Mapping)))
     model = _build(name, args, pretrained=False)
-    blocks = len(model.blocks)
-    if not 1 <= depth < blocks:
-        raise MofeError(f"mofe_depth = {depth} must lie between 1 and {blocks - 1}: {name} has {blocks} blocks")
+    depth = check_depth("mofe_depth", depth, len(model.blocks), f": {name} has {len(model.blocks)} blocks")
     config = resolve_model_data_config(model)
     height, width = model.patch_embed.img_size
     if height != width:
         raise MofeError(f"backbone {name} takes images of {height} × {width}; only square ones are supported")
+    _check_input(model, name, height)
     preprocessing = Preprocessing(
         image_size=height,
         mean=config["mean"],
@@ -46,7 +50,7 @@ def describe_backbone(
     return Backbone(
         name=name,
         args=dict(args),
-        weights=weights,
+        weights=weights if weights in ("", RANDOM_WEIGHTS) else str(locations.resolve(weights)),
         weights_digest=weights_digest,
         weights_sha256=_sha256(weights),
         depth=depth,
@@ -54,10 +58,41 @@ def describe_backbone(
     )
 
 
+def check_depth(name: str, depth: int, blocks: int, reason: str = "") -> int:
+    """The depth of a MoFE in a backbone with so many blocks, of which one at least is before it.
+
+    Raises:
+        MofeError: there is only one block, or the depth is not a whole number from 1 to ``blocks`` − 1.
+    """
+    if blocks < 2:
+        raise MofeError(
+            f"the backbone has {blocks} block: experts are copies of its last blocks, and one block at least must come "
+            "before them; take a backbone with two or more"
+        )
+    if not isinstance(depth, int | float) or depth not in range(1, blocks):
+        raise MofeError(f"{name} = {shown(depth)} must lie between 1 and {blocks - 1}{reason}")
+    return int(depth)
+
+
+@torch.inference_mode()
+def _check_input(model: VisionTransformer, name: str, size: int) -> None:
+    """Send zeros through the model, because its arguments do not show all that it cannot take."""
+    try:
+        tokens_1TD = model.eval().forward_features(torch.zeros(1, 3, size, size))
+    except Exception as error:  # whatever the layers of a model raise
+        channels = getattr(model.patch_embed.proj, "in_channels", 3)
+        hint = f": it takes {channels} channels; leave in_chans out of backbone_args" if channels != 3 else ""
+        raise MofeError(
+            f"backbone {name} does not take RGB images of 3 × {size} × {size}{hint} ({in_one_line(error)})"
+        ) from error
+    if tokens_1TD.ndim != 3 or tokens_1TD.shape[2] != model.embed_dim:
+        raise MofeError(f"backbone {name} gives {tuple(tokens_1TD.shape)} for an image, not 1 × tokens × features")
+
+
 def _sha256(weights: str) -> str:
     if weights in ("", RANDOM_WEIGHTS):
         return ""
-    with local_weights(weights) as file:
+    with weights_files.local_weights(weights) as file:
         return locations.sha256(file)
 
 
@@ -71,9 +106,10 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
 
     Raises:
         MofeError: the weights cannot be read or downloaded, do not fit the architecture, or are not those that ``spec``
-            was made from.
+            was made from, or an argument is of another type.
     """
-    args = {**spec.args, "drop_path_rate": drop_path}
+    instance("spec", spec, Backbone)
+    args = {**spec.args, "drop_path_rate": number("drop_path", drop_path, 0, 0.99)}
     if not load_weights or spec.weights == RANDOM_WEIGHTS:
         with torch.random.fork_rng(devices=[]):  # "random" gives every stage the same weights
             torch.manual_seed(0)
@@ -81,18 +117,13 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
     if not spec.weights:
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
-    with local_weights(spec.weights) as file:
+    with weights_files.local_weights(spec.weights) as file:
         if spec.weights_sha256 not in ("", locations.sha256(file)):
             raise MofeError(
                 f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
                 f"{spec.weights_sha256}. Restore the earlier weights, or run again from extract"
             )
-        try:
-            state = checkpoint_filter_fn(load_state_dict(str(file), weights_only=True), model)
-            model.load_state_dict({name: w for name, w in state.items() if not name.startswith("head.")})
-        except Exception as error:  # torch, safetensors and timm raise different types
-            reason = in_one_line(error)
-            raise MofeError(f"the weights {spec.weights} do not fit {spec.name}: {reason}") from error
+        weights_files.load_weights(model, file, spec.weights, spec.name)
     return model
 
 
@@ -105,13 +136,19 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
                 f"the pre-trained weights of {name} could not be fetched ({type(error).__name__}: {error}); "
                 "without a network, give a file or URI in `weights`"
             ) from error
-        if isinstance(error, RuntimeError) and "Unknown model" in str(error):
-            close = ", ".join(timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:3])
-            raise MofeError(
-                f"timm does not have the model {name!r}" + (f"; it has, for example, {close}" if close else "")
-            ) from error
+        if not timm.is_model(name) and not name.startswith("hf-hub:"):
+            raise MofeError(_unknown(name)) from error
         reason = f"{type(error).__name__}: {in_one_line(error)}"
         raise MofeError(f"backbone_args {dict(args)} do not suit {name} ({reason})") from error
+    return check_backbone(model, name)
+
+
+def check_backbone(model: Any, name: str) -> VisionTransformer:
+    """The model, if it can carry a MoFE.
+
+    Raises:
+        MofeError: it is not timm's vision transformer with blocks, or has no class token.
+    """
     if not isinstance(model, VisionTransformer) or not len(model.blocks):
         raise MofeError(f"{name} is a {type(model).__name__}: a MoFE needs timm's VisionTransformer, with blocks")
     if model.cls_token is None or model.global_pool != "token":
@@ -119,22 +156,11 @@ def _build(name: str, args: Mapping[str, Any], pretrained: bool) -> VisionTransf
     return model
 
 
-@contextmanager
-def local_weights(uri: str) -> Iterator[Path]:
-    """Yield a local path of a file of weights. Its reader must read plain tensors only, never pickles.
-
-    Raises:
-        MofeError: there is no file at ``uri``, or its suffix is not that of a file of weights.
-    """
-    path = locations.resolve(uri)
-    if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
-        raise MofeError(f"weights {uri}: expected a .safetensors file, or a .pth, .pt or .bin of plain tensors")
-    if locations.is_local(path):
-        if not Path(path.path).is_file():
-            raise MofeError(f"there is no weights file at {uri}")
-        yield Path(path.path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / path.name
-        local.write_bytes(locations.read_bytes(path, "weights file"))
-        yield local
+def _unknown(name: str) -> str:
+    """What to say of a name that timm does not have: models with a like name, and how a model of the hub is named."""
+    family = re.split(r"[._-]", name.rsplit("/", maxsplit=1)[-1])[0]
+    known = timm.list_models(f"*{family}*", pretrained="/" in name) if family else []
+    hint = f"; it has, for example, {', '.join(known[:3])}" if known else ""
+    if "/" in name:
+        hint += f"; a repository of the Hugging Face hub that holds a model of timm's is named hf-hub:{name}"
+    return f"timm does not have the model {name!r}{hint}"

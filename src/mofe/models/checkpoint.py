@@ -3,6 +3,7 @@
 from safetensors.torch import load, save
 from upath import UPath
 
+from mofe.arguments import instance
 from mofe.artifacts.model import ModelConfig
 from mofe.errors import MofeError
 from mofe.models.backbone import create_backbone
@@ -16,8 +17,11 @@ def save_model(folder: UPath, model: MoFE, config: ModelConfig) -> None:
     """Write the model into ``folder``: first the weights, then ``config.json``, which completes it.
 
     Raises:
-        MofeError: a weight is not finite.
+        MofeError: a weight is not finite, an argument is of another type, or the folder cannot be written.
     """
+    instance("model", model, MoFE)
+    instance("config", config, ModelConfig)
+    folder = locations.resolve(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
         if not tensor.isfinite().all():

@@ -15,15 +15,17 @@ K = C + 1 ("others" last).
 """
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mofe.arguments import instance, one_of, tensor, whole
 from mofe.artifacts.partition import Partition, RouterKind
 from mofe.device import to_device
 from mofe.errors import MofeError
+from mofe.models.backbone import check_backbone, check_depth
 from mofe.models.class_token import class_token_after, is_known
 from mofe.models.groups import Groups, one_kernel_suits
 
@@ -53,6 +55,8 @@ class MoFE(nn.Module):
         router: ``cluster`` has one output per expert (as in the paper); ``class`` has one output per class, and sends
             an image to the expert of the most likely class (as in the authors' code).
 
+    Raises :class:`MofeError` where the backbone cannot carry a MoFE, or an argument is of another type or range.
+
     With one expert there are no "others": the model is the backbone with a plain linear head.
     """
 
@@ -65,10 +69,15 @@ class MoFE(nn.Module):
         router: RouterKind = "cluster",
     ):
         super().__init__()
-        if not 1 <= depth < len(backbone.blocks):
-            raise MofeError(f"depth = {depth} must lie between 1 and {len(backbone.blocks) - 1}")
+        instance("backbone", backbone, VisionTransformer)
+        check_backbone(backbone, type(backbone).__name__)
+        instance("partition", partition, Partition)
+        partition.check_experts()
+        depth = check_depth("depth", depth, len(backbone.blocks))
+        top_k = whole("top_k", top_k)
         if not 1 <= top_k <= partition.num_experts:
             raise MofeError(f"top_k = {top_k} must lie between 1 and num_experts = {partition.num_experts}")
+        one_of("router", router, get_args(RouterKind))
         self.depth = depth
         self.top_k = top_k
         self.num_experts = partition.num_experts
@@ -218,6 +227,12 @@ class MoFE(nn.Module):
         backbone.norm = copy.deepcopy(self.norm)
         return backbone
 
+    def _check_experts(self, expert_B: Tensor, count: int) -> None:
+        tensor("experts", expert_B, 1, floating=False)
+        outside = expert_B.is_cpu and bool(((expert_B < 0) | (expert_B >= self.num_experts)).any())  # a GPU would wait
+        if len(expert_B) != count or outside:
+            raise MofeError(f"{count} images need {count} experts, from 0 to {self.num_experts - 1}")
+
     def forward(self, images: Tensor, expert_B: Tensor | None = None) -> MoFEOutput:
         """Embed and classify images; F⁰ is the norm of the experts' weighted sum (Eq. 7).
 
@@ -225,7 +240,14 @@ class MoFE(nn.Module):
             images: images (B, 3, H, W), normalised for the backbone.
             expert_B: expert to send each image to, instead of the router's choice. It is used to build an expert's bank
                 of training embeddings.
+
+        Raises:
+            MofeError: the images are not of that form, or there is not an expert for each.
         """
+        if tensor("images", images, 4).shape[1] != 3:
+            raise MofeError(f"images must be B × 3 × H × W, not of shape {tuple(images.shape)}")
+        if expert_B is not None:
+            self._check_experts(expert_B, len(images))
         tokens_BTD = self.tokens(images)
         trunk_BD = tokens_BTD[:, 0].clone()  # a view would keep all tokens in memory
         router_logits_BE = self.route(trunk_BD)

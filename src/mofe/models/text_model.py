@@ -14,7 +14,7 @@ from torch import Tensor
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.device import device
 from mofe.errors import MofeError, in_one_line
-from mofe.models.backbone import local_weights
+from mofe.models.weights import local_weights
 from mofe.progress import progress
 from mofe.storage import locations
 

@@ -13,6 +13,7 @@ from mofe.artifacts import recipe
 from mofe.artifacts.detector import Bank
 from mofe.artifacts.parts import check_shards
 from mofe.artifacts.rule import Rule, at_least, between, one_of
+from mofe.artifacts.score_names import ALL, IN_SPACES, OWN
 from mofe.configurations import requested
 from mofe.data.ood_sets import check_sets
 from mofe.errors import MofeError
@@ -51,6 +52,11 @@ def _is_threshold(value: str) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _scores_in_words() -> str:
+    spaces = ", ".join(f"{space}.NAME" for space in IN_SPACES)
+    return f"{', '.join(OWN)}, or {spaces} of a detector that was compared (docs/reference/detectors.md)"
 
 
 def _is_label(value: Any) -> bool:
@@ -123,7 +129,7 @@ RULES: dict[str, Rule] = {
         lambda value: _is_threshold(value),
         "must be tpr=SHARE (more than 0, at most 1), fpr=SHARE (at least 0, less than 1) or a number",
     ),
-    "score": _like(r"[a-z0-9_+]+(\.[a-z0-9_+]+)?", "must be the name of a score"),
+    "score": Rule(lambda value: value in ALL, "is not one of " + _scores_in_words()),
     "neighbours": between(0, 1000),
     "tables": Rule(lambda value: all(isinstance(name, str) for name in value), "must hold names of tables"),
     "configurations": Rule(lambda value: all(isinstance(item, dict) for item in value), "must hold mappings"),

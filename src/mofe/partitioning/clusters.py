@@ -6,12 +6,18 @@ import numpy as np
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
+from mofe.arguments import array, one_of, same_length, texts, whole
 from mofe.artifacts.partition import Partition, Seed
 from mofe.errors import MofeError
-from mofe.partitioning.seeds import Supercategory, supercategories
+from mofe.partitioning.seeds import Supercategory, check_num_experts, supercategories
 from mofe.partitioning.self_learning import learn_groups
 from mofe.partitioning.strategies import STRATEGIES
 from mofe.partitioning.wordnet import chosen_senses, readable_name, resolve_synsets, similarity
+
+BY_WORDNET = ("wordnet-kmeans", "taxonomy")
+"""Strategies that need a synset for each class."""
+LARGEST = 1e100
+"""Bound of a prototype's values, above which squared distances would overflow."""
 
 
 def partition_classes(
@@ -41,23 +47,25 @@ def partition_classes(
         MofeError: the strategy is unknown, E is out of range, a prototype is not finite, a class has no synset (if
             WordNet is needed), or there are fewer distinct prototypes than experts.
     """
-    prototypes_CD = np.asarray(prototypes_CD, np.float64)
-    names = [str(name) for name in (synsets if classes is None else classes)]
-    if strategy not in STRATEGIES:
-        raise MofeError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
-    if not 1 <= num_experts <= len(names):
-        raise MofeError(f"num_experts = {num_experts} must lie between 1 and the number of classes, {len(names)}")
+    prototypes_CD = np.asarray(array("prototypes", prototypes_CD, 2), np.float64)
+    synsets = texts("synsets", synsets, optional=True)
+    names = [str(name) for name in synsets] if classes is None else texts("classes", classes)
+    same_length(classes=names, synsets=synsets)
+    one_of("strategy", strategy, STRATEGIES)
+    num_experts, seed = check_num_experts(num_experts, len(names)), whole("seed", seed, 0, 2**32 - 1)
+    if not prototypes_CD.shape[1]:
+        raise MofeError(f"prototypes of shape {prototypes_CD.shape} have no features")
     if prototypes_CD.shape[0] != len(names):
-        raise MofeError(f"expected a prototype for each of {len(names)} classes, found {prototypes_CD.shape[0]}")
-    bad = np.flatnonzero(~np.isfinite(prototypes_CD).all(axis=1))
+        raise MofeError(f"expected a prototype for each of {len(names)} classes, found {len(prototypes_CD)}")
+    bad = np.flatnonzero(~(np.abs(prototypes_CD) < LARGEST).all(axis=1))
     if bad.size:
-        raise MofeError(f"the prototype of class {names[bad[0]]!r} is not finite")
+        raise MofeError(f"the prototype of class {names[bad[0]]!r} is not finite, or above {LARGEST:g}")
 
     resolved: Sequence[str | None] = synsets
     known: list[str] = []
     readable = names
     seeds: list[Supercategory] = []
-    if strategy in ("wordnet-kmeans", "taxonomy"):
+    if strategy in BY_WORDNET:
         resolved = known = resolve_synsets(names, synsets)
         readable = [readable_name(synset) for synset in known]
         seeds = supercategories(known, num_experts)

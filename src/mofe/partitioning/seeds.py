@@ -4,6 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from mofe.arguments import shown, texts
 from mofe.errors import MofeError
 from mofe.partitioning.wordnet import path_from_root
 
@@ -14,6 +17,19 @@ class Supercategory:
 
     synset: str
     classes: tuple[int, ...]
+
+
+def check_num_experts(num_experts: int, num_classes: int) -> int:
+    """The number of experts, each of which needs a class.
+
+    Raises:
+        MofeError: it is not a whole number from 1 to the number of classes.
+    """
+    if not isinstance(num_experts, int | float | np.integer) or num_experts not in range(1, num_classes + 1):
+        raise MofeError(
+            f"num_experts = {shown(num_experts)} must lie between 1 and the number of classes, {num_classes}"
+        )
+    return int(num_experts)
 
 
 def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercategory]:
@@ -30,9 +46,8 @@ def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercateg
     Raises:
         MofeError: E is out of range, or the classes fall into fewer than E synsets.
     """
-    num_classes = len(synsets)
-    if not 1 <= num_experts <= num_classes:
-        raise MofeError(f"num_experts = {num_experts} must lie between 1 and the number of classes, {num_classes}")
+    num_classes = len(synsets := texts("synsets", synsets))
+    num_experts = check_num_experts(num_experts, num_classes)
     paths = [path_from_root(synset) for synset in synsets]
     whole: list[tuple[int, list[int]]] = [(0, list(range(num_classes)))]  # (depth of the synset, classes under it)
     atoms: list[tuple[int, list[int]]] = []  # groups that no path splits further

@@ -17,6 +17,7 @@ from typing import Any
 
 import nltk
 
+from mofe.arguments import same_length, texts
 from mofe.artifacts.partition import ChosenSense
 from mofe.errors import MofeError
 
@@ -167,6 +168,8 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     Raises:
         MofeError: classes have no synset; the message names the first of them, with the nearest nouns.
     """
+    classes, synsets = texts("classes", classes), texts("synsets", synsets, optional=True)
+    same_length(classes=classes, synsets=synsets)
     found, wrong = [], []
     for name, given in zip(classes, synsets, strict=True):
         try:

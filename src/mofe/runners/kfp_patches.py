@@ -4,6 +4,7 @@ Each class and function here says what kfp 2.17 does and why it is replaced; :fu
 pinned to an exact version because of this. Importing this module imports kfp, which takes seconds.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,8 +21,10 @@ from mofe.errors import MofeError
 from mofe.runners.console import Console, format_stage, label_of
 from mofe.runners.docker import container_options, run_container
 from mofe.runners.pipeline_spec import stage_of
+from mofe.runners.portable import placed, portable
 from mofe.runners.processes import StageProcesses
 from mofe.runners.record import Rerun
+from mofe.storage import locations, writing
 
 
 @contextmanager
@@ -136,7 +139,8 @@ class RunCache(cache.LocalCache):
         """Compute the key of a stage, and remember the stage for the call of :meth:`get` that follows."""
         self.stage = stage_of(component_name)
         self.label = label_of(arguments)
-        return str(super().compute_key(self.stage, image, full_command, _as_doubles(arguments), **more))
+        given = portable(self._serialize_value_for_key(_as_doubles(arguments)), self.run.work)
+        return str(super().compute_key(self.stage, image, full_command, given, **more))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Return the outputs of the stage; None if it must run.
@@ -149,7 +153,7 @@ class RunCache(cache.LocalCache):
             return None
         outputs: dict[str, Any] | None = None
         if self.stage not in self.run.never_cached:
-            outputs = super().get(key)
+            outputs = self._kept(key)
         elif rerun:
             outputs = rerun.outputs_of(key)
         if outputs is not None:
@@ -161,8 +165,17 @@ class RunCache(cache.LocalCache):
     def put(self, key: str, outputs: dict[str, Any]) -> None:
         """Store the outputs of the stage."""
         if self.stage not in self.run.never_cached:
-            super().put(key, outputs)
+            entry = portable(self._serialize_outputs(outputs), self.run.work)
+            writing.write_bytes(locations.resolve(self._entry_path(key)), json.dumps(entry).encode())
         self.run.console.note_outputs(key, outputs)
+
+    def _kept(self, key: str) -> dict[str, Any] | None:
+        """The outputs of an entry; None if there is none, it is damaged, or an artifact is gone."""
+        try:
+            entry = json.loads(Path(self._entry_path(key)).read_text("utf-8"))
+            return dict(self._deserialize_outputs(placed(entry, self.run.work)))
+        except (OSError, ValueError, cache._MissingArtifactError):
+            return None
 
     def _missing(self, rerun: Rerun) -> str:
         return (

@@ -29,6 +29,7 @@ from mofe.runners.pipeline_spec import EarlierRun, PipelineSpec, stage_of, subgr
 from mofe.runners.processes import StageProcesses
 from mofe.runners.record import Execution, Rerun, RunRecord
 from mofe.storage import locations
+from mofe.tracking.events import BESIDE, DATABASE
 
 Runner = Literal["subprocess", "docker"]
 PIPELINE = "pipeline.yaml"
@@ -129,7 +130,7 @@ def _start(
     console = Console(logs, RunRecord(run_id, name, parameters, rerun.earlier.run if rerun else ""))
     with _lock_folder(work), patch.dict(os.environ, _environment(work, logs, name)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with (logs / "kfp.log").open("w", encoding="utf-8") as chatter, _track(logs, console):
+        with (logs / "kfp.log").open("w", encoding="utf-8") as chatter, _track(work, logs, console):
             try:
                 outputs = _run(spec[0], parameters, work, runner, console, chatter, rerun)
             except (KeyboardInterrupt, SystemExit):
@@ -144,13 +145,17 @@ def _environment(work: Path, logs: Path, name: str) -> dict[str, str]:
     return {
         "KFP_RUN_ID": run_id,
         "MOFE_RUN_NAME": name or run_id,
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{work / 'mlflow.db'}"),
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI", _database(work)),
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(work / "compiled")),
         "MOFE_TRACKING_FOLDER": str(logs / "tracking"),
         "MOFE_TRACKING_CARRIED": "1",
     }
+
+
+def _database(work: Path) -> str:
+    return f"sqlite:///{work / DATABASE}"
 
 
 def _read_spec(text: str) -> PipelineSpec:
@@ -211,17 +216,19 @@ def _adapt_to_this_machine(pipeline: dict[str, Any]) -> tuple[dict[str, Any], se
 
 
 @contextmanager
-def _track(logs: Path, console: Console) -> Iterator[None]:
-    """Send tracking events to MLflow in a process beside the stages, started after the first stage with events."""
+def _track(work: Path, logs: Path, console: Console) -> Iterator[None]:
+    """Beside the stages, once one has left something to track, a process that carries it to MLflow."""
     events = logs / "tracking"
     events.mkdir()
     sender: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
         if not sender and any(events.iterdir()):
-            command = [sys.executable, "-m", "mofe.tracking.mlflow_store", str(events), str(os.getpid())]
+            command = [sys.executable, "-P", "-m", "mofe.tracking.mlflow_store", str(events), str(os.getpid())]
+            own = os.environ["MLFLOW_TRACKING_URI"] == _database(work)
+            place: dict[str, Any] = {"cwd": work, "env": os.environ | {"MLFLOW_TRACKING_URI": BESIDE}} if own else {}
             with (logs / "tracking.log").open("wb") as log:
-                sender.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True))
+                sender.append(subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **place))
 
     console.after_stage = start
     try:

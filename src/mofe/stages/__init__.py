@@ -7,6 +7,7 @@ One name stands for the module here, the component, the pipeline task, the subco
 STAGES = (
     "fingerprint",
     "prepare",
+    "check_classes",
     "plan_shards",
     "extract",
     "merge_features",

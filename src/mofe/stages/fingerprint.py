@@ -11,6 +11,7 @@ from mofe.data.places import find_place
 from mofe.data.synsets import synsets_beside
 from mofe.errors import MofeError
 from mofe.storage import locations
+from mofe.storage.weights_file import check_weights_file
 
 NOT_FILES = ("", "random")
 """Values of ``weights`` that are not a file."""
@@ -61,9 +62,12 @@ def fingerprint(
         MofeError: a URI has no files, or the test set has classes that the training set does not have.
     """
     check_sets(ood_data)
-    files = [text_model.removeprefix(LOCAL_MODEL)] if text_model.startswith(LOCAL_MODEL) else []
-    files += [text_weights] if locations.is_path(text_weights) else []
+    files = [text_weights] if locations.is_path(text_weights) else []
     files += [text_embeddings] if text_embeddings else []
+    for file in files + ([] if weights in NOT_FILES else [weights]):
+        check_weights_file(locations.resolve(file))
+    if text_model.startswith(LOCAL_MODEL):
+        files.insert(0, text_model.removeprefix(LOCAL_MODEL))
     train, test = _digest_of_data(train_data, synsets), _digest_of_data(test_data)
     if unknown := untaught(test_data, train_data, synsets):
         raise MofeError(

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from mofe.data.place_lists import listed_places
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -13,7 +14,8 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
     exactly when images or detector have changed.
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
+        images: files, folders, globs, tar archives, Parquet files; local paths or URIs; or .txt files that list such
+            places, one per line.
         detector: folder that index wrote (path or URI).
 
     Raises:
@@ -22,8 +24,8 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
     if not images:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
     parts = [locations.digest_of_listing(detector)]
-    for place in images:
-        found = locations.glob(locations.resolve(place)) if "*" in place else [place]
+    for place in listed_places(images):
+        found = locations.glob(locations.resolve(place)) if "*" in str(place) else [place]
         if not found:
             raise MofeError(f"no file matches {place}: check the pattern in images")
         parts += [f"{file} {locations.digest_of_listing(file)}" for file in found]

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from mofe.artifacts.predictions import FileList
 from mofe.data.listing import find_files
+from mofe.data.place_lists import listed_places
 from mofe.errors import MofeError
 from mofe.storage import writing
 
@@ -20,7 +21,8 @@ def list_files(images: list[str], files: str, *, digest: str = "", shards: int =
     Parquet file counts as one file and is not divided.
 
     Args:
-        images: files, folders, globs, tar archives, Parquet files; local paths or URIs.
+        images: files, folders, globs, tar archives, Parquet files; local paths or URIs; or .txt files that list such
+            places, one per line.
         files: path or URI of the folder to write the list to.
         digest: digest of images and detector, made by fingerprint_batch. It is recorded, and when it changes,
             Kubeflow's cache runs this stage and the shards again.
@@ -34,7 +36,7 @@ def list_files(images: list[str], files: str, *, digest: str = "", shards: int =
     """
     if shards < 1:
         raise MofeError(f"shards = {shards} must be at least 1")
-    names = [str(file) for file in find_files(images)]
+    names = [str(file) for file in find_files(listed_places(images))]
     count = min(int(shards), len(names))
     bounds = [len(names) * shard // count for shard in range(count + 1)]
     schema = pa.schema({"file": pa.string()})

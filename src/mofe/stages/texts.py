@@ -16,8 +16,8 @@ from mofe.detection.inputs import unit
 from mofe.detection.negative_labels import far_words, shuffled_groups
 from mofe.detection.texts import Texts, write_texts
 from mofe.errors import MofeError, in_one_line
-from mofe.models.backbone import local_weights
 from mofe.models.text_model import TextModel, load_text_model
+from mofe.models.weights import local_weights
 from mofe.partitioning.wordnet import name_in_words, words
 from mofe.storage import writing
 from mofe.tracking import journal

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
+from mofe.arguments import shown
 from mofe.errors import MofeError, in_one_line
 
 Location = str | os.PathLike[str] | UPath
@@ -73,7 +74,13 @@ def without_secrets(text: str) -> str:
 
 
 def resolve(uri: Location) -> UPath:
-    """Make the path object of a local path (absolute) or fsspec URI."""
+    """Make the path object of a local path (absolute) or fsspec URI.
+
+    Raises:
+        MofeError: ``uri`` is not a path or URI, holds a password, or is of an unknown protocol.
+    """
+    if not isinstance(uri, str | os.PathLike | UPath):
+        raise MofeError(f"expected a path or URI, not {shown(uri)}")
     if "\0" in str(uri):
         raise MofeError(f"{str(uri)!r} holds a NUL character, which is not allowed in a path or URI")
     check_uri(str(uri))
@@ -126,7 +133,10 @@ def is_path(name: str) -> bool:
 
 @contextmanager
 def access(uri: Location, what: str = "file") -> Iterator[None]:
-    """Turn errors of files and stores inside the block into a MofeError that names ``what`` and ``uri``."""
+    """Turn errors of files and stores inside the block into a MofeError that names ``what`` and ``uri``.
+
+    The block holds nothing but the access: an error of anything else would be blamed on this file.
+    """
     begun = time.monotonic()
     try:
         yield
@@ -333,11 +343,55 @@ def read_bytes(path: UPath, what: str) -> bytes:
         return bytes(file_system(path).cat_file(path.path))
 
 
+class Named:
+    """A file, or a reader of one, whose methods raise a MofeError that names it: see :func:`access`."""
+
+    def __init__(self, inner: Any, uri: Location, what: str):
+        self._inner, self._uri, self._what = inner, uri, what
+
+    def __getattr__(self, name: str) -> Any:
+        with access(self._uri, self._what):
+            value = getattr(self._inner, name)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **options: Any) -> Any:
+            with access(self._uri, self._what), _readable_parquet(self._uri):
+                found = value(*args, **options)
+            return self._items(found) if isinstance(found, Iterator) and found is not self._inner else found
+
+        return call
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items(iter(self._inner))
+
+    def _items(self, items: Iterator[Any]) -> Iterator[Any]:
+        """The items of an iterator that reads, which raises what reading does."""
+        while True:
+            with access(self._uri, self._what), _readable_parquet(self._uri):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+
+@contextmanager
+def _readable_parquet(path: Location) -> Iterator[None]:
+    """Turn Arrow's errors, which damage causes at any page, into a MofeError that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise MofeError(f"{path} is not a readable Parquet file: {in_one_line(error)}") from error
+
+
 @contextmanager
 def reading(path: UPath, what: str) -> Iterator[IO[bytes]]:
-    """Open a file to read it from front to back, a few megabytes at a time."""
-    with access(path, what), file_system(path).open(path.path, "rb") as file:
-        yield file
+    """Open a file to read it from front to back, a few megabytes at a time; what its caller raises is not wrapped."""
+    with access(path, what):
+        file = file_system(path).open(path.path, "rb")
+    with file:
+        yield cast(IO[bytes], Named(file, path, what))
 
 
 @contextmanager
@@ -349,18 +403,17 @@ def open_parquet(path: UPath, metadata: pq.FileMetaData | None = None) -> Iterat
         metadata: footer of the file, if it was read before.
     """
     local = is_local(path)
-    with access(path, "Parquet file"), ExitStack() as opened:
-        source = (
-            path.path if local else opened.enter_context(file_system(path).open(path.path, "rb", cache_type="none"))
-        )
-        try:
-            parquet = pq.ParquetFile(
-                source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
+    with ExitStack() as opened:
+        with access(path, "Parquet file"), _readable_parquet(path):
+            source = (
+                path.path if local else opened.enter_context(file_system(path).open(path.path, "rb", cache_type="none"))
             )
-            yield opened.enter_context(parquet)
-        except (pa.ArrowException, UnicodeDecodeError) as error:  # damage can show at any page
-            reason = in_one_line(error)
-            raise MofeError(f"{path} is not a readable Parquet file: {reason}") from error
+            parquet = opened.enter_context(
+                pq.ParquetFile(
+                    source, metadata=metadata, memory_map=local, pre_buffer=not local, page_checksum_verification=True
+                )
+            )
+        yield cast(pq.ParquetFile, Named(parquet, path, "Parquet file"))
 
 
 def read_parquet(path: UPath, columns: list[str] | None = None) -> Any:

@@ -51,9 +51,11 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
     """
     final = locations.resolve(uri)
     if not locations.is_local(final):
-        with locations.access(uri, "artifact"), _record_digests(final):
+        with locations.access(uri, "artifact"):
             mark = _empty(final)
+        with _record_digests(final):
             yield final
+        with locations.access(uri, "artifact"):
             locations.file_system(mark).rm(mark.path)
         return
     target = Path(final.path)
@@ -70,15 +72,21 @@ def staged(uri: locations.Location) -> Iterator[UPath]:
         with _lock(partial):
             with _record_digests(UPath(partial)):
                 yield UPath(partial)
-            if target.is_dir():
-                with _lock(target):
-                    target.rename(old)
-                    partial.rename(target)
-                    shutil.rmtree(old)
-            else:
-                partial.replace(target)
+            with locations.access(uri, "place for the artifact"):
+                _put(partial, target, old)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, target: Path, old: Path) -> None:
+    """Give the complete folder its name; an older one is renamed first, and then removed."""
+    if not target.is_dir():
+        partial.replace(target)
+        return
+    with _lock(target):
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old)
 
 
 def _beside(target: Path, kind: str) -> Path:
@@ -158,15 +166,23 @@ def written(folder: UPath) -> dict[str, str]:
 
 
 class _Hashed:
-    """A file to write, and the SHA-256 of the bytes written so far."""
+    """A file to write, and the SHA-256 of the bytes written so far; its errors name ``path``."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: IO[bytes], path: UPath):
         self.file = file
+        self.path = path
         self.sha256 = hashlib.sha256()
 
     def write(self, content: bytes) -> int:
         self.sha256.update(content)
-        return self.file.write(content)
+        with locations.access(self.path):
+            return self.file.write(content)
+
+    def finish(self) -> None:
+        """Close the file, which writes what is left, and note its digest."""
+        with locations.access(self.path):
+            self.file.close()
+        _note(self.path, self.sha256.hexdigest())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
@@ -214,41 +230,49 @@ def file(path: UPath) -> Iterator[IO[bytes]]:
     """Open a file to write piece by piece, which appears at ``path`` only when the block ends without an error.
 
     It is sent to an object store in parts of 50 MB, so a large file is neither held in memory nor stored on this disk.
+    Errors of the file name it; what the block raises for other reasons is not wrapped.
     """
     if locations.is_local(path):
-        target = Path(path.path)
-        if target.is_dir():
-            raise MofeError(f"{path} is a folder: name a file")
-        with locations.access(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which start empty
-                _clear(target)
-            partial = _beside(target, PARTIAL)
-            try:
-                partial.touch()
-                with _lock(partial):
-                    with partial.open("wb") as local:
-                        hashed = _Hashed(local)
-                        yield cast(IO[bytes], hashed)
-                    partial.replace(target)
-                _note(path, hashed.sha256.hexdigest())
-            finally:
-                with suppress(OSError):
-                    partial.unlink(missing_ok=True)
+        with _local_file(path) as local:
+            yield local
         return
     with locations.access(path):
         remote = locations.file_system(path).open(path.path, "wb")
-        hashed = _Hashed(remote)
-        try:
+    try:
+        hashed = _Hashed(remote, path)
+        yield cast(IO[bytes], hashed)
+        hashed.finish()
+    except BaseException:
+        if isinstance(remote, AbstractBufferedFile):
+            with suppress(Exception):
+                remote.discard()
+            remote.closed = True  # otherwise it would upload its buffer on garbage collection
+        raise
+
+
+@contextmanager
+def _local_file(path: UPath) -> Iterator[IO[bytes]]:
+    target = Path(path.path)
+    if target.is_dir():
+        raise MofeError(f"{path} is a folder: name a file")
+    with locations.access(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not any(str(path).startswith(f"{folder}/") for folder in _staged):  # which start empty
+            _clear(target)
+        partial = _beside(target, PARTIAL)
+        local = partial.open("wb")
+    try:
+        with _lock(partial):
+            hashed = _Hashed(local, path)
             yield cast(IO[bytes], hashed)
-            remote.close()
-            _note(path, hashed.sha256.hexdigest())
-        except BaseException:
-            if isinstance(remote, AbstractBufferedFile):
-                with suppress(Exception):
-                    remote.discard()
-                remote.closed = True  # otherwise it would upload its buffer on garbage collection
-            raise
+            hashed.finish()
+            with locations.access(path):
+                partial.replace(target)
+    finally:
+        with suppress(OSError):  # of a disk that is full still
+            local.close()
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: UPath, content: bytes) -> None:

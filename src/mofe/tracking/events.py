@@ -11,6 +11,10 @@ log = logging.getLogger("mofe.tracking")
 
 Event = dict[str, Any]
 EXPERIMENT = "mofe"
+DATABASE = "mlflow.db"
+"""File of the local store, in the work folder."""
+BESIDE = f"sqlite:///{DATABASE}"
+"""URI of that store for a process whose working directory is the work folder, whose path a URI may not hold (``?``)."""
 PAUSE = 600.0
 """Seconds without requests after a server has failed."""
 

@@ -68,12 +68,7 @@ class Store:
         if start["joined"]:
             return str(self.client.get_run(start["joined"]).info.run_id), ""
         with _lock_database():
-            found = self.client.get_experiment_by_name(start["experiment"])
-            experiment = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(start["experiment"], artifact_location=_beside_store())
-            )
+            experiment = self._experiment(start["experiment"])
             parent = ""
             if start["pipeline_run"]:
                 name = start["pipeline_run_name"] or start["pipeline_run"]
@@ -81,6 +76,19 @@ class Store:
         tags = {"mofe.stage": start["stage"], **({"mlflow.parentRunId": parent} if parent else {})}
         name = f"{start['stage']} {start['label']}".strip()
         return self._find_or_create(experiment, EXECUTION, start["id"], name, start["time"], tags), parent
+
+    def _experiment(self, name: str) -> str:
+        """The experiment of this name, found or made.
+
+        A database in a folder that was moved or copied has one that keeps its files in the old place: it gets another,
+        named after the new place.
+        """
+        place = _beside_store()
+        found = self.client.get_experiment_by_name(name)
+        if found and place and found.artifact_location != place:
+            name = f"{name} in {_database().parent}"
+            found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name, artifact_location=place))
 
     def _find_or_create(
         self, experiment: str, tag: str, value: str, name: str, time: int, tags: dict[str, str] | None = None
@@ -235,10 +243,12 @@ def _is_database() -> bool:
 def _beside_store() -> str | None:
     """URI of the folder for artifacts beside a local database; MLflow would use the working directory."""
     if not _is_database():
-        return None  # a server chooses its own
-    return (
-        Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
-    ).as_uri()
+        return None  # a server has its own place
+    return (_database().parent / "mlartifacts").as_uri()
+
+
+def _database() -> Path:
+    return Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).resolve()
 
 
 @contextmanager
@@ -247,7 +257,7 @@ def _lock_database() -> Iterator[None]:
     if not _is_database():
         yield
         return
-    database = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    database = _database()
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f".{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -97,8 +97,9 @@ def _newest(folder: UPath) -> tuple[UPath, dict[str, Any] | None]:
 
 
 def _undamaged(place: UPath) -> dict[str, Any] | None:
+    content = locations.read_bytes(place / MANIFEST, "checkpoint")
     try:
-        progress, seal = verify(locations.read_bytes(place / MANIFEST, "checkpoint"))
+        progress, seal = verify(content)
     except ValueError:
         return None
     whole = seal and locations.kind(place / STATE) and locations.sha256(place / STATE) == progress["files"][STATE]

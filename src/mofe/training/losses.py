@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from mofe.arguments import number, same_length, tensor
+from mofe.errors import MofeError
+
 
 def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
     """Cross-entropy of the router with the (soft) cluster of each image, averaged over images (Eq. 8).
 
     For a router by class, both are B × C.
+
+    Raises:
+        MofeError: they are not two matrices of floats of the same shape, with a column at least.
     """
+    _check_alike(router_logits=router_logits_BE, targets=targets_BE)
     return cross_entropy(router_logits_BE.float(), targets_BE)
 
 
@@ -27,9 +34,22 @@ def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float 
         targets_PQ: soft targets, 0 at outputs that are not the expert's; rows sum to 1.
         weight_P: weight of each pair's term.
     """
+    _check_alike(logits=logits_PQ, targets=targets_PQ)
+    if isinstance(weight_P, Tensor):
+        same_length(logits=logits_PQ, weights=tensor("weights", weight_P, 1))
+    else:
+        number("weight", weight_P)
     log_p_PQ = logits_PQ.float().log_softmax(dim=1)
     terms_P = -(targets_PQ * log_p_PQ).masked_fill(targets_PQ == 0, 0).sum(dim=1)
     return (weight_P * terms_P).sum() / max(1, len(terms_P))
+
+
+def _check_alike(**matrices: Tensor) -> None:
+    """Refuse matrices of different shapes, or without a column."""
+    shapes = {tuple(tensor(name, matrix, 2).shape) for name, matrix in matrices.items()}
+    if len(shapes) > 1 or 0 in next(iter(shapes))[1:]:
+        words = ", ".join(f"{name} {tuple(matrix.shape)}" for name, matrix in matrices.items())
+        raise MofeError(f"expected two matrices of the same shape, with a column at least: {words}")
 
 
 def embedding_norm(embedding_PD: Tensor) -> Tensor:

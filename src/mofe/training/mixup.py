@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mofe.arguments import array, instance, number, same_length, tensor, whole
 from mofe.errors import MofeError
 
 LEAST_SIGMA = 0.05
@@ -32,6 +33,8 @@ class Mixed(NamedTuple):
 class DynamicBetaMixup:
     """Blends each image of a batch with an image of another class; λ̂ is drawn for each image.
 
+    Raises :class:`MofeError` for arguments of another type or range.
+
     Args:
         num_classes: C.
         scale: w in [0, 1]; with 0, σ is 1 for every class.
@@ -45,26 +48,46 @@ class DynamicBetaMixup:
     def __init__(
         self, num_classes: int, scale: float, generator: np.random.Generator | None = None, *, fold: bool = True
     ):
-        if not 0 <= scale <= 1:
-            raise MofeError(f"mixup_scale = {scale} must lie in [0, 1]")
-        self.scale = scale
+        self.scale = number("mixup_scale", scale, 0, 1)
+        if generator is not None:
+            instance("generator", generator, np.random.Generator)
         self.generator = generator or np.random.default_rng()
         self.fold = fold
-        self.sigma_C = np.ones(num_classes)
+        self.sigma_C = np.ones(whole("num_classes", num_classes, 1, 1 << 24))
 
     def update(self, accuracy_C: Sequence[float] | np.ndarray) -> None:
-        """Set each class's σ from its accuracy s in [0, 1] (Eq. 12)."""
-        self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C), LEAST_SIGMA)
+        """Set each class's σ from its accuracy s in [0, 1] (Eq. 12).
+
+        Raises:
+            MofeError: there is not one accuracy for each class, or one is outside [0, 1].
+        """
+        s_C = np.asarray(array("accuracy", accuracy_C, 1), np.float64)
+        if s_C.shape != self.sigma_C.shape or not ((s_C >= 0) & (s_C <= 1)).all():
+            raise MofeError(f"accuracy must hold {len(self.sigma_C)} numbers in [0, 1], one for each class")
+        self.sigma_C = np.maximum(1 - self.scale * s_C, LEAST_SIGMA)
+
+    def _labels(self, labels_B: Tensor) -> np.ndarray:
+        label_B = tensor("labels", labels_B, 1, floating=False).cpu().numpy()
+        if label_B.size and not 0 <= label_B.min() <= label_B.max() < len(self.sigma_C):
+            raise MofeError(
+                f"labels must lie between 0 and {len(self.sigma_C) - 1}, found {np.unique(label_B)[[0, -1]]}"
+            )
+        return label_B
 
     def sample(self, labels_B: Tensor) -> Tensor:
-        """Draw λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] with ``fold=False``."""
-        sigma_B = self.sigma_C[labels_B.cpu().numpy()]
+        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] if it is not folded.
+
+        Raises:
+            MofeError: the labels are not whole numbers from 0 to C − 1.
+        """
+        label_B = self._labels(labels_B)
+        sigma_B = self.sigma_C[label_B]
         lam_B = self.generator.beta(sigma_B, sigma_B)
         return torch.from_numpy(np.maximum(lam_B, 1 - lam_B) if self.fold else lam_B).float()
 
     def partners(self, labels_B: Tensor) -> Tensor:
-        """Draw for each image the position of an image of another class; its own if the batch has only one class."""
-        labels = labels_B.cpu().numpy()
+        """For each image the position of one of another class, uniformly; its own where the batch has no other."""
+        labels = self._labels(labels_B)
         order = np.argsort(labels, kind="stable")
         first = np.searchsorted(labels[order], labels)
         size = np.searchsorted(labels[order], labels, "right") - first
@@ -74,7 +97,14 @@ class DynamicBetaMixup:
         return torch.from_numpy(np.where(others > 0, order[pick % len(labels)], np.arange(len(labels))))
 
     def __call__(self, images: Tensor, labels_B: Tensor) -> Mixed:
-        """Blend a batch (Eq. 14); images (B, …) in any float type, labels (B,) int64."""
+        """Blend a batch (Eq. 14); images (B, …) in any float type, labels (B,) int64.
+
+        Raises:
+            MofeError: the images are not floats, or the labels not a class of each.
+        """
+        if not tensor("images", images).ndim:
+            raise MofeError("images must have a first dimension, the batch")
+        same_length(images=images, labels=tensor("labels", labels_B, 1, floating=False))
         partner_B = self.partners(labels_B)
         lam_B = self.sample(labels_B)
         weight = lam_B.to(images).view(-1, *[1] * (images.ndim - 1))
