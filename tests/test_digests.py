@@ -103,6 +103,7 @@ def unedited(digests: Callable[[], dict[str, str]]) -> dict[str, str]:
         ("configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
         ("artifacts/recipe.py", {"plan_runs", "unpack_run", "finetune", "compare_runs"}),
         ("report/tables.html", {"compare_runs"}),
+        ("report/paper.csv", {"compare_runs"}),
         ("report/shell.html", {"evaluate", "compare_runs"}),
         ("cli/main.py", set()),
         ("inference/server.py", set()),
