@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -90,6 +91,27 @@ def test_of_several_nouns_the_sense_that_most_of_them_share_is_meant() -> None:
 def test_what_is_only_an_adjective_or_no_word_at_all_is_no_noun(name: str) -> None:
     with pytest.raises(MofeError, match=f"'{name}': it is not a WordNet noun"):
         resolve_synsets([name], [None])
+
+
+@pytest.mark.parametrize(
+    "pattern", ["golden retreiver {}", "xqz {}, blue thing {}", "n9{:07d}", "xqz{}.n.01", "xqz {}", "{}"]
+)
+def test_ten_thousand_unknown_names_are_refused_within_a_second(pattern: str) -> None:
+    words("n")  # WordNet is read once
+    names = [pattern.format(number, number) for number in range(20_000, 30_000)]
+    start = time.process_time()
+    with pytest.raises(MofeError, match="10000 of 10000 classes have no synset"):
+        resolve_synsets(names, [None] * len(names))
+    assert time.process_time() - start < 1
+
+
+def test_each_unknown_name_that_is_shown_has_its_nearest_nouns() -> None:
+    typos = ["retreiver", "sportscar", "goldfsh", "teapott", "elefant", "tigerr"]
+    with pytest.raises(MofeError) as refused:
+        resolve_synsets(typos, [None] * len(typos))
+    for typo, noun in zip(typos, ("retriever", "sports_car", "goldfish", "teapot", "elephant", "tiger"), strict=True):
+        _, found, hint = str(refused.value).partition(f"{typo!r}: it is not a WordNet noun (the nearest nouns are ")
+        assert (noun in hint.partition(")")[0].split(", ")) if typo != "tigerr" else not found, "only five are shown"
 
 
 # lexnames(5WN): the lexicographer files by number, and the category of each
