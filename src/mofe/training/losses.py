@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 
 def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
-    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images (Eq. 8).
+    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images.
 
     For a router by class, both are B × C.
     """
@@ -20,7 +20,7 @@ def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
 
 
 def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float = 1.0) -> Tensor:
-    """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs (Eq. 9).
+    """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs.
 
     Args:
         logits_PQ: logits, −inf at outputs that are not the expert's.
@@ -33,7 +33,7 @@ def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float 
 
 
 def embedding_norm(embedding_PD: Tensor) -> Tensor:
-    """Mean squared L2 norm of the final class embeddings: the regulariser ``l2`` of Eq. 10."""
+    """Mean squared L2 norm of the final class embeddings: the regulariser ``l2`` (Reg, Eq. 14)."""
     return embedding_PD.float().pow(2).sum(dim=1).mean()
 
 

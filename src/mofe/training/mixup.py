@@ -1,4 +1,4 @@
-"""Dynamic-β Mixup (Eq. 11-14): the better a class is classified, the less its images are blended.
+"""Dynamic-β Mixup (Eq. 11-13): the better a class is classified, the less its images are blended.
 
     λ ~ Beta(σ, σ),  σ = 1 − w·s,  λ̂ = max(λ, 1 − λ),  x̂ = λ̂ x_i + (1 − λ̂) x_j  with  y_j ≠ y_i
 
@@ -57,7 +57,10 @@ class DynamicBetaMixup:
         self.sigma_C = np.maximum(1 - self.scale * np.asarray(accuracy_C, np.float64), LEAST_SIGMA)
 
     def sample(self, labels_B: Tensor) -> Tensor:
-        """Draw λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] with ``fold=False``."""
+        """Draw λ̂ in [½, 1] for each image, by its class: λ ~ Beta(σ, σ), folded (Eq. 13).
+
+        With ``fold=False``, λ in [0, 1].
+        """
         sigma_B = self.sigma_C[labels_B.cpu().numpy()]
         lam_B = self.generator.beta(sigma_B, sigma_B)
         return torch.from_numpy(np.maximum(lam_B, 1 - lam_B) if self.fold else lam_B).float()
@@ -74,7 +77,7 @@ class DynamicBetaMixup:
         return torch.from_numpy(np.where(others > 0, order[pick % len(labels)], np.arange(len(labels))))
 
     def __call__(self, images: Tensor, labels_B: Tensor) -> Mixed:
-        """Blend a batch (Eq. 14); images (B, …) in any float type, labels (B,) int64."""
+        """Blend a batch (Eq. 11); images (B, …) in any float type, labels (B,) int64."""
         partner_B = self.partners(labels_B)
         lam_B = self.sample(labels_B)
         weight = lam_B.to(images).view(-1, *[1] * (images.ndim - 1))
