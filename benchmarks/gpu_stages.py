@@ -140,8 +140,8 @@ def stages(count: int, size: tuple[int, int], alone: dict[str, float]) -> list[A
             with patch.object(loop, "learning_rate", stamping(loop.learning_rate, stamps)):  # called once a step
                 finetune(
                     images, features, classes, str(folder / "model"), str(folder / "history"), epochs=2,
-                    probe_epochs=1, batch_size=BATCH, micro_batch_size=BATCH, augmentation="randaugment",
-                    num_workers=cores,
+                    warmup_epochs=1.0, probe_epochs=1, batch_size=BATCH, micro_batch_size=BATCH,
+                    augmentation="randaugment", num_workers=cores,
                 )  # fmt: skip
             speed = speed_of(stamps[len(stamps) // 2 : -1])  # the last call comes after the epoch
             rows.append((f"finetune{compiled}", cores, speed, speed / alone[f"training step{compiled}"]))

@@ -72,7 +72,8 @@ def run_and_again(work: Path, rounds: int) -> tuple[list[Any], list[Any]]:
     write_digits(str(work / "digits"))
     near = {"dataset": "near", "uri": f"{work}/digits/near-ood"}
     settings = (f"train_data={work}/digits/train", f"test_data={work}/digits/test", f"ood_data=[{near}]", "epochs=1",
-                "probe_epochs=2", "train_images_per_class=20", "evaluation_images_per_class=10")  # fmt: skip
+                "warmup_epochs=0.5", "probe_epochs=2", "train_images_per_class=20",
+                "evaluation_images_per_class=10")  # fmt: skip
     command = ("-m", "mofe", "run", "-f", "examples/digits.yaml", "--work", f"{work}/run", "--set", *settings)
     first = python(*command)[0]
     again = [python(*command)[0] for _ in range(rounds)]

@@ -163,9 +163,9 @@ def test_files_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
     assert run("compile").stdout == compiled_pipeline("mofe.yaml").read_bytes()
     spread = {"mean": 0.5, "std": None}
     row = {"label": "größer", "settings": {}, "score": "knn", "seeds": 1, "id_accuracy": spread,
-           "router_accuracy": spread, "fpr95": {"far": spread}, "auroc": {"far": spread}, "paper_fpr95": None,
-           "paper_auroc": None}  # fmt: skip
-    (tmp_path / "tables.json").write_text(json.dumps([{"title": "t", "rows": [row]}]), encoding="utf-8")
+           "router_accuracy": spread, "fpr95": {"far": spread}, "auroc": {"far": spread}, "paper_fpr95": {},
+           "paper_auroc": {}, "paper_average": [None, None], "paper_id_accuracy": None}  # fmt: skip
+    (tmp_path / "tables.json").write_text(json.dumps([{"title": "t", "id_data": "d", "rows": [row]}]), encoding="utf-8")
     assert "größer".encode() in run("report", str(tmp_path), "--format", "csv").stdout
 
 

@@ -103,6 +103,7 @@ def unedited(digests: Callable[[], dict[str, str]]) -> dict[str, str]:
         ("configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
         ("artifacts/recipe.py", {"plan_runs", "unpack_run", "finetune", "compare_runs"}),
         ("report/tables.html", {"compare_runs"}),
+        ("report/paper.csv", {"compare_runs"}),
         ("report/shell.html", {"evaluate", "compare_runs"}),
         ("cli/main.py", set()),
         ("inference/server.py", set()),
@@ -169,7 +170,14 @@ def calls_of_every_stage(folder: Path) -> dict[str, list[dict[str, Any]]]:
     text_model = f"local-dir:{folder}/clip"
     sets = {"train": "train", "test": "test", "odd": "ood"}
     embedded = {"images": str(folder / "set-train"), "weights": weights, "num_workers": 0, **BACKBONE}
-    small = {"epochs": 1, "probe_epochs": 1, "batch_size": 16, "micro_batch_size": 16, "num_workers": 0}
+    small = {
+        "epochs": 1,
+        "warmup_epochs": 0.0,
+        "probe_epochs": 1,
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "num_workers": 0,
+    }
     scored = {**at("detector"), "num_workers": 0}
     defaults = pipeline_parameters(compiled_pipeline("tables.yaml"))
     base = {name: defaults[name]["defaultValue"] for name in CHANGEABLE}

@@ -220,7 +220,12 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
         if language == "yaml":
             small = yaml.safe_load((ROOT / "examples/digits.yaml").read_text())
             backbone = {name: small[name] for name in ("backbone", "backbone_args")}
-            brief = {"weights": str(ROOT / small["weights"]), "epochs": 1, "inference_batch_size": 8}
+            brief = {
+                "weights": str(ROOT / small["weights"]),
+                "epochs": 1,
+                "warmup_epochs": 0.5,
+                "inference_batch_size": 8,
+            }
             (tmp_path / "params.yaml").write_text(yaml.safe_dump(yaml.safe_load(block) | backbone | brief))
         elif language == "python":
             run([sys.executable, "-c", block], tmp_path)

@@ -104,16 +104,17 @@ BAD: dict[str, st.SearchStrategy[Any]] = {
     "tables": st.sampled_from([[3], ["8"], ["1-3", "none"]]),
     "configurations": st.sampled_from([
         ["a"], [{}], [{"name": 3}], [{"name": "a", "epoch": 3}], [{"name": "a", "epochs": -1}],
+        [{"name": "as long as the warm-up", "epochs": 5}],
         [{"name": "a", "num_experts": 1, "top_k": 2}], [{"name": "a", "mixup": "strong"}],
     ]),
     "seeds": st.sampled_from([[], [0, 0], [-1], [0.5], ["a"], [math.nan]]),
 }  # fmt: skip
 GOOD: dict[str, st.SearchStrategy[Any]] = {
     "max_rejected": FRACTION,
-    "epochs": st.integers(0, 10_000),
+    "epochs": st.just(0) | st.integers(6, 10_000),
     "learning_rate": st.floats(1e-6, 10),
     "min_learning_rate": st.floats(0, 1e-6),
-    "warmup_epochs": st.floats(0, 1e6),
+    "warmup_epochs": st.floats(0, 5),
     "drop_path": st.floats(0, 0.99),
     "mixup_scale": FRACTION,
     "regulariser_weight": st.floats(0, 0.99),

@@ -95,7 +95,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_digits(str(place))
     import yaml
 
-    small = {"train_images_per_class": 30, "evaluation_images_per_class": 20, "epochs": 1, "probe_epochs": 3}
+    few = {"train_images_per_class": 30, "evaluation_images_per_class": 20}
+    small = {**few, "epochs": 1, "warmup_epochs": 0.5, "probe_epochs": 3}
     sets = [
         {"dataset": "digits-8-9", "uri": f"{place}/near-ood"},
         {"dataset": "letters", "uri": f"{place}/far-ood-letters"},

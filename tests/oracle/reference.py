@@ -65,7 +65,7 @@ class Draws(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The parts of L = L_route + L_expert + Reg (Eq. 10)."""
+    """The parts of L = L_route + L_expert (Eq. 8-10) + Reg (Eq. 14)."""
 
     route: Any
     expert: Any
@@ -271,7 +271,7 @@ def sigma_of(accuracy_C: np.ndarray, settings: Settings) -> np.ndarray:
 def blended(
     images_B3HW: Tensor, labels_B: Sequence[int], draws: Draws, settings: Settings
 ) -> tuple[list[Tensor], list[tuple[int, int, float]]]:
-    """x̂ = λ̂ x_i + (1 − λ̂) x_j (Eq. 13 and 14); beside each image both classes and λ̂."""
+    """x̂ = λ̂ x_i + (1 − λ̂) x_j (Eq. 11 and 13); beside each image both classes and λ̂."""
     if draws.partner_B is None or draws.lam_B is None:
         return list(images_B3HW), [(label, label, 1.0) for label in labels_B]
     images, mixed = [], []

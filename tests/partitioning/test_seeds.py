@@ -1,4 +1,4 @@
-"""Super-categories against what the paper prints, and against hand-made cases."""
+"""Super-categories on ImageNet-1K, which are kept as they are, and against hand-made cases."""
 
 import pytest
 from timm.data import ImageNetInfo
@@ -13,7 +13,7 @@ def imagenet_synsets() -> list[str]:
     return resolve_synsets(wnids, [None] * 1000)
 
 
-def test_imagenet_with_seven_experts_begins_as_in_the_paper(imagenet_synsets: list[str]) -> None:
+def test_imagenet_with_seven_experts_keeps_its_supercategories(imagenet_synsets: list[str]) -> None:
     found = supercategories(imagenet_synsets, 7)
     assert [s.synset.split(".")[0] for s in found] == [
         "chordate",

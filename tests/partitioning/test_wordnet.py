@@ -111,6 +111,30 @@ def test_a_sense_that_was_chosen_is_told_and_one_that_was_given_is_not() -> None
     ]
 
 
+@pytest.mark.parametrize(
+    "pattern", ["golden retreiver {}", "xqz {}, blue thing {}", "n9{:07d}", "xqz{}.n.01", "xqz {}", "{}"]
+)
+def test_similar_nouns_are_searched_only_for_the_names_that_are_shown(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes 1/40 s, so that of each of 10 000 names would take minutes."""
+    searched = []
+    monkeypatch.setattr("mofe.partitioning.wordnet._nearest_nouns", lambda noun: searched.append(noun) or [])
+    names = [pattern.format(number, number) for number in range(20_000, 30_000)]
+    with pytest.raises(MofeError, match="10000 of 10000 classes have no synset"):
+        resolve_synsets(names, [None] * len(names))
+    assert len(searched) <= 5
+
+
+def test_each_unknown_name_that_is_shown_has_its_nearest_nouns() -> None:
+    typos = ["retreiver", "sportscar", "goldfsh", "teapott", "elefant", "tigerr"]
+    with pytest.raises(MofeError) as refused:
+        resolve_synsets(typos, [None] * len(typos))
+    for typo, noun in zip(typos, ("retriever", "sports_car", "goldfish", "teapot", "elephant", "tiger"), strict=True):
+        _, found, hint = str(refused.value).partition(f"{typo!r}: it is not a WordNet noun (the nearest nouns are ")
+        assert (noun in hint.partition(")")[0].split(", ")) if typo != "tigerr" else not found, "only five are shown"
+
+
 # lexnames(5WN): the lexicographer files by number, and the category of each
 LEXNAMES = """
 00 adj.all 3, 01 adj.pert 3, 02 adv.all 4, 03 noun.Tops 1, 04 noun.act 1, 05 noun.animal 1, 06 noun.artifact 1,

@@ -45,12 +45,18 @@ def test_latex(line: str) -> None:
 TABLES = [
     ComparedTable(
         "Table 4",
+        "ImageNet-1K",
         [
             ComparedRow(
                 "+ MoFE & more", {}, "knn", 2, Spread(0.9, 0.01), Spread(0.8, None),
                 {"near": Spread(0.5, 0.02), "average": Spread(0.5, 0.02)},
-                {"near": Spread(0.8, None), "average": Spread(0.8, None)}, 0.2259, None,
-            )
+                {"near": Spread(0.8, None), "average": Spread(0.8, None)}, {"near": 0.31}, {}, (0.2259, None), 0.864,
+            ),
+            ComparedRow(
+                "own", {}, "knn", 2, Spread(0.9, 0.01), Spread(0.8, None),
+                {"near": Spread(0.5, 0.02), "average": Spread(0.5, 0.02)},
+                {"near": Spread(0.8, None), "average": Spread(0.8, None)}, {}, {}, (None, None), None,
+            ),
         ],
     )
 ]  # fmt: skip
@@ -59,14 +65,22 @@ TABLES = [
 def test_csv_of_a_comparison() -> None:
     rows = list(csv.DictReader(io.StringIO(tables_as_csv(TABLES))))
     assert [(row["table"], row["row"], row["ood"]) for row in rows] == [
-        ("Table 4", "+ MoFE & more", "near"), ("Table 4", "+ MoFE & more", "average"),
-    ]  # fmt: skip
+        ("Table 4", label, ood) for label in ("+ MoFE & more", "own") for ood in ("near", "average")
+    ]
     assert (rows[0]["fpr95_mean"], rows[0]["fpr95_std"], rows[0]["auroc_std"]) == ("0.5", "0.02", "")
-    assert (rows[0]["paper_fpr95"], rows[0]["paper_auroc"]) == ("0.2259", "")
+    names = ("fpr95", "auroc", "average_fpr95", "average_auroc", "id_accuracy")
+    printed = [tuple(row[f"paper_{name}"] for name in names) for row in rows]
+    assert printed == [
+        ("0.31", "", "0.2259", "", "0.864"), ("", "", "0.2259", "", "0.864"), *2 * [("", "", "", "", "")]
+    ]  # fmt: skip
+    assert {row["paper_id_data"] for row in rows} == {"ImageNet-1K"}
 
 
 def test_latex_of_a_comparison() -> None:
     lines = tables_as_latex(TABLES).splitlines()
     assert r"\begin{tabular}{lrrrrrrr}" in lines
+    assert any(line.endswith(r"\multicolumn{2}{c}{paper, ImageNet-1K: average} \\") for line in lines)
     spread = r"50.00 $\pm$ 2.00 & 80.00"
-    assert rf"+ MoFE \& more & 90.00 $\pm$ 1.00 & {spread} & {spread} & 22.59 & -- \\" in lines
+    first = lines.index(rf"+ MoFE \& more & 90.00 $\pm$ 1.00 & {spread} & {spread} & 22.59 & -- \\")
+    assert lines[first + 1] == r"\quad paper & 86.40 & 31.00 & -- & -- & -- &  &  \\"
+    assert lines[first + 2] == rf"own & 90.00 $\pm$ 1.00 & {spread} & {spread} & -- & -- \\", "no line of the paper's"

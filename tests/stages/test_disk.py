@@ -36,8 +36,8 @@ OF_STAGE: dict[str, Callable[[Path, str], object]] = {
         *(str(r / name) for name in ("train", "features", "partition")), out, f"{out}-history", epochs=0, num_workers=0
     ),
     "checkpoint": lambda r, out: finetune(
-        *(str(r / name) for name in ("train", "features", "partition", "m", "h")), epochs=1, num_workers=0,
-        batch_size=16, micro_batch_size=16, checkpoints=out,
+        *(str(r / name) for name in ("train", "features", "partition", "m", "h")), epochs=1, warmup_epochs=0.0,
+        num_workers=0, batch_size=16, micro_batch_size=16, checkpoints=out,
     ),
     "index": lambda r, out: index(str(r / "train"), str(r / "features"), str(r / "run/model"), out, num_workers=0),
     "score": lambda r, out: score(str(r / "odd"), str(r / "run/detector"), out, num_workers=0),

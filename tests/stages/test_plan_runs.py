@@ -20,7 +20,7 @@ def test_rows_of_several_tables_that_ask_for_the_same_are_one_run() -> None:
     names = [run["name"] for run in runs]
     assert names == 2 * [
         "epochs=0 num_experts=1", "mixup=none num_experts=1", "the method", "mixup=none", "num_experts=1",
-        "mixup=fixed num_experts=1", "num_experts=1 regulariser=none",
+        "num_experts=1 regulariser=none", "mixup=fixed num_experts=1",
     ]  # fmt: skip
     assert [run["seed"] for run in runs] == 7 * [0] + 7 * [1]
 
@@ -56,7 +56,7 @@ def test_a_row_that_changes_nothing_is_the_method_and_is_run_once() -> None:
         (["9"], [], [0], r"no table '9'; there are 1-3, 4"),
         ([], [], [0], "nothing to compare"),
         (["4"], [], [], "at least one"),
-        (["4"], [], [1, 1], "each once"),
+        (["4"], [], [1, 1], "each seed once"),
         ([], [{"mixup": "none"}], [0], "entry 1: add a name"),
         ([], [{"name": "x", "mixpu": "none"}], [0], "no parameter 'mixpu'; it may change num_experts"),
         ([], [{"name": "x", "num_experts": 2.5}], [0], "num_experts = 2.5 is not of type int"),

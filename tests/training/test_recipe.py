@@ -54,7 +54,7 @@ LIMITS = {
 @pytest.mark.parametrize("name", LIMITS)
 def test_limits_are_allowed_and_nothing_beyond_them(name: str) -> None:
     least, most = LIMITS[name]
-    start = replace(PAPERS, min_learning_rate=0.0)
+    start = replace(PAPERS, min_learning_rate=0.0, epochs=10**7 if name == "warmup_epochs" else 40)
     assert getattr(replace(start, **{name: least}), name) == least
     below = least - 1 if isinstance(least, int) else least / 2 if least else -1e-9
     allowed = "must be at least 0" if most == NO_LIMIT else "must lie between "
@@ -70,6 +70,17 @@ def test_limits_are_allowed_and_nothing_beyond_them(name: str) -> None:
             replace(start, **{name: value})
         if said == "must lie between ":
             assert [float(word) for word in str(refused.value).partition(said)[2].split(" and ")] == [least, most]
+
+
+def test_training_outlasts_the_warm_up() -> None:
+    for epochs, warmup in ((40, 39.9), (1, 0.5), (1, 0.0), (0, 5.0)):
+        assert replace(PAPERS, epochs=epochs, warmup_epochs=warmup).warmup_epochs == warmup, (
+            "without epochs, no warm-up"
+        )
+    for epochs, warmup, said in ((5, 5.0, "5"), (3, 5.0, "5"), (1, 1.5, "1.5")):
+        message = f"warmup_epochs = {said} must be less than epochs = {epochs}, because training would end before"
+        with pytest.raises(MofeError, match=re.escape(message)):
+            replace(PAPERS, epochs=epochs, warmup_epochs=warmup)
 
 
 def test_the_cosine_ends_between_zero_and_its_peak() -> None:

@@ -48,7 +48,7 @@ class Recipe:
         1e-4, "highest learning rate, that of the top layer.", between(1e-12, 10), changeable=True
     )
     min_learning_rate: float = parameter(1e-6, "learning rate at the end of the cosine.", at_least(0))
-    warmup_epochs: float = parameter(5.0, "epochs of linear warm-up from 0.", at_least(0))
+    warmup_epochs: float = parameter(5.0, "epochs of linear warm-up from 0; less than epochs.", at_least(0))
     weight_decay: float = parameter(0.05, "weight decay of AdamW, for matrices.", at_least(0))
     layer_decay: float = parameter(
         0.75, "factor on the learning rate from each layer to the one below.", between(1e-6, 1)
@@ -108,6 +108,11 @@ class Recipe:
             if KEYWORDS[name].type is int:
                 whole(name, getattr(self, name))
         between(0, self.learning_rate).check("min_learning_rate", self.min_learning_rate)
+        if 0 < self.epochs <= self.warmup_epochs:
+            raise MofeError(
+                f"warmup_epochs = {self.warmup_epochs:g} must be less than epochs = {self.epochs:g}, because training "
+                "would end before the learning rate has reached its peak: lower warmup_epochs, or train longer"
+            )
         if self.regulariser == "label-smoothing":
             between(0, 0.99).check("regulariser_weight", self.regulariser_weight)
 

@@ -61,7 +61,7 @@ def training_transform(preprocessing: Preprocessing, augmentation: str) -> Trans
 
     Args:
         preprocessing: the backbone's preprocessing.
-        augmentation: ``randaugment`` (random resized crop, flip, RandAugment of magnitude 9: the paper's recipe),
+        augmentation: ``randaugment`` (random resized crop, flip, RandAugment of magnitude 9, as in the authors' code),
             ``crop-flip``, ``crop`` (for images that must not be mirrored, such as digits), or ``none``.
     """
     if augmentation == "none":

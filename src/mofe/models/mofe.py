@@ -155,7 +155,7 @@ class MoFE(nn.Module):
             return self.router(trunk_BD.float())
 
     def route(self, trunk_BD: Tensor) -> Tensor:
-        """Router logits (B, E) of the class embeddings, in float32 (Eq. 4).
+        """Router logits (B, E) of the class embeddings, in float32: the argument of the softmax of Eq. 6.
 
         With ``router="class"`` the logit of an expert is that of its most likely class.
         """
@@ -166,12 +166,15 @@ class MoFE(nn.Module):
         return lowest_BE.scatter_reduce(1, self.expert_of_class_C.expand(len(outputs), -1), outputs, "amax")
 
     def gates(self, router_logits_BE: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and indices (B, S) of the top-k experts, the most likely first; the weights sum to 1 (Eq. 5)."""
+        """Weights and indices (B, S) of the top-k experts, the most likely first; the weights sum to 1 (Eq. 6).
+
+        The softmax is over all experts. The weights are then divided by their sum, so that one expert has weight 1.
+        """
         weights_BS, experts_BS = router_logits_BE.softmax(dim=1).topk(self.top_k, dim=1)
         return weights_BS / weights_BS.sum(dim=1, keepdim=True), experts_BS
 
     def run_experts(self, tokens_BTD: Tensor, image_P: Tensor, expert_P: Tensor) -> Tensor:
-        """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 6).
+        """Send image ``image_P[p]`` through expert ``expert_P[p]``; class embeddings (P, D) before the norm (Eq. 4).
 
         Pairs are sorted by expert, so that an expert's weights are applied to one contiguous batch. Operations without
         weights run once for all experts. The host waits for the device at most once, not once an expert: see
@@ -234,7 +237,7 @@ class MoFE(nn.Module):
             raise MofeError(f"{count} images need {count} experts, from 0 to {self.num_experts - 1}")
 
     def forward(self, images: Tensor, expert_B: Tensor | None = None) -> MoFEOutput:
-        """Embed and classify images; F⁰ is the norm of the experts' weighted sum (Eq. 7).
+        """Embed and classify images; F⁰ is the norm (Eq. 5) of the experts' weighted sum (Eq. 7).
 
         Args:
             images: images (B, 3, H, W), normalised for the backbone.

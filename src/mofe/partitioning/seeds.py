@@ -39,6 +39,8 @@ def supercategories(synsets: Sequence[str], num_experts: int) -> list[Supercateg
     than E super-categories, it splits the largest into its children along each class's hypernym path (the shortest,
     then the first by alphabet). Ties are broken by synset name, so the same classes always give the same result.
 
+    The paper does not list its super-categories; this rule, and those that it finds on ImageNet-1K, are this project's.
+
     Args:
         synsets: noun synset of each of the C classes.
         num_experts: E, between 1 and C.

@@ -25,6 +25,8 @@ DEBIAN = Path("/usr/share/wordnet")
 WNID = re.compile(r"n\d{8}")
 NAMED = 5
 """Number of classes without a synset that an error message names."""
+LONGER = 3
+"""Number of letters by which a similar noun may be longer or shorter."""
 
 # lexnames(5WN): the lexicographer files by number; categories are 1 noun, 2 verb, 3 adjective, 4 adverb
 _LEXICOGRAPHER_FILES = """
@@ -120,10 +122,14 @@ def synset(name: str) -> Any:
     return found
 
 
-def _look_up(class_name: str) -> Any:
+def _look_up(class_name: str, *, hint: bool) -> Any:
     """Look up the synset of a class name: a wnid, a synset name, or the first sense of a noun.
 
     For several nouns separated by commas, as in ImageNet's class names, this is the sense that most of them share.
+
+    Args:
+        class_name: name of the class.
+        hint: whether the error names the nearest nouns, which takes 1/40 s.
     """
     text = class_name.strip()
     if _is_exact(text):
@@ -135,9 +141,16 @@ def _look_up(class_name: str) -> Any:
         return senses[0]
     if not nouns:
         raise MofeError("it is a number or a letter, which does not say what the images show")
-    close = difflib.get_close_matches(nouns[0], _reader().all_lemma_names(pos="n"), n=3)
-    hint = f" (the nearest nouns are {', '.join(close)})" if close else ""
-    raise MofeError(f"it is not a WordNet noun{hint}")
+    close = _nearest_nouns(nouns[0]) if hint else []
+    nearest = f" (the nearest nouns are {', '.join(close)})" if close else ""
+    raise MofeError(f"it is not a WordNet noun{nearest}")
+
+
+def _nearest_nouns(noun: str) -> list[str]:
+    """At most three similar nouns with the same first letter and about the same length; a search of all takes 0.3 s."""
+    lemmas = _reader().all_lemma_names(pos="n")
+    likely = [name for name in lemmas if name[0] == noun[:1] and abs(len(name) - len(noun)) <= LONGER]
+    return difflib.get_close_matches(noun, likely, n=3)
 
 
 def _is_exact(text: str) -> bool:
@@ -173,7 +186,7 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     found, wrong = [], []
     for name, given in zip(classes, synsets, strict=True):
         try:
-            found.append(str(_look_up(given or name).name()))
+            found.append(str(_look_up(given or name, hint=len(wrong) < NAMED).name()))
         except MofeError as error:
             wrong.append(f"{name!r}: {error}")
     if wrong:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mofe.artifacts.metrics import Metrics, Result
+from mofe.report.shell import percent
 from mofe.report.tables import ComparedTable, Spread
 
 FIGURES = ("fpr95", "auroc", "aupr_in", "aupr_out", "fpr95_ood_positive")
@@ -55,23 +56,31 @@ def as_latex(metrics: Metrics) -> str:
 
 
 def tables_as_csv(tables: Sequence[ComparedTable]) -> str:
-    """CSV with a row for each configuration, score and OOD set: mean and standard deviation over seeds, in [0, 1]."""
+    """CSV with a row for each configuration, score and OOD set: mean and standard deviation over seeds, in [0, 1].
+
+    The last columns hold the paper's figures; those of its average are the same for every OOD set of a row.
+    """
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     measured = [f"{name}_{part}" for name in ("id_accuracy", "fpr95", "auroc") for part in ("mean", "std")]
-    lines.writerow(["table", "row", "score", "seeds", "ood", *measured, "paper_fpr95", "paper_auroc"])
+    printed = [f"paper_{name}" for name in ("id_accuracy", "fpr95", "auroc", "average_fpr95", "average_auroc")]
+    lines.writerow(["table", "row", "score", "seeds", "ood", *measured, "paper_id_data", *printed])
     for table in tables:
         for row in table.rows:
             for ood in row.fpr95:
                 spreads = (row.id_accuracy, row.fpr95[ood], row.auroc[ood])
                 values = [value for spread in spreads for value in (spread.mean, spread.std)]
+                by_set = (row.paper_fpr95.get(ood), row.paper_auroc.get(ood))
                 lines.writerow([table.title, row.label, row.score, row.seeds, ood, *values,
-                                row.paper_fpr95, row.paper_auroc])  # fmt: skip
+                                table.id_data, row.paper_id_accuracy, *by_set, *row.paper_average])  # fmt: skip
     return text.getvalue()
 
 
 def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
-    """One LaTeX tabular per table: mean ± standard deviation in percent, the paper's figures last; uses booktabs."""
+    """One LaTeX tabular per table, in percent: mean ± standard deviation, the paper's figures below each row.
+
+    The paper's averages stand last. Uses booktabs.
+    """
 
     def line(cells: Iterable[str]) -> str:
         return " & ".join(cells) + r" \\"
@@ -79,13 +88,13 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
     def cell(spread: Spread) -> str:
         return spread.percent().replace("±", r"$\pm$")
 
-    def printed(value: float | None) -> str:
-        return "--" if value is None else f"{100 * value:.2f}"
+    def printed(*values: float | None) -> list[str]:
+        return [percent(value).replace("–", "--") for value in values]
 
     blocks = []
     for table in tables:
         sets = list(table.rows[0].fpr95)
-        heads = [*map(_escape, sets), "paper"]
+        heads = [*map(_escape, sets), f"paper, {table.id_data}: average"]
         lines = [
             rf"% {table.title}",
             rf"\begin{{tabular}}{{lr{'rr' * len(heads)}}}",
@@ -96,8 +105,10 @@ def tables_as_latex(tables: Sequence[ComparedTable]) -> str:
         ]
         for row in table.rows:
             figures = [cell(spread) for ood in sets for spread in (row.fpr95[ood], row.auroc[ood])]
-            papers = map(printed, (row.paper_fpr95, row.paper_auroc))
-            lines.append(line([_escape(row.label), cell(row.id_accuracy), *figures, *papers]))
+            lines.append(line([_escape(row.label), cell(row.id_accuracy), *figures, *printed(*row.paper_average)]))
+            if row.paper_fpr95:
+                by_set = [f for ood in sets for f in (row.paper_fpr95.get(ood), row.paper_auroc.get(ood))]
+                lines.append(line([r"\quad paper", *printed(row.paper_id_accuracy, *by_set), "", ""]))
         blocks.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]))
     return "\n".join(blocks)
 

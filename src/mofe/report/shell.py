@@ -12,5 +12,10 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["percent"] = lambda fraction: "–" if fraction is None else f"{100 * fraction:.2f}"
+    templates.filters["percent"] = percent
     return templates
+
+
+def percent(fraction: float | None) -> str:
+    """Format a fraction in percent; – for None."""
+    return "–" if fraction is None else f"{100 * fraction:.2f}"

@@ -6,9 +6,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from mofe.artifacts.metrics import Metrics
+from mofe.artifacts.recipe import Recipe
 from mofe.configurations import Row, Table, name_of
 from mofe.errors import MofeError
-from mofe.report.shell import environment
+from mofe.report import paper
+from mofe.report.shell import environment, percent
 from mofe.storage import locations
 from mofe.storage.typed_json import read_json
 
@@ -42,8 +44,12 @@ class ComparedRow:
     router_accuracy: Spread
     fpr95: dict[str, Spread]
     auroc: dict[str, Spread]
-    paper_fpr95: float | None
-    paper_auroc: float | None
+    paper_fpr95: dict[str, float]
+    """The printed figures, for those of the keys of ``fpr95`` that the paper has."""
+    paper_auroc: dict[str, float]
+    paper_average: tuple[float | None, float | None]
+    """FPR95 and AUROC as the paper prints the average of its four OOD sets."""
+    paper_id_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class ComparedTable:
     """A table with its measured rows."""
 
     title: str
+    id_data: str
+    """ID data of the printed figures: ImageNet-1K or ImageNet-100."""
     rows: list[ComparedRow]
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,31 +74,49 @@ def read_tables(file: locations.Location) -> list[ComparedTable]:
 def compare(
     tables: Sequence[Table], runs: Sequence[Mapping[str, Any]], measured: Sequence[Metrics]
 ) -> list[ComparedTable]:
-    """Fill each table with its measured results.
+    """Fill each table with its measured results and the figures that the paper prints.
 
     Args:
         tables: tables of configurations.
         runs: runs that stage plan_runs listed, with their names and the rows that each stands for.
-        measured: metrics of every run; runs of one name differ by their seed.
+        measured: metrics of every run; runs of one name differ by their seed. If their classes are those of
+            ImageNet-100, the printed figures are for ImageNet-100, else for ImageNet-1K.
 
     Raises:
         MofeError: a row has no run.
     """
-    name_of_run = {configuration: run["name"] for run in runs for configuration in run["rows"]}
-    return [
-        ComparedTable(table.title, [_compare_row(row, name_of_run, measured) for row in table.rows]) for table in tables
-    ]
+    run_of = {configuration: run for run in runs for configuration in run["rows"]}
+    id_data = paper.id_data_of(measured[0].class_accuracy) or "ImageNet-1K"
+
+    def filled(table: Table, row: Row) -> ComparedRow:
+        run = run_of.get(name_of(row.settings))
+        of_seeds = [metrics for metrics in measured if run and metrics.name == run["name"]]
+        if not run or not of_seeds:
+            raise MofeError(
+                f"there is no run of the configuration {name_of(row.settings)!r}: run it, or leave its row out"
+            )
+        label = row.label + _reg_in_words(row, run["parameters"])
+        return _compare_row(row._replace(label=label), of_seeds, paper.printed(table.paper, row.paper, id_data))
+
+    return [ComparedTable(table.title, id_data, [filled(table, row) for row in table.rows]) for table in tables]
 
 
-def _compare_row(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Metrics]) -> ComparedRow:
-    configuration = name_of(row.settings)
-    runs = [run for run in measured if run.name == name_of_run.get(configuration)]
-    if not runs:
-        raise MofeError(f"there is no run of the configuration {configuration!r}: run it, or leave its row out")
+def _reg_in_words(row: Row, parameters: Mapping[str, Any]) -> str:
+    """Say whether a run has Reg where the paper's row differs; "" where both agree."""
+    regulariser, weight = (
+        parameters.get(name, getattr(Recipe, name)) for name in ("regulariser", "regulariser_weight")
+    )
+    has_reg = regulariser != "none" and weight > 0
+    if row.reg is None or has_reg == row.reg:
+        return ""
+    return " (here with Reg)" if has_reg else " (here without Reg)"
+
+
+def _compare_row(row: Row, runs: Sequence[Metrics], printed: paper.Printed) -> ComparedRow:
+    groups = {**{result.ood: [result.ood] for result in runs[0].results}, **runs[0].averages}
 
     def by_set(metric: str) -> dict[str, Spread]:
         of_runs = [{r.ood: getattr(r, metric) for r in run.results if r.score == row.score} for run in runs]
-        groups = {**{ood: [ood] for ood in of_runs[0]}, **runs[0].averages}
         return {
             name: Spread.of([fmean(values[ood] for ood in group) for values in of_runs])
             for name, group in groups.items()
@@ -105,25 +131,47 @@ def _compare_row(row: Row, name_of_run: Mapping[str, str], measured: Sequence[Me
         router_accuracy=Spread.of([run.router_accuracy for run in runs]),
         fpr95=by_set("fpr95"),
         auroc=by_set("auroc"),
-        paper_fpr95=row.paper_fpr95,
-        paper_auroc=row.paper_auroc,
+        paper_fpr95=paper.beside(printed.fpr95, groups),
+        paper_auroc=paper.beside(printed.auroc, groups),
+        paper_average=(printed.fpr95.get(paper.AVERAGE), printed.auroc.get(paper.AVERAGE)),
+        paper_id_accuracy=printed.id_accuracy,
     )
 
 
+def pair(figures: Sequence[float | None]) -> str:
+    """Format FPR95 and AUROC in percent: ``17.01 / 95.89``."""
+    return " / ".join(map(percent, figures))
+
+
 def format_tables(tables: Sequence[ComparedTable]) -> str:
-    """Format tables as Markdown for the terminal or a page, one after the other, in percent."""
+    """Format tables as Markdown for the terminal or a page, one after the other, in percent.
+
+    The paper's figures for an OOD set stand in brackets after the measured ones.
+    """
     blocks = []
     for table in tables:
         sets = list(table.rows[0].fpr95)
-        head = ["", "ID accuracy", *(f"{name}: FPR95 ↓ / AUROC ↑" for name in sets), "paper, ImageNet-1K"]
+        heads = (f"{name}: FPR95 ↓ / AUROC ↑" for name in sets)
+        head = ["", "ID accuracy", *heads, f"paper, {table.id_data}: average"]
         lines = [head, ["---"] * len(head)]
         for row in table.rows:
-            cells = [f"{row.fpr95[name].percent()} / {row.auroc[name].percent()}" for name in sets]
-            paper = " / ".join("–" if p is None else f"{100 * p:.2f}" for p in (row.paper_fpr95, row.paper_auroc))
-            lines.append([row.label, row.id_accuracy.percent(), *cells, paper])
+            accuracy = _with_paper(row.id_accuracy.percent(), [row.paper_id_accuracy])
+            cells = [
+                _with_paper(
+                    f"{row.fpr95[name].percent()} / {row.auroc[name].percent()}",
+                    [row.paper_fpr95.get(name), row.paper_auroc.get(name)],
+                )
+                for name in sets
+            ]
+            lines.append([row.label, accuracy, *cells, pair(row.paper_average)])
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         blocks.append(f"{table.title} ({_seeds(table)})\n\n{text}")
     return "\n\n".join(blocks)
+
+
+def _with_paper(measured: str, figures: Sequence[float | None]) -> str:
+    """Add the paper's figures in brackets, if there are any."""
+    return measured if set(figures) == {None} else f"{measured} [{pair(figures)}]"
 
 
 def _seeds(table: ComparedTable) -> str:

@@ -88,8 +88,8 @@ def source_files(module: str) -> list[Path]:
     """Files of this package that ``module`` may run or read.
 
     They are the modules that it imports directly or indirectly, and the packages above these. They include modules
-    whose full name is a string in that code, because MLflow or another process runs these, and the templates and stubs
-    with the same name as a module, because a lazy package reads its stub.
+    whose full name is a string in that code, because MLflow or another process runs these. They also include the
+    templates, tables and stubs with the same name as a module, because a lazy package reads its stub.
     """
     graph = _import_graph()
     reached: set[str] = set()
@@ -104,7 +104,8 @@ def source_files(module: str) -> list[Path]:
             pending += [other for other in named if other in graph.modules]
     files: set[Path] = set()
     for file in map(_file_of, reached):
-        files |= {file, *(other for suffix in (".html", ".pyi") if (other := file.with_suffix(suffix)).is_file())}
+        beside = (file.with_suffix(suffix) for suffix in (".html", ".csv", ".pyi"))
+        files |= {file, *(other for other in beside if other.is_file())}
     return sorted(files)
 
 

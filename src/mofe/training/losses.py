@@ -15,7 +15,7 @@ from mofe.errors import MofeError
 
 
 def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
-    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images (Eq. 8).
+    """Cross-entropy of the router with the (soft) cluster of each image, averaged over images.
 
     For a router by class, both are B × C.
 
@@ -27,7 +27,7 @@ def route_loss(router_logits_BE: Tensor, targets_BE: Tensor) -> Tensor:
 
 
 def expert_loss(logits_PQ: Tensor, targets_PQ: Tensor, weight_P: Tensor | float = 1.0) -> Tensor:
-    """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs (Eq. 9).
+    """Cross-entropy of each pair's expert with the image's soft label, averaged over all pairs.
 
     Args:
         logits_PQ: logits, −inf at outputs that are not the expert's.
@@ -53,7 +53,7 @@ def _check_alike(**matrices: Tensor) -> None:
 
 
 def embedding_norm(embedding_PD: Tensor) -> Tensor:
-    """Mean squared L2 norm of the final class embeddings: the regulariser ``l2`` of Eq. 10."""
+    """Mean squared L2 norm of the final class embeddings: the regulariser ``l2`` (Reg, Eq. 14)."""
     return embedding_PD.float().pow(2).sum(dim=1).mean()
 
 

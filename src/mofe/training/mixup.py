@@ -1,4 +1,4 @@
-"""Dynamic-β Mixup (Eq. 11-14): the better a class is classified, the less its images are blended.
+"""Dynamic-β Mixup (Eq. 11-13): the better a class is classified, the less its images are blended.
 
     λ ~ Beta(σ, σ),  σ = 1 − w·s,  λ̂ = max(λ, 1 − λ),  x̂ = λ̂ x_i + (1 − λ̂) x_j  with  y_j ≠ y_i
 
@@ -75,7 +75,9 @@ class DynamicBetaMixup:
         return label_B
 
     def sample(self, labels_B: Tensor) -> Tensor:
-        """λ̂ in [½, 1] for each image, by its class (Eq. 11 and 13); λ in [0, 1] if it is not folded.
+        """Draw λ̂ in [½, 1] for each image, by its class: λ ~ Beta(σ, σ), folded (Eq. 13).
+
+        With ``fold=False``, λ in [0, 1].
 
         Raises:
             MofeError: the labels are not whole numbers from 0 to C − 1.
@@ -97,7 +99,7 @@ class DynamicBetaMixup:
         return torch.from_numpy(np.where(others > 0, order[pick % len(labels)], np.arange(len(labels))))
 
     def __call__(self, images: Tensor, labels_B: Tensor) -> Mixed:
-        """Blend a batch (Eq. 14); images (B, …) in any float type, labels (B,) int64.
+        """Blend a batch (Eq. 11); images (B, …) in any float type, labels (B,) int64.
 
         Raises:
             MofeError: the images are not floats, or the labels not a class of each.

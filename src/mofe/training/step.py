@@ -12,7 +12,7 @@ from mofe.training.mixup import Mixed
 
 
 class Losses(NamedTuple):
-    """The parts of L = L_route + L_expert + Reg (Eq. 10); scalars."""
+    """The parts of L = L_route + L_expert (Eq. 8-10) + Reg (Eq. 14); scalars."""
 
     route: Tensor
     expert: Tensor
