@@ -82,9 +82,10 @@ def test_no_chunk_and_chunks_of_two_widths() -> None:
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize(("dtype", "theirs"), [(torch.float16, np.float16), (torch.float32, np.float32)])
 def test_steps_are_those_between_stored_numbers(dtype: torch.dtype, theirs: type, normalise: bool) -> None:
-    """NumPy's spacing, on the sphere over the length; no feature here is a power of two, where it is another below."""
+    """By NumPy to the next smaller size, on the sphere over the length."""
     stored = FEATURES.to(dtype)
     moments = ClassMoments.of(zip(stored.split(64), LABELS.split(64), strict=True), 5, normalise=normalise)
     length = stored.double().norm(dim=1, keepdim=True).numpy() if normalise else 1
-    steps = np.spacing(np.abs(stored.numpy().astype(theirs))).astype(float) / length
+    size = np.abs(stored.numpy().astype(theirs))
+    steps = (size.astype(float) - np.nextafter(size, theirs(0)).astype(float)) / length
     np.testing.assert_allclose(moments.step_D, (steps**2).mean(axis=0), rtol=1e-12)
