@@ -169,3 +169,48 @@ def test_a_spread_that_float32_loses_beside_the_largest_has_no_distance(spread: 
     aside = score(torch.tensor([[0.0, 0.0, 2 * spread]])).item()
     assert aside == pytest.approx(-4 if rank == 3 else 0, abs=1e-9)
     assert score(torch.tensor([[0.0, 3e-4, 0.0]])).item() == pytest.approx(-9)
+
+
+def after_a_layer_norm(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features (N, 192) after a layer norm with weights, without rounding, in ten classes; and their classes."""
+    generator = torch.Generator().manual_seed(11)
+    norm = torch.nn.LayerNorm(192).double()
+    torch.nn.init.uniform_(norm.weight, 0.5, 2, generator=generator)
+    torch.nn.init.uniform_(norm.bias, -1, 1, generator=generator)
+    norm.bias.data -= norm.weight.data * (norm.bias / norm.weight).mean().data  # also on the sphere none varies there
+    mixing = torch.randn(192, 192, generator=generator).double() * torch.arange(1, 193) ** -0.4
+    means = 3 * torch.randn(10, 192, generator=generator).double()
+    own = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 10
+    with torch.no_grad():
+        return norm((means[labels] + torch.randn(count, 192, generator=own).double()) @ mixing.T), labels
+
+
+@pytest.mark.parametrize(("detector", "normalise"), ALL)
+def test_how_float16_was_rounded_is_no_distance(detector: type, normalise: bool) -> None:
+    """Stored in float16, features have the distances that they have in float64 without rounding.
+
+    There scikit-learn sees that a layer norm leaves one direction without variance; in float16 it varies by rounding.
+    """
+    (train, labels), (test, _) = after_a_layer_norm(800, 1), after_a_layer_norm(100, 2)
+    expected = reference(detector, train, labels, test, normalise)
+    detector = fitted(detector, train.half(), labels, normalise)
+    assert detector.whitening_DR.shape == (192, 191)
+    scores = detector.score(test.half()).numpy()
+    assert np.sqrt(np.mean((scores - expected) ** 2)) < 0.02 * expected.std()
+    moved = test + 1e-6 * torch.randn(test.shape, generator=GENERATOR)
+    assert np.abs(detector.score(moved.half()).numpy() - scores).max() < 0.01 * expected.std()
+
+
+@pytest.mark.parametrize(("steps", "rank"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float16, 2.0**-7), (torch.bfloat16, 2.0**-4)])
+def test_a_direction_counts_if_it_varies_by_more_than_a_step(
+    dtype: torch.dtype, step: float, steps: int, rank: int
+) -> None:
+    """Between 8 and 16 the numbers of float16 are 2⁻⁷ apart, those of bfloat16 2⁻⁴; the spread is √½ of ``steps``."""
+    wide = torch.tensor([-300.0, -300, -300, -300, 300, 300, 300, 300])
+    narrow = 12 + step * steps * torch.tensor([-1.0, 1, 0, 0, -1, 1, 0, 0])
+    train = torch.stack([wide, narrow], dim=1).to(dtype)
+    assert fitted(Mahalanobis, train, torch.zeros(8).long(), False).whitening_DR.shape == (2, rank)
+    exact = fitted(Mahalanobis, train.double(), torch.zeros(8).long(), False)
+    assert exact.whitening_DR.shape == (2, 2)

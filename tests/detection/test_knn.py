@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from pytorch_ood.detector import KNN
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 from mofe.detection import ExpertKNN
 from mofe.detection import knn as knn_module
@@ -334,3 +337,70 @@ def test_without_one_dnn_it_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: False)
     expected = [-brute_force(q, BANK[e == EXPERTS])[3] for q, e in zip(QUERIES, ROUTES, strict=True)]
     np.testing.assert_allclose(knn.score(QUERIES, ROUTES), expected, atol=1e-4)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def cone(count: int, width: int, spread: float, seed: int) -> np.ndarray:
+    """Embeddings around one direction, at distances of 0.5 to 1.5 times the spread from it."""
+    rng = np.random.default_rng((7, seed))
+    off = rng.normal(size=(count, width)) * rng.uniform(0.5, 1.5, (count, 1)) / width**0.5
+    return unit(np.eye(width)[0] + spread * off)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("width", [16, 64, 768])
+@pytest.mark.parametrize("spread", [1e-4, 1e-3, 4e-3, 0.02, 0.05, 0.08, 0.3])
+def test_it_is_float64s_search_however_near_the_neighbours(
+    spread: float, width: int, half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scikit-learn's in float64, on what the index holds; a distance of float32 vectors has digits down to 2⁻²⁴."""
+    if half:
+        monkeypatch.setattr(knn_module, "LARGEST", 1)
+    bank, queries = cone(900, width, spread, 1), cone(80, width, spread, 2)
+    knn = ExpertKNN.build(bank, None, 20)
+    held = knn_module._view(knn.indexes[0])[0].double().numpy()
+    expected, rows = NearestNeighbors(n_neighbors=20, algorithm="brute").fit(held).kneighbors(queries.astype(float))
+    expected = np.linalg.norm(queries[:, None].astype(float) - held[rows], axis=2)  # theirs too is from a product
+    scores, distances, found = knn.search(queries, np.zeros(80, int), 20)
+    np.testing.assert_allclose(-scores, expected[:, -1], rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(distances, expected, rtol=2e-4, atol=1e-7)
+    if not half:  # in float16 many are at the same distance
+        assert spearmanr(-scores, expected[:, -1])[0] > 0.9999
+        assert np.mean([np.isin(a, b).mean() for a, b in zip(found, rows, strict=True)]) > 0.999
+
+
+def test_near_images_are_told_apart_as_well_as_in_float64() -> None:
+    bank, known, unknown = cone(3000, 64, 1e-3, 1), cone(300, 64, 1e-3, 2), cone(300, 64, 1.3e-3, 3)
+    queries, is_known = np.concatenate([known, unknown]), np.arange(600) < 300
+    search = NearestNeighbors(n_neighbors=10, algorithm="brute").fit(bank.astype(float))
+    expected = roc_auc_score(is_known, -search.kneighbors(queries.astype(float))[0][:, -1])
+    score = ExpertKNN.build(bank, None, 10).score(queries, np.zeros(600, int))
+    assert roc_auc_score(is_known, score) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("k", "distance"), [(1, 0), (5, 0), (6, 3e-3), (10, 3e-3), (11, 6e-3)])
+def test_copies_of_an_image_take_one_rank_each(k: int, distance: float) -> None:
+    """Five copies of each of nine vectors, 3 mrad apart: at a distance of 2 sin θ / 2 from the first."""
+    angles = np.repeat(3e-3 * np.arange(9), 5)[np.random.default_rng(1).permutation(45)]
+    bank = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    scores, distances, rows = ExpertKNN.build(bank, None, k).search(np.array([[2.0, 0.0]]), np.zeros(1, int), k)
+    assert scores[0] == pytest.approx(-distance, rel=1e-4, abs=1e-12)
+    np.testing.assert_allclose(np.sort(angles)[:k], angles[rows[0]], rtol=1e-4)
+    assert len(set(rows[0])) == k
+    assert distances[0, -1] == -scores[0]
+
+
+def test_a_query_is_searched_again_in_its_own_experts_bank() -> None:
+    """Only some queries of each expert are near; the others stay as they are."""
+    near, far = cone(400, 64, 2e-3, 1), unit(RNG.normal(size=(400, 64)))
+    bank, experts = np.concatenate([near, far, near[::-1], far]), np.repeat([0, 1], 800)
+    queries = np.concatenate([cone(6, 64, 2e-3, 2), unit(RNG.normal(size=(6, 64)))])[[0, 6, 1, 7, 2, 8, 3, 9, 4, 10]]
+    routes = np.arange(10) // 3 % 2
+    scores, _, rows = ExpertKNN.build(bank, experts, 3).search(queries, routes, 3)
+    assert (experts[rows] == routes[:, None]).all()
+    expected = [-brute_force(q, bank[e == experts])[2] for q, e in zip(queries, routes, strict=True)]
+    np.testing.assert_allclose(scores, expected, rtol=2e-4)

@@ -77,3 +77,15 @@ def test_no_chunk_and_chunks_of_two_widths() -> None:
         ClassMoments.of([], 5)
     with pytest.raises(MofeError, match="6 dimensions"):
         ClassMoments.of([(FEATURES, LABELS), (FEATURES[:, :6], LABELS)], 5)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("dtype", "theirs"), [(torch.float16, np.float16), (torch.float32, np.float32)])
+def test_steps_are_those_between_stored_numbers(dtype: torch.dtype, theirs: type, normalise: bool) -> None:
+    """By NumPy to the next smaller size, on the sphere over the length."""
+    stored = FEATURES.to(dtype)
+    moments = ClassMoments.of(zip(stored.split(64), LABELS.split(64), strict=True), 5, normalise=normalise)
+    length = stored.double().norm(dim=1, keepdim=True).numpy() if normalise else 1
+    size = np.abs(stored.numpy().astype(theirs))
+    steps = (size.astype(float) - np.nextafter(size, theirs(0)).astype(float)) / length
+    np.testing.assert_allclose(moments.step_D, (steps**2).mean(axis=0), rtol=1e-12)

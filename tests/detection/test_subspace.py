@@ -68,7 +68,7 @@ def test_the_default_dimension_is_the_official_codes(sample: Sample) -> None:
 
 @pytest.mark.parametrize(("width", "kept"), [(767, 384), (768, 256), (2048, 1048)])
 def test_the_default_dimension_of_wide_features(width: int, kept: int) -> None:
-    wide = ClassMoments(torch.ones(1), torch.zeros(1, width), torch.eye(width), False)
+    wide = ClassMoments(torch.ones(1), torch.zeros(1, width), torch.eye(width), torch.zeros(width), False)
     assert Residual.fit(wide, torch.zeros(1, width), torch.zeros(1)).residual_DK.shape == (width, kept)
 
 
@@ -151,3 +151,16 @@ def test_features_of_another_width_are_refused(sample: Sample) -> None:
     for detector in (vim(sample, 4), Residual.fit(moments(sample), sample.weight, sample.bias, 4)):
         with pytest.raises(MofeError, match="the detector was fitted on"):
             detector.score(sample.test[:, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_residual_that_is_the_rounding_of_the_features_is_none(dtype: torch.dtype) -> None:
+    """Features in 5 of 24 directions, for which float64 leaves no residual beside 7 dimensions."""
+    generator = torch.Generator().manual_seed(6)
+    basis = torch.linalg.qr(torch.randn(24, 5, generator=generator).double())[0]
+    train = (3 * torch.randn(400, 5, generator=generator).double() @ basis.T).to(dtype)
+    weight, bias, labels = torch.randn(4, 5, generator=generator).double() @ basis.T, torch.zeros(4), torch.arange(400)
+    moments = ClassMoments.of([(train, labels % 4)], 4)
+    with pytest.raises(MofeError, match="up to rounding"):
+        ViM.fit(moments, [train.float()], weight, bias.double(), 7)
+    assert ViM.fit(moments, [train.float()], weight, bias.double(), 4).alpha < 10

@@ -8,7 +8,8 @@ Directions in which the training features do not vary (fewer images than dimensi
 Σ⁺ is the pseudo-inverse, as in scikit-learn's ``EmpiricalCovariance``, which the official codes use. Theirs keeps every
 direction whose variance is above float64's rounding. After a layer norm there is always a direction in which float32
 features vary by their rounding alone; with it an image's distance would depend on the batch size. So the rank is
-decided at float32's precision here.
+decided at float32's precision here. Rounding features to the precision that they are stored in adds 1/12 of a squared
+step to every variance. So a direction also counts only if its variance is above one squared step, in float16 too.
 
 Everything is in float64, because the covariance of trained features has eigenvalues over many orders of magnitude.
 """
@@ -41,7 +42,7 @@ class Mahalanobis:
     @classmethod
     def fit(cls, moments: ClassMoments) -> Self:
         """Fit on moments of the training features; raises MofeError if the features of no class vary."""
-        whitening_DR = _whitening(moments.within_DD / moments.count)
+        whitening_DR = _whitening(moments.within_DD / moments.count, moments.step_D)
         return cls(moments.mean_D, whitening_DR, (moments.mean_CD - moments.mean_D) @ whitening_DR, moments.normalise)
 
     def score(self, z_BD: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class RelativeMahalanobis:
         if len(moments.count_C) < 2:
             raise MofeError("relative Mahalanobis needs two classes or more: with one, every distance is 0")
         near = Mahalanobis.fit(moments)
-        background_DR = _whitening(moments.scatter_around(moments.mean_D) / moments.count)
+        background_DR = _whitening(moments.scatter_around(moments.mean_D) / moments.count, moments.step_D)
         return cls(near.centre_D, near.whitening_DR, near.means_CR, background_DR, near.normalise)
 
     def score(self, z_BD: Tensor) -> Tensor:
@@ -96,17 +97,21 @@ class SSD:
         """Fit on moments of normalised features; raises MofeError if they are not normalised, or do not vary."""
         if not moments.normalise:
             raise MofeError("SSD needs features on the unit sphere: take the moments with normalise=True")
-        return cls(moments.mean_D, _whitening(moments.scatter_around(moments.mean_D) / moments.count))
+        return cls(moments.mean_D, _whitening(moments.scatter_around(moments.mean_D) / moments.count, moments.step_D))
 
     def score(self, z_BD: Tensor) -> Tensor:
         """Score B images: (B,) float64, at most 0."""
         return -(_centre(z_BD, self.centre_D, True) @ self.whitening_DR).square().sum(dim=1)
 
 
-def _whitening(covariance_DD: Tensor) -> Tensor:
-    """W (D, R) with W Wᵀ = Σ⁺, where R is the rank by NumPy's rule for D features of float32."""
+def _whitening(covariance_DD: Tensor, step_D: Tensor) -> Tensor:
+    """W (D, R) with W Wᵀ = Σ⁺.
+
+    R is the rank by NumPy's rule for D features of float32, without directions of less than a squared step's variance.
+    """
     value_D, vector_DD = torch.linalg.eigh(covariance_DD)
-    kept_D = value_D > value_D[-1] * (len(value_D) * torch.finfo(torch.float32).eps) ** 2
+    negligible = value_D[-1] * (len(value_D) * torch.finfo(torch.float32).eps) ** 2
+    kept_D = value_D > (step_D @ vector_DD.square()).clamp(min=negligible)
     if not bool(kept_D.any()):
         raise MofeError("the training features do not vary: they have no covariance to measure a distance with")
     return (vector_DD[:, kept_D] / value_D[kept_D].sqrt()).contiguous()

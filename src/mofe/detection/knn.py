@@ -5,8 +5,13 @@ The score of an image is minus its Euclidean distance to the k-th nearest embedd
 as in the authors' code, is one index for all experts.
 
 No index is approximate. Where a bank in float32 would take more than :data:`LARGEST` bytes, all are held in float16,
-which moves a distance by less than 1e-4 in 768 dimensions. Exact search is worth its time as long as an image costs
-less in it than in the network: with a ViT-B/14, up to 30 million known images an expert (docs/explanation/scale.md).
+which moves a distance by less than 1e-4 in 768 dimensions. Squared distances come from a product of matrices, whose
+float32 is off by up to 3e-6. That is too much for near neighbours. So a query whose farthest neighbour found is nearer
+than :data:`CLOSE` is searched again in float64, which is off by less than 1e-12 (4 D · 2⁻⁵³) and takes about three
+times as long.
+
+Exact search is worth its time as long as an image costs less in it than in the network: with a ViT-B/14, up to 30
+million known images an expert (docs/explanation/scale.md).
 
 FAISS stores the embeddings and their files. The search itself is a matrix product and a partial sort, because an expert
 gets few queries at once, for which this takes a sixth of FAISS's time. It runs on a GPU if the banks take less than
@@ -42,8 +47,11 @@ QUERIES = 256
 """Number of queries that are compared at once."""
 MOST_NEIGHBOURS = 1 << 20
 """Largest number of neighbours that a search returns for each query."""
-CLOSE = 1e-3
-"""Squared distance below which a distance is computed again, because 2 − 2 cos θ has no exact digits there."""
+CLOSE = 1e-2
+"""Squared distance below which neighbours are selected in float64, and distances come from differences.
+
+Elsewhere float32's error moves a distance by less than 2e-5, and by less than 2e-4 of itself.
+"""
 
 
 def default_k(num_images: int) -> int:
@@ -137,6 +145,19 @@ class ExpertKNN:
 
     def _nearest(self, z_BD: Tensor, bank_B: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """Squared distances and bank rows (B, n) of the n nearest, unordered; inf and −1 past a bank's end."""
+        squared_Bn, row_Bn = self._selected(z_BD, bank_B, n)
+        close_B = squared_Bn.amax(dim=1) < CLOSE  # false where the whole bank was selected
+        if close_B.any():
+            exact_Bn, row_Bn[close_B] = self._selected(z_BD[close_B].double(), bank_B[close_B.cpu()], n)
+            squared_Bn[close_B] = exact_Bn.float()
+        query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
+        if len(query_P):
+            row_P = row_Bn[query_P, place_P]
+            squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_P)
+        return squared_Bn, row_Bn
+
+    def _selected(self, z_BD: Tensor, bank_B: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """As :meth:`_nearest`, in the precision of the queries."""
         by_bank = z_BD.split(bank_B.bincount(minlength=len(self.indexes)).tolist())
         parts = [
             _nearest_of(bank_ND, ids_N, some_BD, n)
@@ -144,10 +165,6 @@ class ExpertKNN:
             for some_BD in of_bank_BD.split(QUERIES)
         ]
         squared_Bn, row_Bn = (torch.cat(part) for part in zip(*parts, strict=True))
-        query_P, place_P = (squared_Bn < CLOSE).nonzero(as_tuple=True)
-        if len(query_P):
-            row_P = row_Bn[query_P, place_P]
-            squared_Bn[query_P, place_P] = self._apart(z_BD[query_P], bank_B[query_P.cpu()], row_P)
         return squared_Bn, row_Bn
 
     def _apart(self, z_PD: Tensor, bank_P: Tensor, row_P: Tensor) -> Tensor:
@@ -232,7 +249,7 @@ def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[T
     """Squared distances and ids (B, n) of the n nearest, unordered; inf and −1 past the end of the bank."""
     if not len(z_BD):
         return z_BD.new_empty(0, n), ids_N.new_empty(0, n)
-    block = BLOCK if bank_ND.is_cpu else 16 * BLOCK
+    block = BLOCK if bank_ND.is_cpu or z_BD.dtype == torch.float64 else 16 * BLOCK
     closeness_Bn, at_Bn = _largest(_closeness(z_BD, bank_ND[:block]), n)
     for start in range(block, len(bank_ND), block):
         found_Bn, column_Bn = _largest(_closeness(z_BD, bank_ND[start : start + block]), n)
@@ -246,20 +263,23 @@ def _nearest_of(bank_ND: Tensor, ids_N: Tensor, z_BD: Tensor, n: int) -> tuple[T
 
 
 def _closeness(z_BD: Tensor, block_MD: Tensor) -> Tensor:
-    """q · b − ½ |b|² + 3/2 for queries of length 1, (B, M): 2 minus half the squared distance, so never below 0."""
-    if block_MD.dtype == torch.float32:
+    """q · b − ½ |b|² + 3/2 for queries of length 1, (B, M): 2 minus half the squared distance, so never below 0.
+
+    It has the queries' precision. Embeddings are taken to be of length 1 where both are float32.
+    """
+    if block_MD.dtype == z_BD.dtype:
         return _product(z_BD, block_MD, block_MD.new_ones(len(block_MD)))
     parts = []
     for tile_TD in block_MD.split(TILE if block_MD.is_cpu else len(block_MD)):
-        tile_TD = tile_TD.float()
-        half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # not exactly ½ after float16's rounding
+        tile_TD = tile_TD.to(z_BD.dtype)
+        half_T = torch.linalg.vector_norm(tile_TD, dim=1).square_().div_(2)  # not exactly ½ after rounding
         parts.append(_product(z_BD, tile_TD, 1.5 - half_T))
     return torch.hstack(parts)
 
 
 def _product(z_BD: Tensor, block_MD: Tensor, add_M: Tensor) -> Tensor:
     """z · bᵀ + a, (B, M)."""
-    if z_BD.is_cpu and torch.backends.mkldnn.is_available():
+    if z_BD.is_cpu and z_BD.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         # oneDNN's product, as torch.compile calls it, is the fastest where one side is small
         return torch.ops.mkldnn._linear_pointwise(z_BD, block_MD, add_M, "none", [], "")
     return functional.linear(z_BD, block_MD, add_M)
@@ -275,10 +295,11 @@ def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     n = min(n, x_BM.shape[1])
     if x_BM.is_cuda:
         return x_BM.topk(n, sorted=False)
-    bits_BM, size = x_BM.view(torch.int32), isqrt(x_BM.shape[1] // max(n, 1))
+    bits = torch.int32 if x_BM.dtype == torch.float32 else torch.int64
+    bits_BM, size = x_BM.view(bits), isqrt(x_BM.shape[1] // max(n, 1))
     if size < 2:
         best = bits_BM.topk(n, sorted=False)
-        return best.values.view(torch.float32), best.indices
+        return best.values.view(x_BM.dtype), best.indices
     count = x_BM.shape[1] // size
     groups_BGM = bits_BM[:, : size * count].unflatten(1, (size, count))
     column_Bn = groups_BGM.amax(dim=1).topk(n, sorted=False).indices
@@ -287,7 +308,7 @@ def _largest(x_BM: Tensor, n: int) -> tuple[Tensor, Tensor]:
     in_none_BR = torch.arange(size * count, x_BM.shape[1]).expand(len(x_BM), -1)
     column_BP = torch.hstack([in_groups_BP, in_none_BR])
     best = bits_BM.gather(1, column_BP).topk(n, sorted=False)
-    return best.values.view(torch.float32), column_BP.gather(1, best.indices)
+    return best.values.view(x_BM.dtype), column_BP.gather(1, best.indices)
 
 
 def _normalise(embeddings_BD: np.ndarray, numbers_B: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from mofe.detection.inputs import check_features, check_labels, unit
+from mofe.detection.inputs import check_features, check_labels, lengths, unit
 from mofe.errors import MofeError
 
 
@@ -24,6 +24,8 @@ class ClassMoments:
     mean_CD: Tensor
     within_DD: Tensor
     """Σ_i (z_i − μ_{y_i}) (z_i − μ_{y_i})ᵀ, a sum and not a mean."""
+    step_D: Tensor
+    """Mean square of the step from a feature to the next number of the precision that the chunks have."""
     normalise: bool
     """Whether the features were divided by their length first. A detector fitted on these moments does the same."""
 
@@ -32,18 +34,21 @@ class ClassMoments:
         """Compute the moments chunk by chunk; no chunk is kept.
 
         Args:
-            chunks: pairs of features (N, D) and labels (N,) in 0 … C − 1.
+            chunks: pairs of features (N, D), in the precision that they were stored in, and labels (N,) in 0 … C − 1.
             num_classes: C.
             normalise: True divides each feature by its Euclidean length first.
 
         Raises:
             MofeError: there is no chunk, a class has no image, or a feature or label is invalid.
         """
-        moments = None
+        moments, step_D = None, torch.zeros(())
         for z_ND, y_N in chunks:
             z_ND = check_features(z_ND, None if moments is None else moments[1].shape[1])
             y_N = check_labels(y_N, len(z_ND), num_classes).to(z_ND.device)
-            z_ND = unit(z_ND.double()) if normalise else z_ND.double()
+            step_ND, z_ND = _step(z_ND), z_ND.double()
+            if normalise:
+                step_ND, z_ND = step_ND / lengths(z_ND), unit(z_ND)
+            step_D = step_D.to(z_ND) + step_ND.square().sum(dim=0)
             if moments is None:
                 zero_CD = z_ND.new_zeros(num_classes, z_ND.shape[1])
                 moments = zero_CD.new_zeros(num_classes), zero_CD, zero_CD.new_zeros(z_ND.shape[1], z_ND.shape[1])
@@ -53,7 +58,7 @@ class ClassMoments:
         empty = (moments[0] == 0).nonzero()
         if len(empty):
             raise MofeError(f"class {int(empty[0])} has no training feature, so it has no mean")
-        return cls(*moments, normalise)
+        return cls(*moments, step_D / moments[0].sum(), normalise)
 
     @property
     def count(self) -> int:
@@ -68,6 +73,12 @@ class ClassMoments:
         """Σ_i (z_i − o) (z_i − o)ᵀ over all images, (D, D)."""
         offset_CD = self.mean_CD - origin_D
         return self.within_DD + offset_CD.T @ (self.count_C[:, None] * offset_CD)
+
+
+def _step(z_ND: Tensor) -> Tensor:
+    """Distance from each number to the next smaller one of its precision, float64; 0 at 0."""
+    size_ND = z_ND.abs()
+    return size_ND.double() - size_ND.nextafter(size_ND.new_zeros(())).double()
 
 
 def _merge(

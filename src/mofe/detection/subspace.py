@@ -103,13 +103,18 @@ class ViM:
         residual = Residual.fit(moments, weight_CD, bias_C, principal)
         weight_CD, bias_C = weight_CD.to(residual.origin_D).contiguous(), bias_C.to(residual.origin_D).contiguous()
         largest = length = total = 0.0
+        count = 0
         for chunk_ND in chunks:
             z_ND = chunk_ND.to(weight_CD)
             largest += float(head_logits(z_ND, weight_CD, bias_C).amax(dim=1).sum())
             length -= float(residual.score(z_ND).sum())
             total += float((z_ND - residual.origin_D).norm(dim=1).sum())
-        if length <= 1e-12 * total:
-            raise MofeError("the training features lie within the principal subspace: give it fewer dimensions")
+            count += len(z_ND)
+        of_rounding = float((moments.step_D @ residual.residual_DK.square()).sum().sqrt())
+        if length <= max(1e-12 * total, count * of_rounding):
+            raise MofeError(
+                "the training features lie within the principal subspace, up to rounding: give it fewer dimensions"
+            )
         if largest <= 0:
             raise MofeError("the largest logits are negative on average: ViM has no residual to match to them")
         return cls(residual.origin_D, residual.residual_DK, largest / length, weight_CD, bias_C)

@@ -65,7 +65,7 @@ class Suite:
         """Fit every detector that the data allows.
 
         Args:
-            z_ND: training features, of any precision.
+            z_ND: training features, in the precision that they were stored in.
             labels_N: classes of the training features, 0 … C − 1.
             held_MD: features of held-out images of known classes. Only the temperature, one number, is fitted on them,
                 because a detector that fits more on them cannot be calibrated on them.
@@ -81,7 +81,7 @@ class Suite:
 
         def chunks() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, len(z_ND), CHUNK):
-                yield z_ND[start : start + CHUNK].float(), labels_N[start : start + CHUNK]
+                yield z_ND[start : start + CHUNK], labels_N[start : start + CHUNK]
 
         def logits(z_BD: Tensor) -> Tensor:
             return z_BD.float() @ weight_CD.T + bias_C
@@ -101,7 +101,7 @@ class Suite:
             "vim": lambda: ViM.fit(plain, [sample], weight_CD, bias_C),
             "react": lambda: ReAct.fit(sample),
             "dice": lambda: DICE.fit(plain.mean_D, weight_CD, bias_C),
-            "she": lambda: SHE.fit(((z, y, logits(z).argmax(dim=1)) for z, y in chunks()), num_classes),
+            "she": lambda: SHE.fit(((z.float(), y, logits(z).argmax(dim=1)) for z, y in chunks()), num_classes),
             "nnguide": lambda: NNGuide.fit(bank, logits(bank)),
             "fdbd": lambda: FDBD.fit(plain.mean_D, weight_CD, bias_C),
         }

@@ -183,7 +183,8 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     """
     classes, synsets = texts("classes", classes), texts("synsets", synsets, optional=True)
     same_length(classes=classes, synsets=synsets)
-    found, wrong = [], []
+    found: list[str] = []
+    wrong: list[str] = []
     for name, given in zip(classes, synsets, strict=True):
         try:
             found.append(str(_look_up(given or name, hint=len(wrong) < NAMED).name()))
