@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--backbone", choices=BACKBONES, default="photograph-vit")
     parser.add_argument("--every", type=int, default=7, help="take every n-th ID class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.configurations.TABLES")
+    parser.add_argument("--tables", nargs="*", default=["1-3", "4"], help="see mofe.report.configurations.TABLES")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other parameters, as JSON")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny-imagenet-tables"))
     options = parser.parse_args()

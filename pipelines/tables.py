@@ -17,7 +17,7 @@ from components.compare_runs import compare_runs
 from components.plan_runs import plan_runs
 from components.unpack_run import unpack_run
 from mofe.artifacts.keywords import keywords_of, takes
-from mofe.configurations import CHANGEABLE
+from mofe.report.configurations import CHANGEABLE
 from pipelines.graph import NO_TEXTS, first_half, second_half
 from pipelines.mofe import mofe
 from pipelines.placement import on_cpu

@@ -20,7 +20,7 @@ def loads_torch(statement: str) -> bool:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
 
-OUTSIDE_A_FOLDER = {"__init__", "__main__", "arguments", "configurations", "device", "errors", "progress"}
+OUTSIDE_A_FOLDER = {"__init__", "__main__", "arguments", "device", "errors", "progress"}
 
 
 def test_every_other_module_lies_in_a_folder() -> None:

@@ -16,8 +16,8 @@ from helpers import striped
 from tiny_clip import BACKBONE, write_tiny_clip
 
 import mofe
-from mofe.configurations import CHANGEABLE
 from mofe.parameters.file import pipeline_parameters
+from mofe.report.configurations import CHANGEABLE
 from mofe.runners.digests import (
     compiled_pipeline,
     dockerfile_target,

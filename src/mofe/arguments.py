@@ -12,19 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mofe.errors import MofeError
-
-LONGEST = 60
-"""Characters of a value that a message shows."""
-
-
-def shown(value: Any) -> str:
-    """A value in a message: its text, or its type and shape where the text would be long."""
-    if isinstance(value, str | int | float | bool | None):
-        text = repr(value)
-        return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    size = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + (f" of shape {tuple(size)}" if isinstance(size, tuple) else "")
+from mofe.errors import MofeError, shown
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, above: bool = False) -> float:

@@ -1,8 +1,11 @@
-"""The exception for errors that a user can fix, and a short form of other libraries' messages."""
+"""The exception for errors that a user can fix, and short forms of values and of other libraries' messages."""
 
 import json
 from contextlib import suppress
 from typing import Any
+
+LONGEST = 60
+"""Characters of a value that a message shows."""
 
 
 class MofeError(ValueError):
@@ -15,6 +18,15 @@ class MofeError(ValueError):
 def in_one_line(error: Any) -> str:
     """The text of an exception, or a text, without line breaks: at most 300 characters."""
     return " ".join(str(error).split())[:300]
+
+
+def shown(value: Any) -> str:
+    """A value in a message: its text, or its type and shape where the text would be long."""
+    if isinstance(value, str | int | float | bool | None):
+        text = repr(value)
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    size = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + (f" of shape {tuple(size)}" if isinstance(size, tuple) else "")
 
 
 def server_message(error: Any) -> str:

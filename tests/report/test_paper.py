@@ -6,8 +6,8 @@ from statistics import fmean
 import pytest
 from timm.data import ImageNetInfo
 
-from mofe.configurations import TABLES
 from mofe.report import paper
+from mofe.report.configurations import TABLES
 
 ROOT = Path(__file__).parents[2]
 ONE_K, HUNDRED = "ImageNet-1K", "ImageNet-100"

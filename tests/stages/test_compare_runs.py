@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mofe.artifacts.metrics import Metrics, Result
-from mofe.configurations import TABLES, name_of
 from mofe.errors import MofeError
+from mofe.report.configurations import TABLES, name_of
 from mofe.report.tables import format_tables, read_tables
 from mofe.stages.compare_runs import compare_runs
 from mofe.stages.plan_runs import plan_runs

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mofe.configurations import CHANGEABLE, TABLES, checked, name_of
 from mofe.errors import MofeError
 from mofe.parameters.file import pipeline_parameters
+from mofe.report.configurations import CHANGEABLE, TABLES, checked, name_of
 from mofe.runners.digests import compiled_pipeline
 from mofe.stages.plan_runs import plan_runs
 

@@ -5,8 +5,8 @@ import inspect
 import pytest
 
 from components.unpack_run import unpack_run as component
-from mofe.configurations import CHANGEABLE, Configuration
 from mofe.errors import MofeError
+from mofe.report.configurations import CHANGEABLE, Configuration
 from mofe.stages.finetune import finetune
 from mofe.stages.unpack_run import unpack_run
 

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mofe.arguments import array, local_folder, shown, whole
+from mofe.arguments import array, local_folder, whole
 from mofe.device import device
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, in_one_line, shown
 
 LARGEST = 1 << 30
 """Size in bytes of all embeddings in float32, above which they are held in float16."""

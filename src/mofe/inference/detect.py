@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 from upath import UPath
 
-from mofe.arguments import instance, shown, text, whole
+from mofe.arguments import instance, text, whole
 from mofe.data.images import decode
 from mofe.data.listing import list_images
 from mofe.data.place_lists import listed_places
 from mofe.data.read_ahead import Read, read_ahead
 from mofe.detection.threshold import chosen_threshold
-from mofe.errors import MofeError
+from mofe.errors import MofeError, shown
 from mofe.inference.detector import Detector
 from mofe.inference.predictions import Neighbour, Prediction, Unreadable
 from mofe.storage.locations import Location

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from upath import UPath
 
-from mofe.arguments import instance, shown, text, texts, whole
+from mofe.arguments import instance, text, texts, whole
 from mofe.artifacts.detector import DetectorInfo
 from mofe.artifacts.model import ModelConfig
 from mofe.data.images import decode, measured, to_rgb
@@ -33,7 +33,7 @@ from mofe.detection.scores import energy, max_logit, msp
 from mofe.detection.seen import Seen
 from mofe.detection.spaces import ScoreSpace
 from mofe.device import autocast, device
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, in_one_line, shown
 from mofe.inference.embedding import create_pretrained, on_cpu
 from mofe.inference.local_score import LocalScores
 from mofe.models.checkpoint import load_model, save_model

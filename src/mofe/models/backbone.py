@@ -9,9 +9,9 @@ import torch
 from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from mofe.arguments import instance, number, shown, text, texts
+from mofe.arguments import instance, number, text, texts
 from mofe.artifacts.backbone import Backbone, Preprocessing
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, in_one_line, shown
 from mofe.models import weights as weights_files
 from mofe.storage import locations
 

@@ -14,10 +14,10 @@ from mofe.artifacts.detector import Bank
 from mofe.artifacts.parts import check_shards
 from mofe.artifacts.rule import Rule, at_least, between, one_of
 from mofe.artifacts.score_names import ALL, IN_SPACES, OWN
-from mofe.configurations import requested
 from mofe.data.ood_sets import check_sets
 from mofe.errors import MofeError
 from mofe.partitioning.strategies import STRATEGIES
+from mofe.report.configurations import requested
 from mofe.storage.locations import check_uri
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mofe.arguments import shown, texts
-from mofe.errors import MofeError
+from mofe.arguments import texts
+from mofe.errors import MofeError, shown
 from mofe.partitioning.wordnet import path_from_root
 
 

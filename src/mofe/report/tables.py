@@ -7,9 +7,9 @@ from typing import Any
 
 from mofe.artifacts.metrics import Metrics
 from mofe.artifacts.recipe import Recipe
-from mofe.configurations import Row, Table, name_of
 from mofe.errors import MofeError
 from mofe.report import paper
+from mofe.report.configurations import Row, Table, name_of
 from mofe.report.shell import environment, percent
 from mofe.storage import locations
 from mofe.storage.typed_json import read_json

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mofe.artifacts.metrics import Metrics
-from mofe.configurations import requested
+from mofe.report.configurations import requested
 from mofe.report.tables import compare, format_tables, render_tables
 from mofe.storage import locations, writing
 from mofe.tracking import journal

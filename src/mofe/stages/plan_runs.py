@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mofe.configurations import checked, name_of, requested
 from mofe.errors import MofeError
+from mofe.report.configurations import checked, name_of, requested
 
 
 def plan_runs(

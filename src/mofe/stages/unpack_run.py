@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mofe.configurations import Configuration, checked
+from mofe.report.configurations import Configuration, checked
 
 
 def unpack_run(run: dict[str, Any]) -> Configuration:

@@ -23,8 +23,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.spec import AbstractFileSystem
 from upath import UPath
 
-from mofe.arguments import shown
-from mofe.errors import MofeError, in_one_line
+from mofe.errors import MofeError, in_one_line, shown
 
 Location = str | os.PathLike[str] | UPath
 """A local path or an fsspec URI, as a string or a path object."""
