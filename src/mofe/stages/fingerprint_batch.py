@@ -2,6 +2,7 @@
 
 import hashlib
 
+from mofe.data.places import has_wildcard
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -20,7 +21,8 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
     parts = [locations.digest_of_listing(detector)]
     for place in images:
-        found = locations.glob(locations.resolve(place)) if "*" in place else [place]
+        path = locations.resolve(place)
+        found = locations.glob(path) if not locations.kind(path) and has_wildcard(place) else [path]
         if not found:
             raise MofeError(f"nothing matches {place}")
         parts += [f"{file} {locations.digest_of_listing(file)}" for file in found]
