@@ -94,6 +94,7 @@ def test_a_stage_sees_what_lies_beside_a_file_and_what_a_pattern_matches(
     assert mounted(work, train_data="train.csv", synsets="../shards/1.parquet") == {data, shards}
     assert mounted(work, images=["../shards/*.parquet", "file://" + data, "nothing/*", "a *"]) == {data, shards}
     assert mounted(work, train_data=f"{tmp_path}/data/**/*.png") == {data}
+    assert mounted(work, train_data=f"{data}#train", images=[f"{shards}/*.parquet#test"]) == {data, shards}
     assert mounted(work, weights=f"{work}/model.safetensors") == set(), "it is there already"
     (tmp_path / "data/link.parquet").symlink_to(f"{shards}/1.parquet")
     assert mounted(work, train_data="link.parquet") == {data, shards}, "the link, and what it leads to"

@@ -126,6 +126,15 @@ def test_a_file_that_is_there_is_called_what_it_is(tmp_path: Path, name: str, co
         open_source(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("store", ["zip", "tar"])
+def test_a_chain_into_a_file_that_is_no_archive(tmp_path: Path, store: str) -> None:
+    write(tmp_path, "a", content=b"no archive" * 100)
+    with pytest.raises(MofeError, match=f"cannot open {store}://"):
+        open_source(f"{store}://::file://{tmp_path}/a")
+    with pytest.raises(MofeError, match="there is no"):
+        open_source(f"{store}://::file://{tmp_path}/none")
+
+
 def test_suffixes_in_capitals_and_tabs_and_none(tmp_path: Path) -> None:
     write(tmp_path, "i/cat/1.png", "i/dog/1.png")
     for name, sign in (("A.CSV", ","), ("b.tsv", "\t")):

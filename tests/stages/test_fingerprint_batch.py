@@ -36,6 +36,14 @@ def test_a_glob_is_what_it_matches(places: tuple[Path, Path]) -> None:
     assert fingerprint_batch([f"{new}/*.png"], str(detector)) != only_png
 
 
+def test_a_folder_whose_name_could_be_a_pattern_is_itself(places: tuple[Path, Path]) -> None:
+    strange = places[0].rename(places[0].with_name("n[ew]*"))
+    before = fingerprint_batch([str(strange)], str(places[1]))
+    (strange / "c.png").write_text("c")
+    assert fingerprint_batch([str(strange)], str(places[1])) != before
+    assert fingerprint_batch([f"{strange.parent}/n*/?.png"], str(places[1])), "and a pattern is a pattern"
+
+
 @pytest.mark.parametrize(("images", "message"), [([], "images is empty"), (["*.none"], "no file matches")])
 def test_nothing_is_refused(places: tuple[Path, Path], images: list[str], message: str) -> None:
     with pytest.raises(MofeError, match=message):

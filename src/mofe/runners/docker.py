@@ -116,7 +116,9 @@ def _local_paths(value: Any) -> Iterator[Path]:
             yield from _local_paths(item)
     elif isinstance(value, str):
         place = value.removeprefix(LOCAL_MODEL).removeprefix("file://")
-        if "*" in place:
+        if not Path(place).exists():
+            place = place.rpartition("#")[0] or place  # the name of a split
+        if "*" in place and not Path(place).exists():
             yield from _paths_of_pattern(place)
         elif place and Path(place).exists():
             yield from _paths_of_place(place)

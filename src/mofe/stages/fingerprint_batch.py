@@ -3,6 +3,7 @@
 import hashlib
 
 from mofe.data.place_lists import listed_places
+from mofe.data.places import has_wildcard
 from mofe.errors import MofeError
 from mofe.storage import locations
 
@@ -25,7 +26,8 @@ def fingerprint_batch(images: list[str], detector: str) -> str:
         raise MofeError("images is empty: name files, folders, globs, archives or URIs")
     parts = [locations.digest_of_listing(detector)]
     for place in listed_places(images):
-        found = locations.glob(locations.resolve(place)) if "*" in str(place) else [place]
+        path = locations.resolve(place)
+        found = locations.glob(path) if not locations.kind(path) and has_wildcard(str(place)) else [path]
         if not found:
             raise MofeError(f"no file matches {place}: check the pattern in images")
         parts += [f"{file} {locations.digest_of_listing(file)}" for file in found]

@@ -9,8 +9,10 @@ import hashlib
 import os
 import re
 import sys
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fnmatch import fnmatch
@@ -179,8 +181,15 @@ def _own_words(error: Exception) -> str:
 
 
 def file_system(path: UPath) -> AbstractFileSystem:
-    """The file system of ``path``; a new one in a forked process, because asynchronous ones do not survive a fork."""
-    fs = path.fs
+    """The file system of ``path``; a new one in a forked process, because asynchronous ones do not survive a fork.
+
+    Raises:
+        MofeError: its library is not installed, or it lies in an archive that cannot be opened.
+    """
+    try:
+        fs = path.fs
+    except (ImportError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise MofeError(f"cannot open {path}: {in_one_line(error)}") from error
     if getattr(fs, "_pid", os.getpid()) != os.getpid():
         return type(fs)(*fs.storage_args, **fs.storage_options)
     return fs
