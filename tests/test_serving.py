@@ -206,7 +206,8 @@ def test_nobody_can_take_the_model_away(server: SimpleNamespace) -> None:
     ("option", "message"),
     [
         (["--detector", "/no/such"], "there is no detector at"),
-        (["--score", "odin"], "has no score 'odin'"),
+        (["--score", "odin"], "score = 'odin' is not one of knn, msp"),
+        (["--score", "text.mcm"], "has no score 'text.mcm'"),
         (["--threshold", "fpr=0.1"], "needs examples of unknown images"),
     ],
 )

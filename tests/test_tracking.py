@@ -2,14 +2,17 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
 from mlflow import MlflowClient
 
+from mofe.runners import local
 from mofe.tracking import journal
 
 STAGE = """
@@ -150,3 +153,40 @@ def test_a_folder_for_journals_that_cannot_be_opened_warns(
         run.metrics({"loss": 1.0})
     assert "nothing is tracked in MLflow" in caplog.text
     assert "canary" not in caplog.text
+
+
+@pytest.mark.integration
+def test_a_copied_database_leaves_the_files_of_the_original_alone(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(stage("extract", tmp_path), check=True)
+    before = sorted((tmp_path / "mlartifacts").rglob("*"))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "copy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/copy/mlflow.db")
+    for _ in range(2):
+        subprocess.run(stage("evaluate", tmp_path), check=True)
+    assert sorted((tmp_path / "mlartifacts").rglob("*")) == before
+    assert len([*(tmp_path / "copy" / "mlartifacts").rglob("report.html")]) == 3, "of two stages, and of their run"
+    client = MlflowClient(f"sqlite:///{tmp_path}/copy/mlflow.db")
+    assert client.get_experiment_by_name(f"mofe in {tmp_path}/copy") is not None
+    assert len(client.search_experiments(filter_string="name LIKE 'mofe%'")) == 2
+
+
+@pytest.mark.integration
+def test_the_database_lies_in_the_work_folder_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "what now? #2 100%41 *[x]"
+    logs = work / "logs" / "run"
+    logs.mkdir(parents=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in local._environment(work, logs, "p").items():
+        monkeypatch.setenv(name, value)
+    console = SimpleNamespace(after_stage=lambda: None)
+    with local._track(work, logs, console):  # type: ignore[arg-type]
+        with journal.stage_run("extract", {"rate": 0.1}) as run:
+            run.metrics({"loss": 1.0})
+        console.after_stage()
+    assert (work / "mlflow.db").stat().st_size > 0
+    assert [place.name for place in tmp_path.iterdir()] == [work.name]

@@ -161,7 +161,7 @@ PLAIN = """
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunResult]:
-    """Runs the compiled pipeline on small text files; ``run(num_experts=3)``, ``run(runner=…)``."""
+    """Runs the compiled pipeline on small text files; ``run(num_experts=3)``, ``run(work="another folder")``."""
     package = tmp_path / "stand-ins" / "mofe" / "stages"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
@@ -177,11 +177,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRes
         (tmp_path / name).write_text(name)
     sets = [{"dataset": name, "uri": name} for name in ("near", "far")]
 
-    def start(pipeline: str = "mofe.yaml", **parameters: Any) -> RunResult:
+    def start(pipeline: str = "mofe.yaml", work: str = "work", **parameters: Any) -> RunResult:
         given: dict[str, Any] = {"train_data": "train", "test_data": "test", "ood_data": sets}
         if pipeline == "detect.yaml":
             given = {"images": ["new", "more"], "detector": "detector"}
-        return run_pipeline(compiled_pipeline(pipeline), {**given, **parameters}, tmp_path / "work")
+        return run_pipeline(compiled_pipeline(pipeline), {**given, **parameters}, tmp_path / work)
 
     return start
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -42,6 +43,21 @@ def test_everything_runs_once_and_then_nothing(run: Run) -> None:
         again = run()
         assert executed(again) == always()
         assert len(again.executions) == len(EVERYTHING)
+
+
+def test_a_folder_that_was_renamed_or_copied_takes_its_own_results(run: Run, tmp_path: Path) -> None:
+    checkpoints = {"checkpoints": str(tmp_path / "work" / "checkpoints")}  # as mofe run gives it
+    run(**checkpoints)
+    shutil.copytree("work", "copy? #1")
+    copied = run(work="copy? #1", checkpoints=str(tmp_path / "copy? #1" / "checkpoints"))
+    assert executed(copied) == always()
+    assert all(path.is_relative_to(tmp_path / "copy? #1") for path in copied.outputs.values())
+    shutil.move("work", "renamed")
+    renamed = run(work="renamed", checkpoints=str(tmp_path / "renamed" / "checkpoints"))
+    assert executed(renamed) == always()
+    assert all(path.is_relative_to(tmp_path / "renamed") and path.exists() for path in renamed.outputs.values())
+    shutil.rmtree(tmp_path / "renamed" / "artifacts")
+    assert "extract" in executed(run(work="renamed"))
 
 
 def test_stages_leave_no_temporary_files(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

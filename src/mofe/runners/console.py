@@ -15,6 +15,7 @@ from typing import Any
 
 from mofe.runners.record import Execution, RunRecord
 from mofe.runners.stage_log import exception_in
+from mofe.storage.file_names import file_name
 
 
 class Console:
@@ -71,7 +72,9 @@ class Console:
             },
         }
         label = label_of(arguments)
-        log = self.logs / f"{len(self.record.executions) + 1:02d}-{'-'.join(filter(None, [stage, label]))}.log"
+        log = (
+            self.logs / f"{len(self.record.executions) + 1:02d}-{file_name('-'.join(filter(None, [stage, label])))}.log"
+        )
         self._show(f"  {stage} {label} …")
         started = time.monotonic()
         with log.open("wb") as file:

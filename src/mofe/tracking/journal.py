@@ -13,7 +13,6 @@ and one process of the runner sends the events of all stages.
 
 import json
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from upath import UPath
 
 from mofe.storage import locations, writing
+from mofe.storage.file_names import file_name
 from mofe.tracking.events import EXPERIMENT, PAUSE, Event, log, warn
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def stage_run(stage: str, parameters: Mapping[str, Any], *, label: str = "") -> 
         parameters: parameters to log.
         label: text that distinguishes executions of one stage, for example the name of the data set.
     """
-    name = f"{time.time_ns()}-{stage}-{re.sub(r'[^A-Za-z0-9._-]', '_', label) or 'all'}-{uuid.uuid4().hex[:6]}"
+    name = f"{time.time_ns()}-{stage}-{file_name(label, r'[^A-Za-z0-9._-]') or 'all'}-{uuid.uuid4().hex[:6]}"
     run = StageRun(_journal(name), carried=bool(os.environ.get("MOFE_TRACKING_CARRIED")))
     shown = {name: locations.without_secrets(str(value))[:MAX_CHARACTERS] for name, value in parameters.items()}
     run.event(
