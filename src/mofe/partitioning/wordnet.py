@@ -166,7 +166,8 @@ def resolve_synsets(classes: Sequence[str], synsets: Sequence[str | None]) -> li
     Raises:
         MofeError: classes have no synset; the message names the first of them, with the nearest nouns.
     """
-    found, wrong = [], []
+    found: list[str] = []
+    wrong: list[str] = []
     for name, given in zip(classes, synsets, strict=True):
         try:
             found.append(str(_look_up(given or name, hint=len(wrong) < NAMED).name()))
