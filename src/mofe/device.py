@@ -59,7 +59,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def resolve_precision(precision: str, *, training: bool = False) -> Precision:
+def resolve_precision(precision: str, *, training: bool = False) -> Literal["bf16", "fp32"]:
     """The precision, bf16 or fp32, that ``precision`` stands for on this machine's device.
 
     ``auto`` is bf16 if the hardware multiplies it natively. For training on a CPU it is float32, because the gain is

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError, in_one_line
+from mofe.models.crops import crop_fraction
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -41,7 +42,7 @@ def describe_backbone(
         mean=config["mean"],
         std=config["std"],
         interpolation=config["interpolation"],
-        crop_fraction=config["crop_pct"],
+        crop_fraction=crop_fraction(name, args, config),
     )
     return Backbone(
         name=name,
