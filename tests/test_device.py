@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mofe import device as module
-from mofe.device import COMPILED_FROM, autocast, compiling_pays, device, to_device
+from mofe.device import COMPILED_FROM, autocast, compiling_pays, device, resolve_precision, to_device
 from mofe.errors import MofeError
 
 Pretend = Callable[[str], None]
@@ -133,3 +133,17 @@ def test_on_a_gpu_auto_is_bf16_where_that_is_native(
 def test_other_precisions_are_refused(precision: str) -> None:
     with pytest.raises(MofeError, match=f"precision '{precision}' is not one of auto, bf16, fp32"):
         autocast(precision)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_recorded_is_what_is_computed_in(training: bool, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu(native, monkeypatch)
+    for precision in ("auto", "bf16", "fp32"):
+        found = resolve_precision(precision, training=training)
+        assert found == (
+            "bf16" if precision == "auto" and native and not training else precision.replace("auto", "fp32")
+        )
+        with autocast(precision, training=training):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[found]

@@ -59,8 +59,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def autocast(precision: str, *, training: bool = False) -> torch.autocast:
-    """The autocast context of ``precision`` on this machine's device.
+def resolve_precision(precision: str, *, training: bool = False) -> Literal["bf16", "fp32"]:
+    """The precision, bf16 or fp32, that ``precision`` stands for on this machine's device.
 
     ``auto`` is bf16 if the hardware multiplies it natively. For training on a CPU it is float32, because the gain is
     small there and the curve would not be reproducible.
@@ -73,4 +73,10 @@ def autocast(precision: str, *, training: bool = False) -> torch.autocast:
     kind = device().type
     native = torch.cuda.is_bf16_supported() if kind == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and native and not (training and kind == "cpu"))
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
+    return "bf16" if wanted else "fp32"
+
+
+def autocast(precision: str, *, training: bool = False) -> torch.autocast:
+    """The autocast context of ``precision`` on this machine's device; see :func:`resolve_precision`."""
+    wanted = resolve_precision(precision, training=training) == "bf16"
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=wanted)

@@ -10,11 +10,12 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import pil_to_tensor
 
 from mofe.artifacts.backbone import Preprocessing
 from mofe.data.loader import evaluation_transform, training_transform
-from mofe.data.resize import QuickRandomResizedCrop
+from mofe.data.resize import QuickRandomResizedCrop, QuickResize
 
 PHOTOGRAPHS = [Image.fromarray(photo) for photo in load_sample_images().images]
 NARROW = [photo.resize((60, 400)) for photo in PHOTOGRAPHS]
@@ -62,3 +63,21 @@ def test_other_kinds_of_resampling_are_pillows() -> None:
     transform = training_transform(preprocessing_of(96, "lanczos"), "crop")
     assert type(transform.transforms[1]) is RandomResizedCropAndInterpolation
     assert transform(pil_to_tensor(PHOTOGRAPHS[0])).shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize(("kind", "filter_", "most"), [("bilinear", 2, 0.08), ("bicubic", 3, 0.01)])
+@pytest.mark.parametrize("shape", [(900, 300), (300, 900), (256, 64), (64, 64), (427, 640), (1000, 240), (448, 448)])
+@pytest.mark.parametrize("image", PHOTOGRAPHS, ids=["flower", "temple"])
+def test_every_shape_is_resized_as_by_pillow_up_to_12(
+    image: Image.Image, shape: tuple[int, int], kind: str, filter_: int, most: float
+) -> None:
+    """First horizontally, then vertically; Pillow 13 does so too if it is told to resize twice."""
+    height, width = shape
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    for size in (224, 256):
+        ours_CHW = QuickResize(size, InterpolationMode(kind))(image).numpy().astype(int)
+        wide = image.resize((ours_CHW.shape[2], height), Image.Resampling(filter_))
+        theirs = wide.resize((ours_CHW.shape[2], ours_CHW.shape[1]), Image.Resampling(filter_))
+        theirs_CHW = pil_to_tensor(theirs).numpy().astype(int)
+        assert np.abs(ours_CHW - theirs_CHW).max() <= 2
+        assert (ours_CHW != theirs_CHW).mean() < most

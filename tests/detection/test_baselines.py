@@ -82,14 +82,6 @@ def test_an_image_is_scored_by_its_expert(baselines: Baselines) -> None:
             np.testing.assert_allclose(scores[f"expert.{name}"][experts_B == expert], alone[name], rtol=1e-5, atol=1e-6)
 
 
-def test_mos_asks_every_head_about_others(baselines: Baselines) -> None:
-    z_BD = torch.from_numpy(TUNED[TEST])
-    doubts = [(z_BD @ head.weight_QD.T + head.bias_Q).softmax(dim=1)[:, -1] for head in baselines.tuned.heads]
-    scores = baselines.tuned.score(look(TEST))
-    assert tuple(scores) == baselines.tuned.names
-    np.testing.assert_allclose(scores["tuned.mos"], -torch.stack(doubts).amin(dim=0), atol=1e-6)
-
-
 def test_it_comes_back_as_it_was(baselines: Baselines, tmp_path: Path) -> None:
     baselines.save(tmp_path / "here")
     again = Baselines.load(tmp_path / "here")
@@ -194,7 +186,7 @@ def test_an_embedding_of_the_pretrained_backbone_is_rounded_as_the_stored_ones_a
 def test_names_are_those_of_the_scores_in_their_order(baselines: Baselines) -> None:
     everything = (*UNFITTED, *FITTED)
     pretrained = ["pretrained.knn", *(f"pretrained.{name}" for name in everything)]
-    tuned = ["tuned.knn", *(f"tuned.{name}" for name in everything), "tuned.mos"]
+    tuned = ["tuned.knn", *(f"tuned.{name}" for name in everything)]
     expert = [f"expert.{name}" for name in everything]
     seen = look(np.arange(3), np.array([0, 1, 0]))
     spaces = (baselines.pretrained, baselines.tuned, baselines.expert)
@@ -204,14 +196,12 @@ def test_names_are_those_of_the_scores_in_their_order(baselines: Baselines) -> N
     assert list(baselines.score(seen)) == [*pretrained, *tuned, *expert] == list(baselines.names)
 
 
-def test_one_expert_has_no_others_to_ask_about() -> None:
+def test_one_expert_scores_as_the_whole_model() -> None:
     head = Head(*linear_probe(TUNED[TRAIN], Y[TRAIN]))
     images = IMAGES._replace(held_experts_M=np.zeros(200, int), experts_C=np.zeros(6, int))
     only, refused = Baselines.fit(images, [head], k=5)
     assert refused == {}
-    assert only.tuned.heads == ()
     found = only.score(look(TEST, np.zeros(len(TEST), int)))
-    assert "tuned.mos" not in found
     assert tuple(found) == only.names
     for name in (*UNFITTED, *FITTED):
         np.testing.assert_allclose(found[f"expert.{name}"], found[f"tuned.{name}"], rtol=1e-6, err_msg=name)

@@ -4,13 +4,20 @@ import hashlib
 from pathlib import Path
 
 import fsspec
+import numpy as np
+import open_clip
 import pytest
 import timm
 import torch
 from helpers import TINY
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from safetensors.torch import save, save_file
+from sklearn.datasets import load_sample_images
 from timm.data import resolve_model_data_config
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
 
+from mofe.data.loader import evaluation_transform, normalised
 from mofe.errors import MofeError
 from mofe.models import create_backbone, describe_backbone
 from mofe.models.weights import local_weights
@@ -298,3 +305,55 @@ def test_files_of_other_kinds_are_not_read(tmp_path: Path, name: str) -> None:
         local_weights(str(tmp_path / name)),
     ):
         pass
+
+
+RNG = np.random.default_rng(3)
+SMOOTH = [
+    Image.fromarray(RNG.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    for size in ((300, 300), (640, 480), (375, 500), (97, 130), (900, 300))
+]
+IMAGES = [*SMOOTH, *map(Image.fromarray, load_sample_images().images)]
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: str(image.size))
+def test_clip_sees_what_open_clip_shows_it(image: Image.Image) -> None:
+    """All bytes but one in 10 000 within 1 of 255: torch rounds a resize's weights to 16 bits, Pillow to 22."""
+    config = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
+    given = {name: config[name] for name in ("mean", "std", "interpolation", "resize_mode")}
+    theirs = image_transform_v2(PreprocessCfg(size=224, **given), is_train=False)
+    preprocessing = describe_backbone("vit_base_patch16_clip_quickgelu_224.openai", {}).preprocessing
+    ours_CHW = normalised(evaluation_transform(preprocessing)(image)[None], preprocessing)[0]
+    apart_CHW = (ours_CHW - theirs(image)).abs() * 255 * torch.tensor(preprocessing.std)[:, None, None]
+    assert ours_CHW.shape == (3, 224, 224)
+    assert apart_CHW.max() < 2.01
+    assert (apart_CHW > 1.01).float().mean() < 1e-4
+    assert (apart_CHW > 0.01).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch14_dinov2.lvd142m", "vit_small_patch14_reg4_dinov2.lvd142m"])
+@pytest.mark.parametrize("image", IMAGES, ids=lambda image: str(image.size))
+def test_dinov2_sees_what_its_evaluation_shows_it(image: Image.Image, name: str) -> None:
+    """``make_classification_eval_transform`` of DINOv2: resize to 256, bicubic, then the 224 in the middle."""
+    theirs = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224), PILToTensor()])
+    preprocessing = describe_backbone(name, {"img_size": 224}).preprocessing
+    assert (preprocessing.mean, preprocessing.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    apart_CHW = (evaluation_transform(preprocessing)(image).int() - theirs(image).int()).abs()
+    assert apart_CHW.shape == (3, 224, 224)
+    assert apart_CHW.max() <= 2
+    assert (apart_CHW > 1).float().mean() < 1e-4
+    assert (apart_CHW > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "fraction"),
+    [
+        ("vit_base_patch32_clip_224.openai", {}, 1.0),
+        ("vit_base_patch32_clip_224.openai", {"pretrained_cfg_overlay": {"crop_pct": 0.9}}, 0.9),
+        ("vit_base_patch32_clip_224.openai", {"pretrained_cfg_overlay": {"mean": (0.5, 0.5, 0.5)}}, 1.0),
+        ("vit_base_patch16_clip_224.openai_ft_in12k_in1k", {}, 0.95),
+        ("vit_base_patch14_dinov2.lvd142m", {"pretrained_cfg_overlay": {"crop_pct": 1.0}}, 1.0),
+        ("vit_base_patch16_224.dino", {}, 0.9),
+    ],
+)
+def test_only_published_weights_have_their_authors_crop(name: str, args: dict[str, object], fraction: float) -> None:
+    assert describe_backbone(name, args).preprocessing.crop_fraction == fraction

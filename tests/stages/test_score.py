@@ -9,11 +9,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from helpers import train_small
+from helpers import TINY, train_small
 from tiny_clip import BACKBONE, write_tiny_clip
 
 import mofe.stages.score as score_module
 from mofe import load_detector
+from mofe.artifacts.features import Features
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.scores import GALLERY_SCHEMA, ScoreTable, embedding_schema, score_schema
 from mofe.artifacts.tables import vectors
@@ -22,6 +23,7 @@ from mofe.data.loader import evaluation_transform, normalised
 from mofe.detection import ood_metrics
 from mofe.detection.concept_matching import mcm
 from mofe.detection.knn import ExpertKNN
+from mofe.device import device
 from mofe.errors import MofeError
 from mofe.inference.detector import SCORES
 from mofe.models import create_backbone
@@ -149,3 +151,28 @@ def test_scores_by_class_names_are_those_of_open_clip(make_images: Callable[...,
     texts(others, str(tmp_path / "other"), words)
     with pytest.raises(MofeError, match="are for other classes than those of"):
         index(images, paths.features, paths.model, paths.detector, texts=words, knn_k=3, **exact)  # type: ignore[arg-type]
+
+
+def test_a_machine_without_bf16_scores_as_the_one_that_made_the_detector(
+    detector: SimpleNamespace, make_images: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``auto`` became is in every artifact; the pipeline's parameter stays as it was given."""
+    images, features, made = make_images("test"), str(tmp_path / "anew"), str(tmp_path / "made")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    extract(detector.images, features, backbone="vit_tiny_patch16_224", backbone_args=TINY, weights="random",
+            num_workers=0)  # fmt: skip
+    index(detector.images, detector.features, detector.model, made, knn_k=3, num_workers=0)
+    score(images, made, str(tmp_path / "here"), num_workers=0)
+    shards = ImageShards(images)
+    pictures = [decode(shards.image(i)[0]) for i in range(8)]
+    expected = load_detector(made).score(pictures).values
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    there = load_detector(made)
+    for name, values in there.score(pictures).values.items():
+        np.testing.assert_array_equal(values, expected[name])
+    score(images, made, str(tmp_path / "there"), num_workers=0)
+    assert ScoreTable(str(tmp_path / "there")).table == ScoreTable(str(tmp_path / "here")).table
+    assert (there.info.precision, there.info.parameters["precision"]) == ("bf16", "auto")
+    assert Features(features).info.precision == "bf16"
+    assert there.config.precision == ("fp32" if device().type == "cpu" else "bf16")

@@ -170,6 +170,15 @@ def test_another_models_image_half_is_refused(embed: Any, tmp_path: Path) -> Non
         embed(text_model=f"local-dir:{tmp_path}/other")
 
 
+def test_an_image_half_that_sees_images_otherwise_is_refused(made: SimpleNamespace, tmp_path: Path) -> None:
+    overlay = {"crop_pct": 0.9, "mean": [0.5, 0.5, 0.5]}
+    backbone = {**BACKBONE, "backbone_args": {**BACKBONE["backbone_args"], "pretrained_cfg_overlay": overlay}}
+    features = str(tmp_path / "features")
+    extract(made.images, features, weights=str(made.weights), num_workers=0, precision="fp32", **backbone)
+    with pytest.raises(MofeError, match=r"mean \(0\.5.* instead of \(0\.48.*; crop_fraction 0\.9 instead of 1\.0; set"):
+        texts(made.images, features, str(tmp_path / "texts"), text_model=made.model)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Preprocessing(BaseModel):
-    """Preprocessing of the backbone's input; it comes from the backbone alone (timm's data config)."""
+    """Preprocessing of the backbone's input; it comes from the backbone alone.
+
+    That is timm's data config, with the crop of the authors of CLIP and DINOv2 (:mod:`mofe.models.crops`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     image_size: int

@@ -16,6 +16,8 @@ class DetectorInfo(Manifest):
 
     file_name: ClassVar[str] = "detector.json"
     what: ClassVar[str] = "detector"
+    schema_version: int = 3
+    """Version 3, because earlier detectors do not hold their precision, and read MOS off the wrong embeddings."""
     knn_k: int
     bank: Bank = "expert"
     bank_sizes: tuple[int, ...]
@@ -23,6 +25,8 @@ class DetectorInfo(Manifest):
     thresholds: dict[str, float]
     """For each score, the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
+    precision: Literal["bf16", "fp32"]
+    """Precision of matrix products in which the known images were embedded, also where ``auto`` was asked for."""
     baselines: tuple[str, ...] = ()
     """Scores of the baselines that were fitted too: see :mod:`mofe.detection.baselines`."""
     parameters: dict[str, Any]

@@ -27,6 +27,8 @@ class FeatureInfo(Manifest):
     num_images: int
     classes: tuple[str, ...]
     synsets: tuple[str | None, ...]
+    precision: str = ""
+    """Precision of matrix products, bf16 or fp32; "" in feature sets from before it was recorded."""
 
 
 class FeaturePart(FeatureInfo):

@@ -25,6 +25,8 @@ class ModelConfig(Manifest):
     seed: int
     training: dict[str, Any]
     """Parameters of the finetune stage alone."""
+    precision: str = ""
+    """Precision of matrix products in training, bf16 or fp32; "" in models from before it was recorded."""
 
 
 class Epoch(BaseModel):

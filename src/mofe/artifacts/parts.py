@@ -72,7 +72,11 @@ def in_order(kind: type[Part], uris: Sequence[str]) -> list[tuple[Part, UPath]]:
     first, place = found[0]
     for info, other in found:
         if info.whole != first.whole:
-            raise MofeError(f"{other} and {place} are not parts of the same whole: give all parts of one run")
+            ours, theirs = dict(info.whole), dict(first.whole)
+            unlike = ", ".join(name for name in ours if ours[name] != theirs[name])
+            raise MofeError(
+                f"{other} and {place} are not parts of the same whole: they differ in {unlike}. Give all of one run"
+            )
     if [*(info.start for info, _ in found), first.num_images] != [0, *(info.stop for info, _ in found)]:
         held = ", ".join(f"{info.start} to {info.stop}" for info, _ in found)
         raise MofeError(f"expected parts that hold the images 0 to {first.num_images} once each, found {held}")

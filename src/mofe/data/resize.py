@@ -1,7 +1,13 @@
 """timm's resizing of images by torch's kernel for bytes, which takes a fifth of the time of Pillow's.
 
-Bilinear and bicubic weights are Pillow's but are rounded differently: less than 1 % of a photograph's values differ, by
-at most 2 of 255.
+Bilinear and bicubic weights are those of Pillow up to version 12, with which published features were made, but they are
+rounded differently. Of a photograph's values less than 1 % differ, or 8 % at bilinear ratios such as 64 to 224, by at
+most 2 of 255.
+
+Pillow 13 resizes an image that shrinks and is more than twice as high as wide in the other order, first vertically. It
+rounds and clips between the two, so up to 20 % of the values differ, by up to 6. The order here stays the same in all
+versions. A stand-in ViT's scores of such photographs differ by at most 1 % of their standard deviation, those of others
+by 0.3 %.
 """
 
 import numpy as np

@@ -2,8 +2,7 @@
 
 There are three feature spaces (see :mod:`mofe.detection.spaces`). Where the run has a text model, there is a fourth,
 ``text``, which the pre-trained backbone's embeddings share with those of class names. The name of a score consists of
-its space and its detector: ``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and is not repeated. MOS
-(``tuned.mos``) compares the outputs "others" of all experts' heads, so it needs two experts or more.
+its space and its detector: ``pretrained.vim``. KNN inside the expert is the run's own ``knn`` and is not repeated.
 """
 
 from collections.abc import Collection, Sequence
@@ -93,7 +92,7 @@ class Baselines:
             refused |= reasons
         spaces = (
             PretrainedSpace(pretrained, ExpertKNN.build(images.pretrained.known_ND, None, k)),
-            TunedSpace(tuned, ExpertKNN.build(images.tuned.known_ND, None, k), tuple(heads) if len(heads) > 1 else ()),
+            TunedSpace(tuned, ExpertKNN.build(images.tuned.known_ND, None, k)),
             ExpertSpace.of(experts, tuned.names),
         )
         return cls(*spaces, text), refused
@@ -120,7 +119,6 @@ class Baselines:
         """Write the baselines into a local folder."""
         parts = {"pretrained": self.pretrained.suite.tensors(), "tuned": self.tuned.suite.tensors()}
         parts |= {f"expert-{e:03d}": suite.tensors() for e, suite in enumerate(self.expert.suites)}
-        parts |= {f"head-{e:03d}": head._asdict() for e, head in enumerate(self.tuned.heads)}
         if self.text is not None:
             parts["text"] = self.text.tensors()
         tensors = {f"{part}/{key}": value for part, state in parts.items() for key, value in state.items()}
@@ -139,10 +137,9 @@ class Baselines:
         parts = _read_parts(folder / TENSORS)
         pretrained, tuned = (Suite.of_tensors(parts[name]) for name in ("pretrained", "tuned"))
         experts = [Suite.of_tensors(parts[name]) for name in sorted(parts) if name.startswith("expert-")]
-        heads = tuple(Head(**parts[name]) for name in sorted(parts) if name.startswith("head-"))
         return cls(
             PretrainedSpace(pretrained, ExpertKNN.load(folder / "pretrained")),
-            TunedSpace(tuned, ExpertKNN.load(folder / "tuned"), heads),
+            TunedSpace(tuned, ExpertKNN.load(folder / "tuned")),
             ExpertSpace.of(experts, tuned.names),
             TextSpace.of_tensors(parts["text"]) if "text" in parts else None,
         )

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mofe.detection.knn import ExpertKNN
-from mofe.detection.mos import mos
 from mofe.detection.seen import Seen
 from mofe.detection.suite import Suite
 
@@ -73,23 +72,18 @@ class TunedSpace:
 
     suite: Suite
     knn: ExpertKNN
-    heads: tuple[Head, ...]
-    """Head of each expert, "others" last; empty where there is one expert."""
     reads_pretrained: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the scores that :meth:`score` gives, in its order."""
-        return ("tuned.knn", *(f"tuned.{name}" for name in self.suite.names), *(["tuned.mos"] if self.heads else []))
+        return ("tuned.knn", *(f"tuned.{name}" for name in self.suite.names))
 
     def score(self, seen: Seen) -> dict[str, np.ndarray]:
         """Score B images: each of :attr:`names`, float64 (B,)."""
         z_BD = seen.tuned_BD
         found = {"tuned.knn": _neighbour_scores(self.knn, z_BD)}
-        found |= {f"tuned.{name}": score.numpy() for name, score in self.suite.score(z_BD).items()}
-        if self.heads:
-            found["tuned.mos"] = mos([z_BD @ head.weight_QD.T + head.bias_Q for head in self.heads]).numpy()
-        return found
+        return found | {f"tuned.{name}": score.numpy() for name, score in self.suite.score(z_BD).items()}
 
 
 @dataclass(frozen=True, eq=False)

@@ -238,7 +238,7 @@ class Detector:
 
     def _run(self, model: MoFE, images: torch.Tensor) -> MoFEOutput:
         """Run a model in the precision in which the known images were embedded, because distances are compared."""
-        with autocast(self.info.parameters["precision"]):
+        with autocast(self.info.precision):
             return on_cpu(model(images))
 
 

@@ -13,6 +13,7 @@ from mofe.arguments import instance, number, text, texts
 from mofe.artifacts.backbone import Backbone, Preprocessing
 from mofe.errors import MofeError, in_one_line, shown
 from mofe.models import weights as weights_files
+from mofe.models.crops import crop_fraction
 from mofe.storage import locations
 
 RANDOM_WEIGHTS = "random"
@@ -45,7 +46,7 @@ def describe_backbone(
         mean=config["mean"],
         std=config["std"],
         interpolation=config["interpolation"],
-        crop_fraction=config["crop_pct"],
+        crop_fraction=crop_fraction(name, args, config),
     )
     return Backbone(
         name=name,

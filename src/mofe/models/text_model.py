@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mofe.artifacts.backbone import Preprocessing
 from mofe.artifacts.texts import LOCAL_MODEL
 from mofe.device import device
 from mofe.errors import MofeError, in_one_line
@@ -48,6 +49,18 @@ class TextModel:
     def logit_scale(self) -> float:
         """Factor of the cosines before the softmax, 100 in OpenAI's models."""
         return float(self.network.logit_scale.detach().float().exp())
+
+    def differs_from(self, preprocessing: Preprocessing) -> str:
+        """What of a backbone's preprocessing is another than this model's own, as ``name value instead of value``."""
+        own = self.network.visual.preprocess_cfg
+        wanted = {
+            "mean": tuple(own["mean"]),
+            "std": tuple(own["std"]),
+            "interpolation": own["interpolation"],
+            "crop_fraction": 1.0 if own["resize_mode"] == "shortest" else own["resize_mode"],
+        }
+        pairs = ((name, getattr(preprocessing, name), value) for name, value in wanted.items())
+        return "; ".join(f"{name} {found} instead of {value}" for name, found, value in pairs if found != value)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], label: str = "texts") -> Tensor:

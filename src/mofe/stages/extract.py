@@ -10,7 +10,7 @@ from mofe.artifacts.features import FeatureInfo, FeaturePart, Features, feature_
 from mofe.artifacts.image_shards import ImageShards
 from mofe.artifacts.parts import images_of
 from mofe.artifacts.tables import fixed_size_lists, vectors
-from mofe.device import one_thread
+from mofe.device import one_thread, resolve_precision
 from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards
 from mofe.models.backbone import describe_backbone
 from mofe.models.mofe import MoFE
@@ -63,6 +63,7 @@ def extract(
         )
         model = create_pretrained(spec, source.info.classes)
         sums = ClassSums(len(source.info.classes), model.dim)
+        precision = resolve_precision(precision)
         tables = _embed(model, source, EmbedOptions(spec.preprocessing, batch_size, num_workers, precision), mine)
         about = FeatureInfo(
             backbone=spec,
@@ -70,6 +71,7 @@ def extract(
             num_images=len(source),
             classes=source.info.classes,
             synsets=source.info.synsets,
+            precision=precision,
             made_from={"images": source.info.identity},
         )
         with writing.staged(features) as folder:

@@ -19,6 +19,7 @@ from mofe.artifacts.keywords import takes
 from mofe.artifacts.model import Epoch, History, ModelConfig
 from mofe.artifacts.partition import Partition
 from mofe.artifacts.recipe import KEYWORDS, Recipe
+from mofe.device import resolve_precision
 from mofe.errors import MofeError
 from mofe.inference.embedding import EmbedOptions, embed_shards
 from mofe.models.backbone import create_backbone
@@ -93,7 +94,7 @@ def finetune(
         shown = {**recipe.to_dict(), "top_k": top_k, "precision": precision}
         with journal.stage_run("finetune", shown) if distributed.is_first() else nullcontext() as run:
             sources = _read_sources(images, features, partition)
-            config = _model_config(sources, recipe, top_k)
+            config = _model_config(sources, recipe, top_k, precision)
             place = _checkpoint_folder(checkpoints, config, precision)
             tuning = _FineTuning(sources.shards, config, num_workers, precision)
 
@@ -152,7 +153,7 @@ def stored_embeddings(known: Features) -> Embeddings:
     return Embeddings(torch.from_numpy(known.column("trunk")), torch.from_numpy(known.column("embedding")))
 
 
-def _model_config(sources: _Sources, recipe: Recipe, top_k: int) -> ModelConfig:
+def _model_config(sources: _Sources, recipe: Recipe, top_k: int, precision: str) -> ModelConfig:
     made_from = {"images": sources.shards.info, "features": sources.features.info, "partition": sources.partition}
     return ModelConfig(
         made_from={what: source.identity for what, source in made_from.items()},
@@ -164,6 +165,7 @@ def _model_config(sources: _Sources, recipe: Recipe, top_k: int) -> ModelConfig:
         validation_fraction=recipe.validation_fraction,
         seed=recipe.seed,
         training=recipe.to_dict(),
+        precision=resolve_precision(precision, training=True),
     )
 
 
@@ -177,7 +179,10 @@ def _checkpoint_folder(checkpoints: str, config: ModelConfig, precision: str) ->
 
 
 def _digest_of(config: ModelConfig, precision: str) -> str:
-    """Digest of everything that shapes the result: only a run with the same digest resumes a checkpoint."""
+    """Digest of everything that shapes the result: only a run with the same digest resumes a checkpoint.
+
+    ``auto`` stays ``auto`` in it, so that another machine can resume a run whose own was lost.
+    """
     shape = {**config.model_dump(mode="json"), "precision": precision}
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 

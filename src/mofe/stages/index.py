@@ -21,6 +21,7 @@ from mofe.detection.metrics import threshold_at_tpr
 from mofe.detection.seen import Seen
 from mofe.detection.spaces import Head
 from mofe.detection.texts import Texts, read_texts
+from mofe.device import resolve_precision
 from mofe.errors import MofeError
 from mofe.inference.detector import SCORES, scores_of, seen_by, write_detector
 from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, group_batches
@@ -65,7 +66,7 @@ def index(
         compare: whether to fit the published baselines too, on the pre-trained backbone and on the model.
         batch_size: images per batch.
         num_workers: processes that decode images.
-        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        precision: auto (bf16 where the hardware has it), bf16 or fp32. The detector keeps what auto became here.
 
     Raises:
         MofeError: the inputs do not belong together, or a parameter is invalid.
@@ -73,7 +74,8 @@ def index(
     with journal.stage_run("index", {"knn_k": knn_k, "bank": bank, "compare": compare}) as run:
         _check_arguments(knn_k, bank)
         sources = _read_sources(images, features, model, texts)
-        options = EmbedOptions(sources.config.backbone.preprocessing, batch_size, num_workers, precision)
+        resolved = resolve_precision(precision)
+        options = EmbedOptions(sources.config.backbone.preprocessing, batch_size, num_workers, resolved)
         k = knn_k or default_k(len(sources.shards))
 
         bank_ND = _embed_bank(sources, options)
@@ -90,6 +92,7 @@ def index(
             bank_sizes=sources.bank_sizes,
             thresholds=thresholds,
             num_validation=len(sources.held),
+            precision=resolved,
             baselines=baselines.names if baselines else (),
             parameters={
                 **_parameters(sources.shards.info, sources.config),

@@ -45,7 +45,7 @@ def score(
         scores: path or URI of the folder to write the scores to.
         batch_size: images per batch.
         num_workers: processes that decode images.
-        precision: auto (bf16 where the hardware has it), bf16 or fp32.
+        precision: auto (the detector's, because distances are compared), bf16 or fp32.
         shard: number of the shard to score; merge_scores joins the shards.
         shards: number of shards, see plan_shards; 1 leaves the images undivided.
 
@@ -58,6 +58,7 @@ def score(
     with journal.stage_run("score", {"dataset": name}, label=label) as run:
         trained = load_detector(detector)
         mine = images_of(shard, shards, len(source), batch_size)
+        precision = trained.info.precision if precision == "auto" else precision
         options = EmbedOptions(trained.config.backbone.preprocessing, batch_size, num_workers, precision)
 
         found = _score_images(trained, source, mine, options, label)

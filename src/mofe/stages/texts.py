@@ -136,16 +136,21 @@ def _embed(
 
 
 def _check_image_tower(model: TextModel, name: str, shards: ImageShards, found: Features) -> None:
-    """Check that the backbone is the image tower that was trained with this text model.
+    """Check that the backbone is the image tower that was trained with this text model, and sees images as it does.
 
     Raises:
-        MofeError: it is not, so texts and images cannot be compared.
+        MofeError: it is not or does not, so texts and images cannot be compared.
     """
     backbone, projection_DP = found.info.backbone, model.projection_DP
     if len(projection_DP) != found.info.dim:
         raise MofeError(
             f"text_model = {name!r} needs image embeddings of {len(projection_DP)} dimensions, but the backbone "
             f"{backbone.name} gives {found.info.dim}: choose the backbone that is the model's image tower"
+        )
+    if unlike := model.differs_from(backbone.preprocessing):
+        raise MofeError(
+            f"the backbone {backbone.name} preprocesses images unlike text_model = {name!r}: {unlike}; set the model's "
+            "own in backbone_args: {pretrained_cfg_overlay: {crop_pct: …, mean: …, std: …, interpolation: …}}"
         )
     positions = np.unique(np.linspace(0, len(shards) - 1, COMPARED).round().astype(int))
     dataset = ShardDataset(shards, evaluation_transform(backbone.preprocessing))
