@@ -1,4 +1,4 @@
-"""The TrainJob that runs the nodes, and the requests around it, as the APIs of Kubernetes and Kubeflow Trainer have them.
+"""The TrainJob and the requests around it, as the APIs of Kubernetes and Kubeflow Trainer define them.
 
 No server answers here; test_nodes.py has one.
 """
@@ -98,7 +98,8 @@ def test_the_job_as_a_whole() -> None:
                 "env": [],
                 "numNodes": 3,
                 "resourcesPerNode": {
-                    "requests": {"cpu": "8", "nvidia.com/gpu": "8"}, "limits": {"memory": "32Gi", "nvidia.com/gpu": "8"},
+                    "requests": {"cpu": "8", "nvidia.com/gpu": "8"},
+                    "limits": {"memory": "32Gi", "nvidia.com/gpu": "8"},
                 },
             },
             "runtimePatches": [
@@ -137,13 +138,16 @@ def test_without_a_container_main_the_first_is_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [{"volumes": [SHARED_MEMORY]}, {"volumes": [{"name": "ca", "configMap": {}}]}, {"volumes": [{**SHARED_MEMORY, "name": "x"}]}],
-    ids=["no mounts", "no memory", "another mount"],
-)  # fmt: skip
-def test_a_node_has_shared_memory_only_where_the_pod_has(spec: dict[str, Any]) -> None:
-    mounts = {"volumeMounts": [{"name": "ca", "mountPath": "/ca"}]} if spec["volumes"] != [SHARED_MEMORY] else {}
-    assert node_of(pod(spec, **mounts))["spec"] == {}
+    ("volume", "mounts"),
+    [
+        (SHARED_MEMORY, {}),
+        ({"name": "ca", "configMap": {}}, {"volumeMounts": [{"name": "ca", "mountPath": "/ca"}]}),
+        (SHARED_MEMORY, {"volumeMounts": [{"name": "ca", "mountPath": "/ca"}]}),
+    ],
+    ids=["no mount", "no memory", "another mount"],
+)
+def test_a_node_has_shared_memory_only_where_the_pod_has(volume: dict[str, Any], mounts: dict[str, Any]) -> None:
+    assert node_of(pod({"volumes": [volume]}, **mounts))["spec"] == {}
 
 
 @pytest.mark.parametrize(
