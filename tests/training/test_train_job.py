@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kubernetes.client import CoreV1Api, CustomObjectsApi
 from upath import UPath
 
 from mofe.errors import MofeError
@@ -237,8 +238,9 @@ def test_outputs_that_kubeflow_shows_here_are_brought_here(monkeypatch: pytest.M
     assert job["spec"]["trainer"]["resourcesPerNode"]["requests"] == {"memory": "8Gi"}
     assert waited == ("job", 3)
     assert [str(p.relative_to(mounted)) for p in Path(mounted).rglob("*") if p.is_file()] == ["model/config.json"]
-    with pytest.raises(MofeError, match="checkpoints is at /data/kept, where other nodes cannot read or write"):
-        nodes.train_on_nodes({**places, "checkpoints": "/data/kept"}, 2, {})
+    for name in ("images", "checkpoints"):
+        with pytest.raises(MofeError, match=f"^{name} is at /data/kept, where other nodes cannot read or write"):
+            nodes.train_on_nodes({**places, "checkpoints": "", name: "/data/kept"}, 2, {})
 
 
 class RefusedError(Exception):
@@ -327,10 +329,19 @@ def test_so_it_is_after_an_error() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_job_that_cannot_be_created_is_not_deleted() -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RefusedError(403), "this pod's service account may not create a TrainJob in the namespace ml: grant it"),
+        (RefusedError(404), "this cluster has no TrainJob: install Kubeflow Trainer 2.2 or newer, or num_nodes=1$"),
+        (OSError("no route to host"), "Kubernetes did not let this pod create a TrainJob: no route to host$"),
+    ],
+    ids=["forbidden", "not installed", "out of reach"],
+)
+def test_a_job_that_cannot_be_created_is_not_deleted(error: Exception, message: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    found, jobs = cluster(create=[OSError("no route to host")])
-    with pytest.raises(MofeError, match="did not let this pod create a TrainJob: no route to host"), found.running(JOB):
+    found, jobs = cluster(create=[error])
+    with pytest.raises(MofeError, match=f"^{message}"), found.running(JOB):
         pytest.fail("there is no job")
     assert jobs.requests == ["create"]
     assert signal.getsignal(signal.SIGTERM) is before
@@ -396,6 +407,18 @@ def test_the_log_is_printed_to_its_end_and_names_the_cause(
     assert (waited, slept) == ([10.0] * 2, [])
 
 
+def test_a_cluster_may_be_out_of_reach_for_a_while(slept: list[float]) -> None:
+    """At most for two requests in a row, where the third is the last that may fail."""
+    away, goes_on = OSError("no route to host"), conditions()
+    found, _ = cluster(read=[away, away, goes_on, away, away, conditions(("Complete", "True"))])
+    found.wait_for("job", 2)
+    assert slept == [10.0] * 5
+    found, jobs = cluster(read=[away] * 4)
+    with pytest.raises(MofeError, match="the state of the TrainJob job cannot be read: no route to host"):
+        found.wait_for("job", 2)
+    assert jobs.requests == ["read"] * 3
+
+
 def test_a_job_that_is_deleted_is_not_waited_for(slept: list[float]) -> None:
     found, _ = cluster(read=[OSError("no route to host"), RefusedError(404)])
     with pytest.raises(MofeError, match="the TrainJob job was deleted while it ran"):
@@ -452,5 +475,8 @@ def test_a_pod_finds_its_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     contexts[1]["context"]["namespace"] = "own"  # type: ignore[index]
     assert nodes.Cluster().namespace == "own"
     nodes.NAMESPACE.write_text("ml\n")
-    assert nodes.Cluster().namespace == "ml"
+    found = nodes.Cluster()
+    assert found.namespace == "ml"
+    assert isinstance(found.jobs, CustomObjectsApi)
+    assert isinstance(found.pods, CoreV1Api)
     assert loaded == ["of the user", "of the user", "of the pod"]
