@@ -423,35 +423,6 @@ def test_a_pod_that_is_stopped_takes_the_job_with_it(kubernetes: SimpleNamespace
     assert "canary" not in output
 
 
-def cluster(answers: list[Any]) -> nodes.Cluster:
-    """The client of a cluster that answers so when asked for the job, one look after the other."""
-    left = iter(answers)
-
-    def look(*_: object) -> Any:
-        answer = next(left, None)
-        if answer is None:
-            pytest.fail("it looks once more than it should")
-        if isinstance(answer, Exception):
-            raise answer
-        return {"status": answer}
-
-    found = object.__new__(nodes.Cluster)
-    found.namespace = "ml"
-    found.jobs = SimpleNamespace(get_namespaced_custom_object=look)
-    found.pods = SimpleNamespace(list_namespaced_pod=lambda *_, **__: SimpleNamespace(items=[]))
-    return found
-
-
-def test_a_cluster_may_be_out_of_reach_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    away, slept = OSError("no route to host"), list[float]()
-    monkeypatch.setattr(nodes, "MAX_MISSES", 3)
-    monkeypatch.setattr(nodes, "time", SimpleNamespace(sleep=slept.append))
-    cluster([away, away, {}, away, away, ended("Complete")]).wait_for("job", 2)
-    assert slept == [nodes.POLL_INTERVAL] * 5
-    with pytest.raises(MofeError, match="the state of the TrainJob job cannot be read: no route to host"):
-        cluster([away] * 3).wait_for("job", 2)
-
-
 def test_where_kubeflow_shows_artifacts_is_where_they_are() -> None:
     for scheme, there in (("s3://", "s3://"), ("minio://", "s3://"), ("gs://", "gs://")):
         artifact = dsl.Artifact(name="images", uri=f"{scheme}bucket/way/images")
