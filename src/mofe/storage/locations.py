@@ -389,6 +389,8 @@ def _readable_parquet(path: Location) -> Iterator[None]:
     """Turn Arrow's errors, which damage causes at any page, into a MofeError that names the file."""
     try:
         yield
+    except pa.ArrowMemoryError:  # the caller knows its limit
+        raise
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise MofeError(f"{path} is not a readable Parquet file: {in_one_line(error)}") from error
 
