@@ -13,8 +13,6 @@ import torch
 
 from mofe.errors import MofeError
 
-Precision = Literal["auto", "bf16", "fp32"]
-
 torch.backends.cudnn.allow_tf32 = False  # TF32 has a mantissa of only 10 bits
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # makes cuBLAS reproducible
 
