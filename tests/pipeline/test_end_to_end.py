@@ -70,7 +70,7 @@ def test_digits(tmp_path: Path) -> None:
     again = mofe(
         "run", "-f", str(params), "--work", str(tmp_path / "run"), "--set", "num_workers=2", "inference_batch_size=8"
     )
-    assert again.count("cached") == 11
+    assert again.count("cached") == 12
 
     whole = (tmp_path / "run" / "metrics.json").read_bytes()
     split = mofe(

@@ -48,7 +48,7 @@ class DynamicBetaMixup:
     def __init__(
         self, num_classes: int, scale: float, generator: np.random.Generator | None = None, *, fold: bool = True
     ):
-        self.scale = number("mixup_scale", scale, 0, 1)
+        self.scale = number("scale", scale, 0, 1)
         if generator is not None:
             instance("generator", generator, np.random.Generator)
         self.generator = generator or np.random.default_rng()
