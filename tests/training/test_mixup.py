@@ -78,7 +78,7 @@ def test_the_blend_is_the_convex_combination() -> None:
 
 @pytest.mark.parametrize("scale", [-0.1, 1.1])
 def test_scale_is_checked(scale: float) -> None:
-    with pytest.raises(MofeError, match="mixup_scale"):
+    with pytest.raises(MofeError, match="scale = "):
         DynamicBetaMixup(2, scale)
 
 
