@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import faiss
 import numpy as np
@@ -167,21 +167,11 @@ def against_peers(
     return rows, limits, targets
 
 
-class InFile(NamedTuple):
-    """Embeddings in a file; only the requested rows are in memory."""
-
-    file: str
-    shape: tuple[int, int]
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return np.memmap(self.file, np.float16, "r", shape=self.shape)[rows]
-
-
 def build(file: str, shape: tuple[int, int], folder: str, k: int) -> float:
     """Index embeddings from a file and save the index; return the seconds. Runs in a separate process."""
     experts_N = np.load(f"{file}.experts.npy")
     started = time.perf_counter()
-    ExpertKNN.build(InFile(file, shape), experts_N, k).save(folder)
+    ExpertKNN.build(np.memmap(file, np.float16, "r", shape=shape), experts_N, k).save(folder)
     return time.perf_counter() - started
 
 
@@ -214,7 +204,12 @@ def at_imagenets_size(
     size = sum(part.stat().st_size for part in Path(folder).iterdir()) / 1e9
     queries_BD, routes_B = together(16, width, 2)
     close, shared = agreement(
-        ExpertKNN.load(folder), InFile(str(file), shape), np.concatenate(experts), queries_BD, routes_B, ks[-1]
+        ExpertKNN.load(folder),
+        np.memmap(file, np.float16, "r", shape=shape),
+        np.concatenate(experts),
+        queries_BD,
+        routes_B,
+        ks[-1],
     )
     memory = [("building", to_build, size, built), ("answering 4096 queries", to_answer, size, None)]
     most = max(to_build, to_answer)

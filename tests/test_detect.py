@@ -74,9 +74,7 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         return autocast(precision)
 
     monkeypatch.setattr("mofe.inference.detector.autocast", watched)
-    replace(loaded, info=loaded.info.model_copy(update={"parameters": {"precision": precision}})).score(
-        folder / "0.png"
-    )
+    replace(loaded, info=loaded.info.model_copy(update={"precision": precision})).score(folder / "0.png")
     assert asked == [precision]
 
 
@@ -86,7 +84,7 @@ def test_images_are_seen_in_the_precision_that_it_was_calibrated_in(
         (b"", "image 0 cannot be scored: the file is empty"),
         ("/no/such.png", "there is no image at /no/such.png"),
         (np.zeros((4, 4, 3)), "the range of an array of float64 is unknown: give uint8"),
-        ([3], "a int is not a PIL image, array, bytes, path or URI"),
+        ([3], "a int is not a PIL image, array, bytes, file, path or URI"),
         ([], "there are no images to score"),
         ([Image.new("RGB", (5, 5)), Image.new("RGB", (0, 5))], "image 1 cannot be scored: it has no pixels"),
         (np.zeros((0, 20, 3), np.uint8), "image 0 cannot be scored: it has no pixels"),

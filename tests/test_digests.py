@@ -101,7 +101,7 @@ def unedited(digests: Callable[[], dict[str, str]]) -> dict[str, str]:
         ("errors.py", set(STAGES)),
         ("storage/locations.py", set(STAGES) - {"plan_runs", "unpack_run"}),
         ("storage/writing.py", set(STAGES) - {"plan_runs", "unpack_run", "fingerprint_batch"}),
-        ("configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
+        ("report/configurations.py", {"plan_runs", "unpack_run", "compare_runs"}),
         ("artifacts/recipe.py", {"plan_runs", "unpack_run", "finetune", "compare_runs"}),
         ("report/tables.html", {"compare_runs"}),
         ("report/paper.csv", {"compare_runs"}),
@@ -285,8 +285,8 @@ def test_the_images_of_a_pipeline() -> None:
     images = images_of(stamp(compiled_pipeline("tables.yaml").read_text(), "here:5000/x"))
     assert set(images) == {"data", "partition", "train", "score", "report"}
     assert len(images["train"]) == 3  # extract, texts and finetune: one image, three contents that matter
-    digest = stage_digest("partition", "partition")
-    assert images["partition"] == {f"here:5000/x/mofe-partition:{mofe.__version__}-{digest}"}
+    digests = [stage_digest(stage, "partition") for stage in ("check_classes", "partition")]
+    assert images["partition"] == {f"here:5000/x/mofe-partition:{mofe.__version__}-{digest}" for digest in digests}
 
 
 def test_an_image_that_runs_no_stage_is_of_the_whole_package_and_its_target() -> None:

@@ -75,7 +75,7 @@ def test_a_run_that_failed_can_be_gone_on_from(run: Run, again: Run, tmp_path: P
 def test_parameters_may_change_below_and_not_above(run: Run, again: Run) -> None:
     first = run()
     assert executed(again("index", first.run_id, knn_k=9)) == ["index"]
-    with pytest.raises(MofeError, match=r"stage partition of run .* is not in the cache, and index needs it"):
+    with pytest.raises(MofeError, match=r"stage check_classes of run .* is not in the cache, and index needs it"):
         again("index", first.run_id, num_experts=3)
     with pytest.raises(MofeError, match=r"stage fingerprint of run .* is not in the cache, and index needs it"):
         again("index", first.run_id, train_data="test")

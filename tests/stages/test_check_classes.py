@@ -21,8 +21,8 @@ def write(tmp_path: Path) -> Callable[..., str]:
                 writer.add(b"", "x.png", 0)
             ImageSet(
                 name=role, role=role, source=f"the {role} data", digest="", classes=classes,
-                synsets=synsets or (None,) * len(classes), counts=tuple(writer.counts), num_images=1, num_rejected=0,
-                rejected=(), parameters={},
+                synsets=synsets or (None,) * len(classes), counts=tuple(writer.counts), num_listed=1, num_images=1,
+                num_rejected=0, num_passed_over=0, rejected=(), passed_over=(), notes=(), parameters={},
             ).write(folder)  # fmt: skip
         return str(tmp_path / role)
 

@@ -268,7 +268,7 @@ def _as_rgb(image: Any, position: int) -> Image.Image:
             return to_rgb(measured(image))
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
-                raise ValueError(f"an array of {image.dtype} has no known range: give uint8")
+                raise ValueError(f"the range of an array of {image.dtype} is unknown: give uint8")
             if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
                 raise ValueError(f"an array of shape {image.shape} is not H × W, or H × W × 1, 3 or 4")
             if not image.size:
@@ -278,7 +278,7 @@ def _as_rgb(image: Any, position: int) -> Image.Image:
             return decode(bytes(image))
         if isinstance(image, str | os.PathLike | UPath):
             return decode(locations.read_bytes(locations.resolve(image), "image"))
-        raise ValueError(f"a {type(image).__name__} is none of PIL image, array, bytes, file, path or URI")
+        raise ValueError(f"a {type(image).__name__} is not a PIL image, array, bytes, file, path or URI")
     except MofeError:
         raise
     except Exception as error:  # PIL decodes an opened image only now, and a decoder can raise anything
