@@ -11,11 +11,9 @@ from mofe.artifacts.partition import Partition, Seed
 from mofe.errors import MofeError
 from mofe.partitioning.seeds import Supercategory, check_num_experts, supercategories
 from mofe.partitioning.self_learning import learn_groups
-from mofe.partitioning.strategies import STRATEGIES
+from mofe.partitioning.strategies import BY_WORDNET, STRATEGIES
 from mofe.partitioning.wordnet import chosen_senses, readable_name, resolve_synsets, similarity
 
-BY_WORDNET = ("wordnet-kmeans", "taxonomy")
-"""Strategies that need a synset for each class."""
 LARGEST = 1e100
 """Bound of a prototype's values, above which squared distances would overflow."""
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from mofe.artifacts.image_set import ImageSet
 from mofe.errors import MofeError
-from mofe.partitioning.clusters import BY_WORDNET
 from mofe.partitioning.seeds import check_num_experts, supercategories
+from mofe.partitioning.strategies import BY_WORDNET
 from mofe.partitioning.wordnet import resolve_synsets
 
 
