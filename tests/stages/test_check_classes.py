@@ -36,8 +36,8 @@ def test_classes_that_suit_are_counted(write: Callable[..., str]) -> None:
 
 
 def test_a_test_set_of_other_classes_is_refused(write: Callable[..., str]) -> None:
-    with pytest.raises(MofeError, match=r"the test data has 2 classes that the training set the train data has not, "
-                       r"among them 0, test; the training set has cat, dog, goldfish: name"):  # fmt: skip
+    with pytest.raises(MofeError, match=r"the test data has 2 classes that the training set the train data does not "
+                       r"have, among them 0, test; the training set has cat, dog, goldfish: name"):  # fmt: skip
         check_classes(write("train", ANIMALS), write("test", ("0", "dog", "test")), num_experts=1)
 
 

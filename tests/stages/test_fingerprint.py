@@ -55,7 +55,7 @@ def test_a_test_set_of_other_classes_is_refused_at_once(data: Path) -> None:
     with pytest.raises(MofeError, match="class folders without any image: b c"):
         digests(data)
     (data / "test/b c/1.jpg").write_bytes(b"")
-    with pytest.raises(MofeError, match=r"test has classes that .*train has not, among them b c: name"):
+    with pytest.raises(MofeError, match=r"test has classes that .*train does not have, among them b c: name"):
         digests(data)
     (data / "train/b c").mkdir()
     (data / "train/b c/9.jpg").write_bytes(b"")

@@ -26,7 +26,7 @@ class DetectorInfo(Manifest):
     """For each score, the largest threshold that keeps at least 95 % of the validation images."""
     num_validation: int
     precision: Literal["bf16", "fp32"]
-    """Precision of matrix products in which the known images were embedded, also where ``auto`` was asked for."""
+    """Precision of matrix products in which the known images were embedded, also where ``auto`` was requested."""
     baselines: tuple[str, ...] = ()
     """Scores of the baselines that were fitted too: see :mod:`mofe.detection.baselines`."""
     parameters: dict[str, Any]

@@ -53,7 +53,7 @@ class ImageSet(Manifest):
     passed_over: tuple[Aside, ...]
     """The first of the entries that were passed over."""
     notes: tuple[str, ...]
-    """What a rule decided where the source could be read in two ways."""
+    """Decisions of rules where the source could be read in two ways."""
     parameters: dict[str, Any]
     """Parameters of prepare that the image set depends on."""
 

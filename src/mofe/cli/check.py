@@ -96,7 +96,7 @@ def _about_features(surveys: Sequence["Survey"], given: Mapping[str, Any]) -> It
 
 
 def _features(found: "Survey", given: Mapping[str, Any]) -> "np.ndarray":
-    """What the pre-trained backbone makes of the images of a source, in their order: (N, D)."""
+    """Features of the images of a source from the pre-trained backbone, in their order: (N, D)."""
     from mofe.artifacts.image_shards import ImageShards
     from mofe.inference.embedding import EmbedOptions, create_pretrained, embed_shards, group_batches
     from mofe.models.backbone import describe_backbone

@@ -1,4 +1,4 @@
-"""What ``mofe data check`` found, in lines of text."""
+"""The findings of ``mofe data check`` as lines of text."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -52,15 +52,15 @@ def archived_images(archive: UPath) -> Iterator[LabelledImage]:
 
 @dataclass
 class _Found:
-    """What a pass over archives finds without reading whole images."""
+    """Result of a pass over archives that does not read whole images."""
 
     uri: str
     passed: Tally = field(default_factory=Tally)
     others: Tally = field(default_factory=Tally)
-    """Members that are no images, and not passed over before their content is read."""
+    """Members that are not images, and whose content must be read to know it."""
     index: dict[str, int] = field(default_factory=dict)
     class_N: "array[int]" = field(default_factory=lambda: array("i"))
-    """Of each member that is yielded later, the number of its class in :attr:`index`."""
+    """Number in :attr:`index` of the class of each member that is yielded later."""
     spellings: set[str] = field(default_factory=set)
     ways: dict[str, str] = field(default_factory=dict)
     """Where classes come from, each with the first image."""
@@ -78,7 +78,7 @@ class _Found:
         self.class_N.append(self.index.setdefault(class_name(text), len(self.index)))
 
     def check(self) -> None:
-        """Refuse classes that are told in two ways, or not of all images, or have no image.
+        """Refuse classes that are given in two ways, or not for all images, or that have no image.
 
         Raises:
             MofeError: names an example of each.

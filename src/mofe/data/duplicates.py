@@ -31,7 +31,7 @@ BLOCK = 4096
 
 
 class Looks(NamedTuple):
-    """What identifies an image."""
+    """Properties that identify an image."""
 
     digest: bytes
     """SHA-256 of the file."""

@@ -1,4 +1,4 @@
-"""What the entries of a source are: images to be read, or files that are passed over for a stated reason."""
+"""Entries of a source: images to be read, and files that are passed over for a stated reason."""
 
 import hashlib
 from collections import Counter

@@ -102,7 +102,7 @@ def register(name: str) -> None:
 
 
 def kind_of(head: bytes) -> str:
-    """What a file that begins with these bytes is, in words."""
+    """Kind of a file that begins with these bytes, in words."""
     start = head.lstrip()[:100].lower()
     if name := format_of(head):
         return f"one image ({name})"

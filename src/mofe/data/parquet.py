@@ -23,7 +23,7 @@ MAX_CLASSES = 1_000_000
 
 
 class Footer(NamedTuple):
-    """What the end of a Parquet file says."""
+    """Contents of the footer of a Parquet file."""
 
     file: UPath
     rows: int

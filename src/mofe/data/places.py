@@ -1,4 +1,4 @@
-"""Which form the data at a URI has, and which files belong to it.
+"""Finds the form of the data at a URI, and the files that belong to it.
 
 A part of the data is chosen by a glob (``DIR/train-*.parquet``) or by the name of a split after ``#`` (``DIR#train``).
 A file or folder whose name holds such characters is found first.

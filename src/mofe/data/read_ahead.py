@@ -18,7 +18,7 @@ class Read(NamedTuple, Generic[Converted]):
 
     image: LabelledImage
     content: Converted | None
-    """What the bytes are converted to; None if that is impossible."""
+    """Result of converting the bytes; None if that is impossible."""
     reason: str
     """Why it is impossible."""
     passed_over: bool = False

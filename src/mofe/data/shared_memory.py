@@ -1,4 +1,4 @@
-"""What it means when loader processes cannot start, or cannot hand over their images: shared memory is too small."""
+"""Explains errors of loader processes that cannot start or hand over images: shared memory is too small."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

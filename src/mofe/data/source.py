@@ -20,13 +20,13 @@ class Source:
     """Number of entries that :attr:`images` yields."""
     images: Callable[[], Iterator[LabelledImage]]
     passed: Tally = field(default_factory=Tally)
-    """Entries that are no images by what the listing shows."""
+    """Entries that are not images according to the listing."""
     synsets: tuple[str | None, ...] = ()
     """WordNet synset of each class that the data gives one for, else None."""
     notes: tuple[str, ...] = ()
-    """What a rule decided where the data could be read in two ways; a line each."""
+    """Decisions of rules where the data could be read in two ways, one line each."""
     in_place_of_labels: str = ""
-    """Of a source without labels: what was found where labels could have been."""
+    """Description of what was found in the place of labels, for a source without labels."""
 
     @property
     def listed(self) -> int:

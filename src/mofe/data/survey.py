@@ -1,4 +1,4 @@
-"""What a source of images would become, seen without a run: every image is read once, none is kept."""
+"""A survey of a source of images without a run: reads every image once and keeps none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -33,7 +33,7 @@ class Member(NamedTuple):
     rest: bytes | None
     """The bytes after :attr:`head`; None if they were not wanted, or the file is larger than :data:`LARGEST`."""
     link: str = ""
-    """What a link points to."""
+    """Target of a link."""
     hard: bool = False
     """Whether the link is a hard one, to an earlier file of the archive."""
     special: bool = False

@@ -1,4 +1,4 @@
-"""What the neighbours of an image in a pre-trained backbone's features say: of its label, and whether it is a copy.
+"""Judges labels and finds copies by the nearest neighbours of an image in the features of a pre-trained backbone.
 
 The neighbours are found by cosine; see :mod:`mofe.detection.knn`.
 """

@@ -49,8 +49,8 @@ def detect(
         batch_size: number of images per batch.
 
     Raises:
-        MofeError: a place holds nothing or is no place, no file of ``unknown`` can be read, or the threshold or score
-            does not exist; it is raised when the first prediction is taken.
+        MofeError: a place is empty or is not a path or URI, no file of ``unknown`` can be read, or the threshold or
+            score does not exist; it is raised when the first prediction is taken.
     """
     instance("detector", detector, Detector)
     batch_size, neighbours = whole("batch_size", batch_size, 1), whole("neighbours", neighbours)

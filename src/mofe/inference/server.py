@@ -37,7 +37,7 @@ from mofe.inference.predictions import row_of
 
 INPUT = {"name": "image", "datatype": "BYTES", "shape": [-1]}
 DATA_URI = re.compile(r"^\s*data:[^,]*;base64,", re.IGNORECASE)
-"""What browsers put before the base64 of a file."""
+"""Prefix of a data URI, which browsers put before the base64 of a file."""
 OUTPUTS = {
     "known": "BOOL",
     "class": "BYTES",

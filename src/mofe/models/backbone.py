@@ -158,7 +158,7 @@ def check_backbone(model: Any, name: str) -> VisionTransformer:
 
 
 def _unknown(name: str) -> str:
-    """What to say of a name that timm does not have: models with a like name, and how a model of the hub is named."""
+    """Hint for a name that timm does not have: models with similar names, and the form of a name on the hub."""
     family = re.split(r"[._-]", name.rsplit("/", maxsplit=1)[-1])[0]
     known = timm.list_models(f"*{family}*", pretrained="/" in name) if family else []
     hint = f"; it has, for example, {', '.join(known[:3])}" if known else ""

@@ -51,7 +51,7 @@ class TextModel:
         return float(self.network.logit_scale.detach().float().exp())
 
     def differs_from(self, preprocessing: Preprocessing) -> str:
-        """What of a backbone's preprocessing is another than this model's own, as ``name value instead of value``."""
+        """Differences of a backbone's preprocessing from this model's own, as ``name value instead of value``."""
         own = self.network.visual.preprocess_cfg
         wanted = {
             "mean": tuple(own["mean"]),

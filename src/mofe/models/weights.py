@@ -1,7 +1,7 @@
 """Loading of a backbone's weights from files of many origins: under a prefix, beside heads, in nested mappings.
 
 The names in a file are compared with those of the model. A training framework puts prefixes before them
-(``module.backbone.``), and stores other networks beside (``student.``): one prefix is found, and told.
+(``module.backbone.``), and stores other networks beside (``student.``): one prefix is found and printed.
 """
 
 import logging
@@ -102,7 +102,7 @@ def _converted(tensors: Mapping[str, Tensor], model: VisionTransformer) -> dict[
 
 
 def _misfit(state: Mapping[str, Tensor], model: VisionTransformer) -> str:
-    """What does not fit, in words: tensors that are missing, unexpected or of another shape; "" if everything fits."""
+    """Mismatches in words: tensors that are missing, unexpected or of another shape; "" if there are none."""
     wanted = model.state_dict()
     missing, unexpected = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
     shapes = [
@@ -124,7 +124,7 @@ def local_weights(uri: str) -> Iterator[Path]:
     """Yield a local path of a file of weights. Its reader must read plain tensors only, never pickles.
 
     Raises:
-        MofeError: there is no file at ``uri``, or it holds no weights: see :func:`check_weights_file`.
+        MofeError: there is no file at ``uri``, or it does not hold weights: see :func:`check_weights_file`.
     """
     path = locations.resolve(uri)
     check_weights_file(path)

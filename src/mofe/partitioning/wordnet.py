@@ -159,7 +159,7 @@ def _is_exact(text: str) -> bool:
 
 
 def _senses(text: str) -> tuple[list[str], list[Any]]:
-    """Lemmas and senses of the nouns in a text, separated by commas; numbers and single letters are no nouns."""
+    """Lemmas and senses of the nouns in a text, separated by commas; numbers and single letters are not nouns."""
     parts = ["_".join(part.lower().split()) for part in text.split(",")]
     parts = [part for part in parts if re.search(r"[^\W\d_]", part) and len(part) > 1]
     nouns = [_lemma(part) for part in parts]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = "work-folder:"
-"""What stands for the path of the work folder."""
+"""Placeholder for the path of the work folder."""
 
 
 def portable(value: Any, work: Path) -> Any:

@@ -34,8 +34,8 @@ def check_classes(
     known, tested = ImageSet.read(train), ImageSet.read(test)
     if lacking := [name for name in tested.classes if name not in known.classes]:
         raise MofeError(
-            f"the test set {tested.source} has {len(lacking)} classes that the training set {known.source} has not, "
-            f"among them {', '.join(lacking[:5])}; the training set has {', '.join(known.classes[:5])}"
+            f"the test set {tested.source} has {len(lacking)} classes that the training set {known.source} does not "
+            f"have, among them {', '.join(lacking[:5])}; the training set has {', '.join(known.classes[:5])}"
             f"{', …' if len(known.classes) > 5 else ''}: name its classes as the training set does, or give it as an "
             "OOD set"
         )

@@ -71,7 +71,7 @@ def fingerprint(
     train, test = _digest_of_data(train_data, synsets), _digest_of_data(test_data)
     if unknown := untaught(test_data, train_data, synsets):
         raise MofeError(
-            f"the test set {test_data} has classes that the training set {train_data} has not, among them "
+            f"the test set {test_data} has classes that the training set {train_data} does not have, among them "
             f"{', '.join(unknown)}: name its classes as the training set does, or give it as an OOD set"
         )
     return Fingerprints(

@@ -255,7 +255,7 @@ def folders(folder: UPath) -> list[str]:
 
 
 class Entry(NamedTuple):
-    """What a listing of a folder holds."""
+    """An entry in the listing of a folder."""
 
     name: str
     """Path relative to the folder."""

@@ -1,4 +1,4 @@
-"""What lies in a file that is said to hold weights: read from its first bytes and its size, before any work."""
+"""Recognises files that cannot hold weights by their first bytes and their size, before any work."""
 
 import json
 import struct
@@ -47,7 +47,7 @@ def check_weights_file(path: UPath) -> None:
 
 
 def _mistaken(head: bytes) -> str:
-    """What these first bytes of a file are if they cannot be weights; "" if they can."""
+    """Kind of a file with these first bytes that cannot hold weights; "" if it can."""
     if not head:
         return "are an empty file: copy or download them again"
     if head.startswith(LFS_POINTER):
