@@ -14,6 +14,7 @@ from mofe.artifacts.image_set import ImageSet
 from mofe.artifacts.image_shards import ImageShards
 from mofe.errors import MofeError
 from mofe.stages.prepare import prepare
+from mofe.storage import locations
 
 
 def write_images(root: Path, counts: dict[str, int]) -> Path:
@@ -38,6 +39,19 @@ def test_shards_are_hugging_face_parquet(tmp_path: Path) -> None:
         assert names[row["label"]] == row["image"]["path"].split("/")[0]
     info = ImageSet.read(str(tmp_path / "out"))
     assert (info.counts, info.num_images, info.digest, info.num_rejected) == ((70, 30), 100, "d1", 0)
+
+
+@pytest.mark.parametrize("place", ["in", "in/../in#train", "in/*.tar"])
+def test_a_place_is_recorded_so_that_it_is_found_from_any_folder(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locations.recorded(place) == f"{tmp_path}/{place}"
+    for uri in ("s3://bucket/in#train", f"file://{tmp_path}/in", "zip://::file:///a.zip"):
+        assert locations.recorded(uri) == uri
+    write_images(tmp_path / "in", {"cat": 3, "dog": 3})
+    prepare("in", "out", name="pets", role="train")
+    assert ImageSet.read("out").source == str(tmp_path / "in")
 
 
 def test_from_and_to_an_object_store(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def predict(
             PredictionSet(
                 made_from={"files": batch.identity, "detector": model.info.identity},
                 shards=(shard,),
-                detector=detector,
+                detector=locations.recorded(detector),
                 digest=batch.digest,
                 threshold=threshold,
                 score=score,

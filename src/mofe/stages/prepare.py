@@ -7,7 +7,7 @@ from mofe.data.read_ahead import read_ahead
 from mofe.data.sources import open_source
 from mofe.errors import MofeError
 from mofe.progress import progress
-from mofe.storage import writing
+from mofe.storage import locations, writing
 from mofe.tracking import journal
 
 AHEAD = 64
@@ -71,7 +71,7 @@ def prepare(
             ImageSet(
                 name=name,
                 role=role,
-                source=source,
+                source=locations.recorded(source),
                 digest=digest,
                 classes=found.classes,
                 synsets=found.synsets,

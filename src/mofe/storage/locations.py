@@ -97,6 +97,11 @@ def resolve(uri: Location) -> UPath:
         raise MofeError(f"cannot open {uri}: {error}") from error
 
 
+def recorded(uri: str) -> str:
+    """The text under which an artifact records a place: a local path is absolute; globs, splits and URIs stay."""
+    return uri if "://" in uri else str(Path(str(_expanded(uri))).absolute())
+
+
 def _expanded(uri: Location) -> Location:
     """Put the home folder in the place of a leading ``~``, as a shell does; parameter files and CSV files have none."""
     text = str(uri)
