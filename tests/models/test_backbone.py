@@ -51,6 +51,23 @@ def test_relative_weights_are_found_from_another_folder(
     assert_has(create_backbone(spec), state)
 
 
+def test_relative_weights_are_found_in_a_project_that_was_moved(
+    tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    save_file(state, project / "w.safetensors")
+    monkeypatch.chdir(project)
+    spec = describe_backbone(NAME, TINY, "w.safetensors")
+    assert (spec.weights, spec.weights_place) == ("w.safetensors", str(project / "w.safetensors"))
+    moved = project.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    assert_has(create_backbone(spec), state)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MofeError, match=f"there is no weights file at {project}/w.safetensors"):
+        create_backbone(spec)
+
+
 def test_weights_that_were_replaced_are_not_taken_for_the_same(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     save_file(state, tmp_path / "w.safetensors")
     spec = describe_backbone(NAME, TINY, str(tmp_path / "w.safetensors"))
@@ -191,6 +208,7 @@ def test_the_description_says_what_was_asked_for_and_what_timm_says(
         "name": NAME,
         "args": TINY,
         "weights": weights,
+        "weights_place": weights,
         "weights_digest": "the digest",
         "weights_sha256": hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest(),
         "depth": 2,

@@ -28,7 +28,9 @@ class Backbone(BaseModel):
     args: dict[str, Any]
     """Further arguments of ``timm.create_model``."""
     weights: str
-    """Path or URI of a file; "" for timm's pre-trained weights, "random" for random ones."""
+    """Path or URI of a file, as given; "" for timm's pre-trained weights, "random" for random ones."""
+    weights_place: str = ""
+    """Absolute path or URI of that file, because others read it from other folders; "" if there is no file."""
     weights_digest: str
     weights_sha256: str = ""
     """SHA-256 of the file of weights; "" if there is no file."""

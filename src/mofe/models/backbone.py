@@ -24,9 +24,6 @@ def describe_backbone(
 ) -> Backbone:
     """Describe a backbone: its weights, and the preprocessing of its images.
 
-    Returns:
-        The description; a path of weights in it is absolute, because others read it from elsewhere.
-
     Raises:
         MofeError: timm does not know the name, ``args`` do not suit it, the model cannot have a MoFE layer or does not
             take RGB images, or there is no file of weights.
@@ -51,7 +48,8 @@ def describe_backbone(
     return Backbone(
         name=name,
         args=dict(args),
-        weights=weights if weights in ("", RANDOM_WEIGHTS) else str(locations.resolve(weights)),
+        weights=weights,
+        weights_place="" if weights in ("", RANDOM_WEIGHTS) else str(locations.resolve(weights)),
         weights_digest=weights_digest,
         weights_sha256=_sha256(weights),
         depth=depth,
@@ -97,6 +95,13 @@ def _sha256(weights: str) -> str:
         return locations.sha256(file)
 
 
+def _place_of(spec: Backbone) -> str:
+    """Where the weights are: at their place, or, if a project was moved, as they were given."""
+    places = (spec.weights_place, spec.weights)
+    found = (place for place in places if place and locations.kind(locations.resolve(place)))
+    return next(found, spec.weights_place or spec.weights)
+
+
 def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: float = 0.0) -> VisionTransformer:
     """Create the backbone of ``spec`` with its pre-trained weights.
 
@@ -118,7 +123,7 @@ def create_backbone(spec: Backbone, *, load_weights: bool = True, drop_path: flo
     if not spec.weights:
         return _build(spec.name, args, pretrained=True)
     model = _build(spec.name, args, pretrained=False)
-    with weights_files.local_weights(spec.weights) as file:
+    with weights_files.local_weights(_place_of(spec)) as file:
         if spec.weights_sha256 not in ("", locations.sha256(file)):
             raise MofeError(
                 f"the weights {spec.weights} are not those that features were extracted with: their SHA-256 is not "
