@@ -116,7 +116,6 @@ def test_bad_parameters(tmp_path: Path, options: dict[str, object], message: str
         prepare(str(tmp_path), str(tmp_path / "out"), **{"name": "x", "role": "ood", **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.integration
 MEMORY = """
 import sys, tracemalloc
 from pathlib import Path
@@ -143,6 +142,7 @@ print(peak(3), peak(1), file=sys.stderr)
 """
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """15 000 images of 3 kB are 45 MB; only a window of them and a row group are held at once.
 
@@ -152,4 +152,3 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
     of_three, of_one = map(int, done.stderr.splitlines()[-1].split())
     assert of_three < 1.5 * of_one
-
