@@ -58,14 +58,31 @@ def test_neighbours_that_disagree_accuse_nobody(clusters: tuple[np.ndarray, np.n
 def test_a_class_of_few_images_is_not_judged(clusters: tuple[np.ndarray, np.ndarray]) -> None:
     z_ND, label_N = clusters
     few_N = label_N.copy()
+    few_N[0] = 3
+    assert suspects(neighbours(z_ND, 5)[1], few_N) == []
+    rows_NK = neighbours(z_ND, 5)[1]
+    rows_NK[:5] = [10, 11, 12, 13, 14]
+    few_N[:5] = 3  # five images; with six they would be judged
+    assert suspects(rows_NK, few_N) == []
+    few_N[:6] = 3
+    assert len(suspects(rows_NK, few_N)) == 5
+    few_N = label_N.copy()
     few_N[0] = 3  # all neighbours are of class 0, because its own class has no other image
     assert suspects(neighbours(z_ND, 5)[1], few_N) == []
 
 
 def test_copies_are_nearer_than_a_quarter_of_what_is_usual(clusters: tuple[np.ndarray, np.ndarray]) -> None:
     z_ND, _ = clusters
-    copies_ND = np.vstack([z_ND, z_ND[4] * 2, z_ND[17] + 1e-4])
+    copies_ND = np.vstack([z_ND, z_ND[4] * 2, z_ND[17] + 1e-4, np.eye(16)[9:10]])
     numbers = same_features(*neighbours(copies_ND, 5))
     assert numbers[30] == numbers[4]
     assert numbers[31] == numbers[17]
-    assert len(set(numbers)) == 30
+    assert len(set(numbers)) == 31
+
+
+def test_what_is_usual_is_the_median_distance_of_the_nearest() -> None:
+    distance_NK = np.array([[0.2, 9.0], [0.2, 9.0], [1.0, 9.0], [1.0, 9.0], [1.0, 9.0]])  # a quarter of 1 is 0.25
+    row_NK = np.array([[1, 2], [0, 2], [3, 0], [2, 0], [0, 1]])
+    assert same_features(distance_NK, row_NK).tolist() == [0, 0, 1, 2, 3]
+    assert same_features(np.where(distance_NK == 1, 0.7, distance_NK), row_NK).tolist() == [0, 1, 2, 3, 4]
+    assert same_features(np.zeros((1, 0)), np.zeros((1, 0), int)).tolist() == [0]

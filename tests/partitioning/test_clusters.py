@@ -213,3 +213,33 @@ def test_supercategories_cover_small_cases() -> None:
     assert sorted(c for s in each for c in s.classes) == list(range(len(NAMES)))
     with pytest.raises(MofeError, match="fall into only 1 synsets"):
         supercategories(["dog.n.01", "dog.n.01"], 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prototypes_CD": np.zeros(3)}, "prototypes must have 2 dimensions, not the shape"),
+        ({"prototypes_CD": "ab"}, "prototypes must be an array of numbers"),
+        ({"synsets": "dog.n.01"}, "synsets must be a list of texts"),
+        ({"classes": "dog"}, "classes must be a list of texts"),
+        ({"classes": ["dog", "cat"]}, "as many classes as synsets, not 2 classes, 3 synsets"),
+        ({"seed": 2**32}, "seed = 4294967296 must lie between 0 and 4294967295"),
+        ({"seed": 0.5}, "seed = 0.5 must be a whole number"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(given: dict[str, object], message: str) -> None:
+    right = {"prototypes_CD": np.eye(3), "synsets": [None] * 3, "classes": ["a", "b", "c"], "seed": 0}
+    with pytest.raises(MofeError, match=message):
+        partition_classes(**{"num_experts": 2, "strategy": "random", **right, **given})  # type: ignore[arg-type]
+
+
+def test_the_largest_seed_is_numpys() -> None:
+    assert (
+        partition_classes(np.eye(3), [None] * 3, 3, "random", classes=["a", "b", "c"], seed=2**32 - 1).num_experts == 3
+    )
+
+
+@pytest.mark.parametrize(("strategy", "told"), [("taxonomy", [0, 2]), ("random", [])])
+def test_the_senses_that_were_chosen_are_kept_where_wordnet_is_used(strategy: str, told: list[int]) -> None:
+    found = partition_classes(np.eye(3), [None, "cat.n.01", None], 2, strategy, classes=["dog", "a", "goldfish"])
+    assert [sense.label for sense in found.senses] == told

@@ -246,3 +246,30 @@ def test_without_a_cache_of_its_own_it_lies_in_the_home_folder(nowhere: Path, mo
     monkeypatch.setenv("HOME", str(nowhere / "home"))
     expected = nowhere / "home" / ".cache" / "mofe" / "nltk_data" / "corpora" / "wordnet"
     assert ensure_wordnet(download=False) == expected
+
+
+def test_the_shortest_nouns_have_two_letters() -> None:
+    assert resolve_synsets(["ox"], [None]) == ["ox.n.01"]
+
+
+def test_a_word_like_no_noun_is_refused_without_a_hint() -> None:
+    with pytest.raises(MofeError, match=r"'qqqqqqqqqqqq': it is not a WordNet noun\. Name their synsets"):
+        resolve_synsets(["qqqqqqqqqqqq"], [None])
+
+
+def test_at_most_three_similar_nouns_are_offered() -> None:
+    with pytest.raises(MofeError, match=r"\(the nearest nouns are ([\w-]+, ){2}[\w-]+\)"):
+        resolve_synsets(["catt"], [None])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("dog", [None]), "classes must be a list of texts"),
+        ((["dog"], "dog"), "synsets must be a list of texts"),
+        ((["dog", "cat"], [None]), "as many classes as synsets, not 2 classes, 1 synsets"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(given: tuple[list[str], list[str | None]], message: str) -> None:
+    with pytest.raises(MofeError, match=message):
+        resolve_synsets(*given)
