@@ -404,3 +404,34 @@ def test_a_query_is_searched_again_in_its_own_experts_bank() -> None:
     assert (experts[rows] == routes[:, None]).all()
     expected = [-brute_force(q, bank[e == experts])[2] for q, e in zip(queries, routes, strict=True)]
     np.testing.assert_allclose(scores, expected, rtol=2e-4)
+
+
+def test_an_expert_with_fewer_near_images_than_k_takes_its_farthest() -> None:
+    """Beside a larger bank, so that k is more than one of them has."""
+    angles = np.array([0.0, 0.3, *np.linspace(1, 2, 10)])
+    bank_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    knn = ExpertKNN.build(bank_ND, np.repeat([0, 1], [2, 10]), 5)
+    (score,) = knn.score(bank_ND[:1], np.array([0]))
+    assert score == pytest.approx(-2 * np.sin(0.3 / 2), abs=1e-6)
+
+
+def test_whole_numbers_are_embeddings_too() -> None:
+    whole_ND = np.array([[3, 4], [-5, 12], [8, 15]])
+    queries_BD, experts_B = np.array([[4, 3], [1, 0]]), np.zeros(2, int)
+    found = ExpertKNN.build(whole_ND, None, 2).score(queries_BD, experts_B)
+    floats = ExpertKNN.build(whole_ND.astype(float), None, 2).score(queries_BD.astype(float), experts_B)
+    np.testing.assert_array_equal(found, floats)
+
+
+def test_an_argument_of_another_kind_is_named(tmp_path: Path) -> None:
+    knn = ExpertKNN.build(np.eye(3), None, 1)
+    for call, message in (
+        (lambda: knn.save(3), "folder must be a path"),  # type: ignore[arg-type]
+        (lambda: ExpertKNN.load(3), "folder must be a path"),  # type: ignore[arg-type]
+        (lambda: knn.score(np.zeros(3), np.zeros(3, int)), r"embeddings must have 2 dimensions, not the shape \(3,\)"),
+        (lambda: knn.score("ab", np.zeros(1, int)), "embeddings must be an array"),  # type: ignore[arg-type]
+        (lambda: knn.score(np.eye(3), "a"), "experts must be an array"),  # type: ignore[arg-type]
+        (lambda: knn.score(np.eye(3), np.array([0, 0.5, 0])), "3 embeddings need 3 experts"),
+    ):
+        with pytest.raises(MofeError, match=message):
+            call()
